@@ -1,0 +1,2 @@
+//! The lean agent.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Operate a fleet of machines as one.
+fn main() {}

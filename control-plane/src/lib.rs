@@ -1,0 +1,1 @@
+//! Knows every host, turns jobs into tasks, remembers what happened.

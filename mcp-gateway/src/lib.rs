@@ -1,0 +1,1 @@
+//! Offers the fleet to MCP clients as tools.

@@ -1,0 +1,37 @@
+//! Compiles the protos with protox, so that building needs nothing but Rust.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 7] = [
+    "muster/v1/access.proto",
+    "muster/v1/actions.proto",
+    "muster/v1/enrollment.proto",
+    "muster/v1/errors.proto",
+    "muster/v1/hosts.proto",
+    "muster/v1/jobs.proto",
+    "muster/agent/v1/agent.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(FILES)?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(
+        out.join("muster.binpb"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    let files = compiler.file_descriptor_set();
+    debug_assert!(files.encoded_len() > 0);
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! What every Muster process does alike.
