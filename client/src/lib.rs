@@ -1,1 +1,6 @@
-//! The Rust SDK: connect, run, watch, resume.
+//! The Rust SDK: connect, run, watch with resume.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod enrollment;
+pub mod identity;
+pub mod join;

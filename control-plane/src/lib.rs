@@ -1,1 +1,21 @@
 //! Knows every host, turns jobs into tasks, remembers what happened.
+//!
+//! Doors are in `api`; behind them are the rooms; below them is `store`. Generated types end at
+//! `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod access;
+mod api;
+mod authority;
+mod config;
+mod connections;
+mod dispatcher;
+mod enrollment;
+mod hosts;
+mod jobs;
+mod output;
+mod seal;
+mod selector;
+mod server;
+mod store;
+mod sweeper;

@@ -1,0 +1,1 @@
+//! First trust: a join token or an old key becomes a certificate.

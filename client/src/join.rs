@@ -1,0 +1,1 @@
+//! The join string: address, token and pin in one.

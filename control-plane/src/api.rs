@@ -1,0 +1,1 @@
+//! Doors: gRPC in and out.

@@ -1,0 +1,1 @@
+//! Pending task and online host: hands one to the other.

@@ -1,0 +1,1 @@
+//! A join token becomes a certificate.

@@ -1,0 +1,1 @@
+//! The inventory: labels, facts, instruction, presence.

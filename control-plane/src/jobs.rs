@@ -1,0 +1,1 @@
+//! One request becomes one task per host.

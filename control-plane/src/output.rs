@@ -1,0 +1,1 @@
+//! The output of tasks, in segment files of its own.

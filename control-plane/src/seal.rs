@@ -1,0 +1,1 @@
+//! Seals offers, so that what a host hands back can be believed.

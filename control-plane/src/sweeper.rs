@@ -1,0 +1,1 @@
+//! What time overtakes: silent hosts, expired tasks, old history.

@@ -1,0 +1,1 @@
+//! Jittered, bounded waits between tries.

@@ -1,0 +1,1 @@
+//! Signals become a token; stopping has a limit.

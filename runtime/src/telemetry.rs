@@ -1,0 +1,1 @@
+//! Tracing to stderr and OTLP.

@@ -1,0 +1,1 @@
+//! TLS 1.3 with our own acceptor and connector.
