@@ -1,0 +1,141 @@
+//! What output is made of: chunks, and gaps where bytes were not kept.
+
+use bytes::Bytes;
+
+/// Where output comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A terminal, where both are one.
+    Pty,
+}
+
+impl Stream {
+    /// Every stream, in the order of their indexes.
+    pub(crate) const ALL: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::Pty];
+
+    /// Its place in arrays with one slot for each stream.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The stream at an index.
+    pub(crate) fn at(index: usize) -> Option<Stream> {
+        Self::ALL.get(index).copied()
+    }
+}
+
+/// Where something begins: how many bytes come before, of all streams and of each.
+/// Bytes that were not kept count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Point {
+    /// Bytes of all streams.
+    pub(crate) position: i64,
+    /// Bytes of each stream.
+    pub(crate) offsets: [i64; 3],
+}
+
+impl Point {
+    /// The point after `length` more bytes of `stream`.
+    pub(crate) fn after(mut self, stream: Stream, length: i64) -> Point {
+        self.position += length;
+        self.offsets[stream.index()] += length;
+        self
+    }
+}
+
+/// Some bytes from a host.
+#[derive(Debug, Clone)]
+pub(crate) struct Chunk {
+    /// Counts the task's chunks and gaps, from 1.
+    pub(crate) sequence: i64,
+    /// Where the bytes come from.
+    pub(crate) stream: Stream,
+    /// How many bytes of this stream come before.
+    pub(crate) offset: i64,
+    /// The bytes.
+    pub(crate) data: Bytes,
+}
+
+/// Bytes that a host did not keep.
+#[derive(Debug, Clone)]
+pub(crate) struct Gap {
+    /// Counts the task's chunks and gaps, from 1.
+    pub(crate) sequence: i64,
+    /// Where the bytes came from.
+    pub(crate) stream: Stream,
+    /// How many bytes of this stream come before.
+    pub(crate) offset: i64,
+    /// How many bytes are missing.
+    pub(crate) length: i64,
+    /// Why, in words.
+    pub(crate) cause: String,
+}
+
+/// A piece of a task's output as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// Reading goes on after this sequence.
+    pub(crate) sequence: i64,
+    /// Where the bytes come from.
+    pub(crate) stream: Stream,
+    /// How many bytes of this stream come before.
+    pub(crate) offset: i64,
+    /// How many bytes of all streams come before.
+    pub(crate) position: i64,
+    /// The bytes, or why there are none.
+    pub(crate) content: Content,
+}
+
+/// What a piece of output holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The bytes as the process wrote them.
+    Data(Bytes),
+    /// Bytes that were not kept.
+    Missing {
+        /// How many.
+        length: i64,
+        /// Why, in words.
+        cause: String,
+    },
+}
+
+impl Item {
+    /// How many bytes of output it stands for, kept or not.
+    pub(crate) fn length(&self) -> i64 {
+        match &self.content {
+            Content::Data(data) => data.len() as i64,
+            Content::Missing { length, .. } => *length,
+        }
+    }
+
+    /// How many bytes it carries.
+    pub(crate) fn kept(&self) -> usize {
+        match &self.content {
+            Content::Data(data) => data.len(),
+            Content::Missing { .. } => 0,
+        }
+    }
+
+    /// Where it begins.
+    pub(crate) fn end_position(&self) -> i64 {
+        self.position + self.length()
+    }
+}
+
+/// How much output a task has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct OutputSize {
+    /// Bytes of standard output, or of the terminal.
+    pub(crate) stdout_bytes: i64,
+    /// Bytes of standard error.
+    pub(crate) stderr_bytes: i64,
+    /// Bytes that were not kept.
+    pub(crate) dropped_bytes: i64,
+    /// The highest sequence.
+    pub(crate) last_sequence: i64,
+}
