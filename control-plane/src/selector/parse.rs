@@ -39,8 +39,9 @@ pub(super) fn selector(text: &str) -> Result<Selector, ParseError> {
         }
         if !words.is_empty() && !requirements.is_empty() {
             return Err(ParseError {
-                what: "host names and requirements do not mix (that a label exists is written key=*)"
-                    .to_owned(),
+                what:
+                    "host names and requirements do not mix (that a label exists is written key=*)"
+                        .to_owned(),
                 position: start,
             });
         }
@@ -221,5 +222,6 @@ fn key(word: String, position: usize) -> Result<Key, ParseError> {
 }
 
 fn is_word(character: char) -> bool {
-    character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '/' | ':' | '+' | '~')
+    character.is_ascii_alphanumeric()
+        || matches!(character, '-' | '_' | '.' | '/' | ':' | '+' | '~')
 }

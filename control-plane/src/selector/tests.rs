@@ -65,7 +65,10 @@ fn what_does_not_match_web_1() {
         "distro=debian",
         "env=prod,role=db",
     ] {
-        assert!(!Selector::parse(text).unwrap().matches(&Web1::new()), "{text}");
+        assert!(
+            !Selector::parse(text).unwrap().matches(&Web1::new()),
+            "{text}"
+        );
     }
 }
 
