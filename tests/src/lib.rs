@@ -1,1 +1,15 @@
-//! A whole fleet in one process, and stories about it.
+//! A whole fleet of real processes on loopback, and what stories about it need.
+//!
+//! `fleet` is the door: it starts the programs that people start, each host behind a [`cut::Cut`].
+//! Nothing here sleeps: a story waits with [`eventually`] for what must come true.
+#![allow(clippy::unwrap_used)]
+
+pub mod collector;
+pub mod cut;
+pub mod mcp;
+pub mod process;
+pub mod tally;
+
+mod patience;
+
+pub use patience::{PATIENCE, eventually};

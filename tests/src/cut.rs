@@ -1,0 +1,171 @@
+//! A wire that can be cut, stalled and slowed: a TCP proxy between an agent and the control plane.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp},
+    sync::watch,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// What the wire does with what is put on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// Carries everything.
+    Whole,
+    /// Carries nothing and says nothing: bytes wait, connections stay open. A network that went away.
+    Stalled,
+    /// Carries only what goes up, to the control plane: a half-open connection.
+    UpOnly,
+    /// Carries everything, this much later.
+    Slow(Duration),
+    /// Refuses: open connections are reset, new ones are closed at once.
+    Cut,
+}
+
+/// A proxy with a stable address of its own.
+#[derive(Debug)]
+pub struct Cut {
+    address: SocketAddr,
+    wire: watch::Sender<Wire>,
+    carried: watch::Sender<u64>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+impl Cut {
+    /// A whole wire to `target`.
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let wire = watch::Sender::new(Wire::Whole);
+        let carried = watch::Sender::new(0);
+        let accepting = tokio::spawn(accept(listener, target, wire.clone(), carried.clone()));
+        Self {
+            address,
+            wire,
+            carried,
+            _accepting: AbortOnDropHandle::new(accepting),
+        }
+    }
+
+    /// Where to dial.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes the wire.
+    pub fn set(&self, wire: Wire) {
+        self.wire.send_replace(wire);
+    }
+
+    /// Resets every connection and refuses new ones.
+    pub fn cut(&self) {
+        self.set(Wire::Cut);
+    }
+
+    /// Carries everything again.
+    pub fn mend(&self) {
+        self.set(Wire::Whole);
+    }
+
+    /// Returns once `bytes` more than now have been carried up.
+    pub async fn carried_up(&self, bytes: u64) {
+        let mut carried = self.carried.subscribe();
+        let goal = *carried.borrow() + bytes;
+        carried
+            .wait_for(|so_far| *so_far >= goal)
+            .await
+            .expect("the proxy lives as long as self");
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    wire: watch::Sender<Wire>,
+    carried: watch::Sender<u64>,
+) {
+    while let Ok((near, _)) = listener.accept().await {
+        if *wire.borrow() == Wire::Cut {
+            reset(&near);
+            continue;
+        }
+        let (wire, carried) = (wire.subscribe(), carried.clone());
+        tokio::spawn(async move {
+            if let Ok(far) = TcpStream::connect(target).await {
+                carry(near, far, wire, carried).await;
+            }
+        });
+    }
+}
+
+/// Closes with a reset instead of a goodbye, as a crash or a firewall does.
+fn reset(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+async fn carry(
+    mut near: TcpStream,
+    mut far: TcpStream,
+    mut wire: watch::Receiver<Wire>,
+    carried: watch::Sender<u64>,
+) {
+    let _ = near.set_nodelay(true);
+    let _ = far.set_nodelay(true);
+    let over = CancellationToken::new();
+    let (near_read, near_write) = near.split();
+    let (far_read, far_write) = far.split();
+    let carried = Arc::new(carried);
+    tokio::select! {
+        () = pump(near_read, far_write, Direction::Up, wire.clone(), &carried) => over.cancel(),
+        () = pump(far_read, near_write, Direction::Down, wire.clone(), &carried) => over.cancel(),
+        _ = wire.wait_for(|wire| *wire == Wire::Cut) => {}
+    }
+    if !over.is_cancelled() {
+        reset(&near);
+        reset(&far);
+    }
+}
+
+async fn pump(
+    mut from: tcp::ReadHalf<'_>,
+    mut to: tcp::WriteHalf<'_>,
+    direction: Direction,
+    mut wire: watch::Receiver<Wire>,
+    carried: &watch::Sender<u64>,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let open = |wire: &Wire| match wire {
+            Wire::Whole | Wire::Slow(_) => true,
+            Wire::UpOnly => direction == Direction::Up,
+            Wire::Stalled | Wire::Cut => false,
+        };
+        let state = match wire.wait_for(open).await {
+            Ok(state) => *state,
+            Err(_) => return,
+        };
+        let count = match from.read(&mut buffer).await {
+            Ok(count) if count > 0 => count,
+            _ => return,
+        };
+        if let Wire::Slow(delay) = state {
+            tokio::time::sleep(delay).await;
+        }
+        // What was read while the wire stalled waits too.
+        let still_there = wire.wait_for(open).await.is_ok();
+        if !still_there || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+        if direction == Direction::Up {
+            carried.send_modify(|total| *total += count as u64);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The programs under test as child processes, and whether anything of them is left.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use parking_lot::Mutex;
+
+use crate::{PATIENCE, eventually};
+
+/// Marks every process of a fleet, and of the tasks on its hosts, in its environment.
+pub const MARK: &str = "MUSTER_TESTS_FLEET";
+
+/// Where the programs of this workspace stand, built from the sources as they are.
+static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Cargo hands a test the programs of its own package only. This builds nothing where
+    // `cargo test --workspace` has built them already, and never leaves a stale one in place.
+    #[allow(clippy::disallowed_methods)] // the harness starts the programs under test
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--offline", "--workspace", "--bins"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "the programs under test do not build"
+    );
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().to_owned()
+});
+
+/// The program `muster`.
+pub fn muster() -> PathBuf {
+    PROGRAMS.join("muster")
+}
+
+/// The program `muster-agent`.
+pub fn muster_agent() -> PathBuf {
+    PROGRAMS.join("muster-agent")
+}
+
+/// What a program said and how it ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Exit code; -1 if a signal ended it.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+}
+
+/// A child process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pid: Pid,
+    child: Mutex<Child>,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct Start<'a> {
+    name: &'a str,
+    command: Command,
+    stdin: Option<Vec<u8>>,
+}
+
+impl<'a> Start<'a> {
+    /// `name` tells its log files apart from others in the same directory. The environment is cleared of
+    /// everything that could be a setting, and `home` is its home directory.
+    pub fn new(name: &'a str, program: &Path, home: &Path) -> Self {
+        #[allow(clippy::disallowed_methods)] // the harness starts the programs under test
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home)
+            .env("MUSTER_LOG", "info,muster=debug")
+            .current_dir(home)
+            .stdin(Stdio::null());
+        Self {
+            name,
+            command,
+            stdin: None,
+        }
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Gives bytes on standard input.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Starts it; what it says goes to files in `logs`.
+    pub fn spawn(mut self, logs: &Path) -> Process {
+        let stdout = logs.join(format!("{}.out", self.name));
+        let stderr = logs.join(format!("{}.log", self.name));
+        if let Some(bytes) = &self.stdin {
+            let path = logs.join(format!("{}.in", self.name));
+            fs::write(&path, bytes).unwrap();
+            self.command.stdin(File::open(path).unwrap());
+        }
+        let append = |path: &Path| {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap()
+        };
+        self.command.stdout(append(&stdout)).stderr(append(&stderr));
+        let child = self.command.spawn().unwrap_or_else(|error| {
+            panic!("{} does not start: {error}", self.name);
+        });
+        Process {
+            name: self.name.to_owned(),
+            pid: Pid::from_raw(child.id().try_into().unwrap()),
+            child: Mutex::new(child),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Runs it to its end.
+    pub async fn run(self, logs: &Path) -> Ended {
+        self.spawn(logs).ended(PATIENCE).await
+    }
+}
+
+impl Process {
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// What it wrote to standard output so far.
+    pub fn out(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
+
+    /// Ends it the hard way (signal 9), and returns once it is gone.
+    pub fn kill(&self) {
+        let mut child = self.child.lock();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let mut child = self.child.lock();
+        // Not after it was waited for: the process id may be another's by then.
+        if matches!(child.try_wait(), Ok(None)) {
+            signal::kill(self.pid, signal).unwrap();
+        }
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for it.
+    pub async fn stop(&self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.ended(PATIENCE).await
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.child.lock().try_wait(), Ok(None))
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&self, limit: Duration) -> Ended {
+        let what = format!("{} ends", self.name);
+        let status = eventually(limit, &what, || async {
+            self.child.lock().try_wait().unwrap()
+        })
+        .await;
+        Ended {
+            status,
+            stdout: self.out(),
+            stderr: self.log(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Processes that carry `mark` in their environment, by id and command line.
+pub fn marked(mark: &str) -> Vec<(Pid, String)> {
+    let needle = format!("{MARK}={mark}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // A process that has just ended, or is another user's, cannot be read; neither is ours.
+        let Ok(environment) = fs::read(entry.path().join("environ")) else {
+            continue;
+        };
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == needle.as_bytes())
+        {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            found.push((Pid::from_raw(pid), command));
+        }
+    }
+    found
+}
+
+/// Kills what still carries `mark` after `grace`, and returns what that was.
+pub fn reap(mark: &str, grace: Duration) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let left = marked(mark);
+        if left.is_empty() || start.elapsed() > grace {
+            return left
+                .into_iter()
+                .map(|(pid, command)| {
+                    let _ = signal::kill(pid, Signal::SIGKILL);
+                    command
+                })
+                .collect();
+        }
+        std::thread::yield_now();
+    }
+}
