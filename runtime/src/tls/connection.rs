@@ -1,0 +1,218 @@
+//! An accepted connection, and who is at its other end.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
+
+use super::{SpiffeId, TlsError, server::Registration};
+
+/// What a client certificate says, once it was verified.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// Whom it speaks for.
+    pub spiffe_id: SpiffeId,
+    /// Its serial number, big endian.
+    pub serial: Vec<u8>,
+    /// When its validity begins.
+    pub not_before: SystemTime,
+    /// When it expires.
+    pub not_after: SystemTime,
+}
+
+impl fmt::Debug for PeerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.spiffe_id)
+    }
+}
+
+impl PeerCertificate {
+    /// Reads the facts of a certificate without judging it.
+    pub fn from_der(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
+        let wrong = |cause: &str| TlsError::SpiffeId(cause.to_owned());
+        let (_, x509) = x509_parser::certificate::X509Certificate::from_der(certificate)
+            .map_err(|_| wrong("it is malformed"))?;
+        let names = x509
+            .subject_alternative_name()
+            .map_err(|_| wrong("its names are malformed"))?
+            .ok_or_else(|| wrong("it has no SPIFFE id"))?;
+        let mut uris = names.value.general_names.iter().filter_map(|n| match n {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        // A SPIFFE certificate has exactly one URI; with two, checks could look at different ones.
+        let (Some(uri), None) = (uris.next(), uris.next()) else {
+            return Err(wrong("it has not exactly one URI"));
+        };
+        let time = |time: x509_parser::time::ASN1Time| {
+            SystemTime::UNIX_EPOCH
+                + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+        };
+        Ok(Self {
+            spiffe_id: uri
+                .parse()
+                .map_err(|error: super::SpiffeIdError| wrong(&error.to_string()))?,
+            serial: x509.raw_serial().to_vec(),
+            not_before: time(x509.validity().not_before),
+            not_after: time(x509.validity().not_after),
+        })
+    }
+}
+
+/// Who is at the other end of a connection. In the extensions of each request as `Arc<Peer>`.
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+    /// The certificate, if the other end presented one.
+    pub certificate: Option<PeerCertificate>,
+    closing: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.certificate {
+            Some(certificate) => write!(f, "{certificate:?} from {}", self.address),
+            None => write!(f, "somebody from {}", self.address),
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr, certificate: Option<PeerCertificate>) -> Self {
+        Self {
+            address,
+            certificate,
+            closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Whom the certificate speaks for.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        self.certificate.as_ref().map(|c| &c.spiffe_id)
+    }
+
+    /// Cancelled when this connection's identity is shut out: streams say why and end. A moment later the
+    /// connection is cut, whether they did or not.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// How long streams have to say why they end.
+    const LAST_WORDS: Duration = Duration::from_millis(250);
+
+    pub(super) fn close(self: &Arc<Self>) {
+        self.closing.cancel();
+        let cut = self.cut.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Self::LAST_WORDS).await;
+            cut.cancel();
+        });
+    }
+}
+
+/// An accepted connection after its handshake.
+pub struct TlsConnection {
+    stream: TlsStream<TcpStream>,
+    peer: Arc<Peer>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _registration: Option<Registration>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl TlsConnection {
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        peer: Arc<Peer>,
+        registration: Option<Registration>,
+        slot: OwnedSemaphorePermit,
+    ) -> Self {
+        let cut = Box::pin(peer.cut.clone().cancelled_owned());
+        Self {
+            stream,
+            peer,
+            cut,
+            _registration: registration,
+            _slot: slot,
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+}
+
+impl fmt::Debug for TlsConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.peer.fmt(f)
+    }
+}
+
+impl Connected for TlsConnection {
+    type ConnectInfo = Arc<Peer>;
+
+    fn connect_info(&self) -> Arc<Peer> {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for TlsConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // A server always waits in a read, so this is where a cut is noticed.
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,365 @@
+//! The server's end: an acceptor whose handshakes run side by side, and the connections that are open.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Peer, PeerCertificate, SpiffeId, TlsConnection, TlsError, certified_key, provider, root_store,
+};
+
+/// Decides who may open a connection, after the certificate itself was found good.
+pub trait Admission: Send + Sync {
+    /// Whether this identity may connect now. Must not block.
+    fn admits(&self, identity: &SpiffeId) -> bool;
+}
+
+/// How much an acceptor takes on.
+#[derive(Debug, Clone)]
+pub struct AcceptLimits {
+    /// Handshakes that are worked on at once.
+    pub handshakes: usize,
+    /// How long a handshake may take, waiting included.
+    pub handshake_timeout: Duration,
+    /// Open connections; more are dropped as they come.
+    pub connections: usize,
+}
+
+impl Default for AcceptLimits {
+    fn default() -> Self {
+        Self {
+            handshakes: 64,
+            handshake_timeout: Duration::from_secs(10),
+            connections: 32_768,
+        }
+    }
+}
+
+/// Opens a listener with a backlog that a fleet may fill when it dials in at once.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    /// The kernel caps it at `net.core.somaxconn`, 4096 since Linux 5.4.
+    const BACKLOG: u32 = 4096;
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a restart can bind while connections of the process before linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The server's end of TLS.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<rustls::ServerConfig>,
+    identity: Arc<ServerIdentity>,
+    admission: Arc<dyn Admission>,
+    open: Arc<OpenConnections>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+impl ServerTls {
+    /// A server that presents `chain` (leaf first, authority included, so that it can be pinned) and takes
+    /// client certificates of `authorities`.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        authorities: &[CertificateDer<'_>],
+        admission: Arc<dyn Admission>,
+    ) -> Result<Self, TlsError> {
+        let identity = Arc::new(ServerIdentity(ArcSwap::new(certified_key(chain, key)?)));
+        let chain_verifier =
+            WebPkiClientVerifier::builder_with_provider(root_store(authorities)?, provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| TlsError::Authority(error.to_string()))?;
+        let verifier = Arc::new(Gatekeeper {
+            chain: chain_verifier,
+            admission: admission.clone(),
+        });
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::Identity)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(identity.clone());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self {
+            config: Arc::new(config),
+            identity,
+            admission,
+            open: Arc::default(),
+        })
+    }
+
+    /// Presents another certificate from the next handshake on.
+    pub fn set_identity(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(), TlsError> {
+        self.identity.0.store(certified_key(chain, key)?);
+        Ok(())
+    }
+
+    /// Closes every connection of an identity: streams get a moment to say why, then the connection is cut.
+    /// To be called once [`Admission`] refuses the identity. Returns how many there were.
+    pub fn close(&self, identity: &SpiffeId) -> usize {
+        let peers = self.open.of(identity);
+        for peer in &peers {
+            peer.close();
+        }
+        peers.len()
+    }
+
+    /// Accepts connections until `stop` is cancelled. Each item is a connection after its handshake.
+    pub fn incoming(
+        &self,
+        listener: TcpListener,
+        limits: AcceptLimits,
+        stop: CancellationToken,
+    ) -> ReceiverStream<io::Result<TlsConnection>> {
+        // The other side only spawns what it receives, so a short queue is enough.
+        let (sender, receiver) = mpsc::channel(64);
+        tokio::spawn(self.clone().accept(listener, limits, stop, sender));
+        ReceiverStream::new(receiver)
+    }
+
+    async fn accept(
+        self,
+        listener: TcpListener,
+        limits: AcceptLimits,
+        stop: CancellationToken,
+        sender: mpsc::Sender<io::Result<TlsConnection>>,
+    ) {
+        let slots = Arc::new(Semaphore::new(limits.connections));
+        let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let (socket, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, as a rule; accepting again at once would spin.
+                    tracing::warn!(%error, "a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
+                tracing::warn!(%address, "a connection was dropped: {} are open", limits.connections);
+                continue;
+            };
+            let handshake = self
+                .clone()
+                .handshake(socket, address, handshakes.clone(), slot);
+            let sender = sender.clone();
+            let limit = limits.handshake_timeout;
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let outcome = tokio::select! {
+                    outcome = tokio::time::timeout(limit, handshake) => outcome,
+                    () = stop.cancelled() => return,
+                };
+                match outcome {
+                    Ok(Ok(connection)) => {
+                        // The receiver is gone only while the server stops.
+                        let _ = sender.send(Ok(connection)).await;
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(%address, %error, "a handshake failed: {error}");
+                    }
+                    Err(_) => tracing::debug!(%address, "a handshake took too long"),
+                }
+            });
+        }
+    }
+
+    async fn handshake(
+        self,
+        socket: TcpStream,
+        address: SocketAddr,
+        handshakes: Arc<Semaphore>,
+        slot: OwnedSemaphorePermit,
+    ) -> io::Result<TlsConnection> {
+        // Without it, Nagle and delayed acknowledgements cost 40 ms a message.
+        socket.set_nodelay(true)?;
+        // Whoever sends nothing occupies no handshake: the permit is taken once the hello is here.
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+        let permit = handshakes.acquire_owned().await.map_err(io::Error::other)?;
+        let stream = hello.into_stream(self.config.clone()).await?;
+        drop(permit);
+        let certificate = match stream.get_ref().1.peer_certificates() {
+            Some([leaf, ..]) => Some(PeerCertificate::from_der(leaf).map_err(io::Error::other)?),
+            _ => None,
+        };
+        let peer = Arc::new(Peer::new(address, certificate));
+        let registration = peer.spiffe_id().map(|id| self.open.register(id, &peer));
+        // Locked between the verifier's look and the registration: `close` may have missed this one.
+        if let Some(id) = peer.spiffe_id()
+            && !self.admission.admits(id)
+        {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(TlsConnection::new(stream, peer, registration, slot))
+    }
+}
+
+/// The certificate that is presented, exchangeable while connections are open.
+#[derive(Debug)]
+struct ServerIdentity(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for ServerIdentity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// Verifies a client certificate and then asks whether its identity is let in.
+struct Gatekeeper {
+    chain: Arc<dyn ClientCertVerifier>,
+    admission: Arc<dyn Admission>,
+}
+
+impl fmt::Debug for Gatekeeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gatekeeper")
+    }
+}
+
+impl ClientCertVerifier for Gatekeeper {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
+        let certificate = PeerCertificate::from_der(end_entity).map_err(|_| {
+            rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+        })?;
+        if self.admission.admits(&certificate.spiffe_id) {
+            Ok(verified)
+        } else {
+            Err(CertificateError::Revoked.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// The connections that are open, by identity, so that a lock finds them.
+#[derive(Default)]
+struct OpenConnections {
+    // A plain mutex: held for a lookup, never across an await.
+    peers: Mutex<HashMap<SpiffeId, Vec<Arc<Peer>>>>,
+}
+
+impl OpenConnections {
+    fn register(self: &Arc<Self>, identity: &SpiffeId, peer: &Arc<Peer>) -> Registration {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers
+            .entry(identity.clone())
+            .or_default()
+            .push(peer.clone());
+        Registration {
+            open: self.clone(),
+            identity: identity.clone(),
+            peer: peer.clone(),
+        }
+    }
+
+    fn of(&self, identity: &SpiffeId) -> Vec<Arc<Peer>> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(identity).cloned().unwrap_or_default()
+    }
+}
+
+/// Takes a connection off the list when it ends.
+pub(super) struct Registration {
+    open: Arc<OpenConnections>,
+    identity: SpiffeId,
+    peer: Arc<Peer>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut peers = self
+            .open
+            .peers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_identity) = peers.get_mut(&self.identity) {
+            of_identity.retain(|peer| !Arc::ptr_eq(peer, &self.peer));
+            if of_identity.is_empty() {
+                peers.remove(&self.identity);
+            }
+        }
+    }
+}
