@@ -3,7 +3,7 @@ CREATE TABLE hosts (
     host_id                 TEXT    PRIMARY KEY,
     name                    TEXT    NOT NULL,
     labels                  TEXT    NOT NULL DEFAULT '{}',  -- JSON object of texts
-    facts                   BLOB,                           -- muster.v1.Facts; NULL before the first attach
+    facts                   TEXT,                           -- JSON; NULL before the first attach
     create_time             INTEGER NOT NULL,               -- Unix milliseconds, as every time here
     remove_time             INTEGER,
     last_heard_time         INTEGER,

@@ -1,1 +1,4 @@
 //! Doors: gRPC in and out.
+
+pub(crate) mod page;
+pub(crate) mod status;

@@ -6,6 +6,7 @@
 mod batch;
 mod database;
 mod durability;
+mod hosts;
 mod writer;
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) use self::{
     batch::{Batch, Value},
     database::Database,
     durability::{Disk, Durable, SyncError, Syncer},
+    hosts::StoredHost,
     writer::{Committed, Outcome, Writer},
 };
 

@@ -1,0 +1,198 @@
+//! The one place where an error becomes a gRPC status.
+//!
+//! An error says its reason; the reason decides the code. A caller gets the code, the words, and a
+//! `google.rpc.ErrorInfo` with the reason (AIP-193).
+
+use muster_proto::{ERROR_DOMAIN, v1::Reason};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    hosts::{EditError, NameError, SelectError},
+    selector::ParseError,
+    store::StoreError,
+};
+
+/// An error that knows its reason.
+pub(crate) trait Explain: std::error::Error {
+    /// Why, for programs.
+    fn reason(&self) -> Reason;
+
+    /// More for programs, as name and value.
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+/// The status of an error. What broke inside is logged here and not told.
+pub(crate) fn of(error: &impl Explain) -> Status {
+    let reason = error.reason();
+    if matches!(reason, Reason::Internal | Reason::Unspecified) {
+        tracing::error!(%error, "a call failed inside: {error}");
+        return status(
+            Reason::Internal,
+            "something broke inside; the control plane's log says what",
+            Vec::new(),
+        );
+    }
+    status(reason, &error.to_string(), error.metadata())
+}
+
+/// A refusal that is no error of ours: words for a reason.
+pub(crate) fn refuse(reason: Reason, message: &str) -> Status {
+    status(reason, message, Vec::new())
+}
+
+/// A malformed argument.
+pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
+    status(
+        Reason::ArgumentInvalid,
+        &format!("{field}: {problem}"),
+        vec![("field", field.to_owned())],
+    )
+}
+
+fn status(reason: Reason, message: &str, metadata: Vec<(&'static str, String)>) -> Status {
+    let details = ErrorDetails::with_error_info(
+        reason.name(),
+        ERROR_DOMAIN,
+        metadata
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect::<std::collections::HashMap<_, _>>(),
+    );
+    Status::with_error_details(code(reason), message, details)
+}
+
+/// The canonical code of each reason.
+fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::CredentialMissing | Reason::CredentialInvalid | Reason::CredentialExpired => {
+            Code::Unauthenticated
+        }
+        Reason::Locked
+        | Reason::NotAllowed
+        | Reason::HostRemoved
+        | Reason::JoinTokenInvalid
+        | Reason::JoinTokenExpired
+        | Reason::JoinTokenUsed
+        | Reason::ProofInvalid
+        | Reason::SealInvalid
+        | Reason::UserNotPermitted => Code::PermissionDenied,
+        Reason::ArgumentInvalid
+        | Reason::SelectorInvalid
+        | Reason::PageTokenInvalid
+        | Reason::PatternInvalid
+        | Reason::CsrInvalid
+        | Reason::LimitExceeded
+        | Reason::ArgumentListTooLong => Code::InvalidArgument,
+        Reason::HostNotFound
+        | Reason::JobNotFound
+        | Reason::TaskNotFound
+        | Reason::TokenNotFound => Code::NotFound,
+        Reason::RequestIdReused | Reason::NameTaken => Code::AlreadyExists,
+        Reason::EtagMismatch | Reason::SessionSuperseded => Code::Aborted,
+        Reason::NoHostMatches | Reason::IdentityConflict | Reason::VersionUnsupported => {
+            Code::FailedPrecondition
+        }
+        Reason::LedgerUnavailable | Reason::ShuttingDown => Code::Unavailable,
+        Reason::Overloaded | Reason::HostBusy | Reason::DiskFull => Code::ResourceExhausted,
+        // Reasons of tasks; no call fails with them.
+        Reason::StartDeadlinePassed
+        | Reason::CancelRequested
+        | Reason::Timeout
+        | Reason::CommandNotFound
+        | Reason::CommandNotExecutable
+        | Reason::WorkingDirectoryMissing
+        | Reason::StartFailed
+        | Reason::ActionUnsupported
+        | Reason::AmbiguousStart
+        | Reason::HostRebooted
+        | Reason::HostRolledBack
+        | Reason::AgentDied
+        | Reason::HostGone
+        | Reason::Internal
+        | Reason::Unspecified => Code::Internal,
+    }
+}
+
+impl Explain for StoreError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotDurable(_) => Reason::LedgerUnavailable,
+            Self::Closed => Reason::ShuttingDown,
+            Self::Conflict(_) | Self::Broken(_) => Reason::Internal,
+        }
+    }
+}
+
+impl Explain for ParseError {
+    fn reason(&self) -> Reason {
+        Reason::SelectorInvalid
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        vec![("position", self.position.to_string())]
+    }
+}
+
+impl Explain for SelectError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Selector(error) => error.reason(),
+            Self::HostNotFound(_) => Reason::HostNotFound,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Selector(error) => error.metadata(),
+            Self::HostNotFound(host) => vec![("host", host.clone())],
+        }
+    }
+}
+
+impl Explain for NameError {
+    fn reason(&self) -> Reason {
+        Reason::ArgumentInvalid
+    }
+}
+
+impl Explain for EditError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::HostNotFound(_) => Reason::HostNotFound,
+            Self::Name(error) => error.reason(),
+            Self::NameTaken(_) => Reason::NameTaken,
+            Self::InstructionTooLong(_) | Self::NoteTooLong(_) => Reason::ArgumentInvalid,
+            Self::EtagMismatch { .. } => Reason::EtagMismatch,
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selector::Selector;
+
+    #[test]
+    fn a_caller_gets_code_words_and_reason() {
+        let error = Selector::parse("env=").unwrap_err();
+        let status = of(&error);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("expected a value"), "{status}");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "SELECTOR_INVALID");
+        assert_eq!(info.domain, "muster");
+        assert_eq!(info.metadata["position"], "4");
+    }
+
+    #[test]
+    fn what_broke_inside_is_not_told() {
+        let status = of(&StoreError::Broken("disk I/O error in /secret/path".into()));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"));
+        assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
+    }
+}

@@ -1,0 +1,415 @@
+//! Every host, found by id, name or selector.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_proto::ids::HostId;
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Facts, Host, Labels, NameError, Presence, PresenceLimits, check_labels, check_name,
+    edit::EditError, host::Pulse,
+};
+use crate::{
+    selector::{ParseError, Selector},
+    store::{Batch, Store, StoreError, StoredHost, now},
+};
+
+/// How often presence is judged anew. A watcher learns of silence this late at most.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often the ledger hears when hosts were last heard.
+const WRITE_PULSES_EVERY: u32 = 60;
+
+/// Bars that a listener may fall behind before it has to look at every host.
+const BARS_KEPT: usize = 1024;
+
+/// A host that just enrolled.
+#[derive(Debug, Clone)]
+pub(crate) struct NewHost {
+    pub(crate) name: String,
+    pub(crate) labels: Labels,
+    pub(crate) certificate_expire_time: i64,
+}
+
+/// Why a selection could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum SelectError {
+    #[error(transparent)]
+    Selector(#[from] ParseError),
+    #[error("there is no host {0:?}; `host list` shows those there are")]
+    HostNotFound(String),
+}
+
+/// Why a host does not take part from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bar {
+    /// It was locked, or set aside by an identity conflict.
+    Locked(HostId),
+    /// It was removed.
+    Removed(HostId),
+}
+
+#[derive(Default)]
+struct Hosts {
+    by_id: HashMap<HostId, Arc<Host>>,
+    by_name: BTreeMap<String, HostId>,
+    version: u64,
+    removed: Vec<(u64, HostId)>,
+}
+
+/// The inventory. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Inventory {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) store: Store,
+    limits: PresenceLimits,
+    epoch: Instant,
+    hosts: RwLock<Hosts>,
+    version: watch::Sender<u64>,
+    bars: broadcast::Sender<Bar>,
+    /// Edits are rare and come one at a time, from reading a host to its commit; readers never wait.
+    pub(super) editing: Mutex<()>,
+}
+
+impl Inventory {
+    /// Loads every host from the ledger.
+    pub(crate) async fn load(store: Store, limits: PresenceLimits) -> Result<Self, StoreError> {
+        let stored = store.hosts().await?;
+        let shared = Shared {
+            store,
+            limits,
+            epoch: Instant::now(),
+            hosts: RwLock::default(),
+            version: watch::Sender::new(0),
+            bars: broadcast::Sender::new(BARS_KEPT),
+            editing: Mutex::default(),
+        };
+        let inventory = Self {
+            shared: Arc::new(shared),
+        };
+        for host in stored {
+            inventory.put(from_stored(host));
+        }
+        Ok(inventory)
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The host of that id.
+    pub(crate) fn get(&self, id: HostId) -> Option<Arc<Host>> {
+        self.shared.hosts.read().by_id.get(&id).cloned()
+    }
+
+    /// The host of that name or id.
+    pub(crate) fn find(&self, word: &str) -> Result<Arc<Host>, SelectError> {
+        let hosts = self.shared.hosts.read();
+        find(&hosts, word)
+    }
+
+    /// Hosts that the selector means, in the order of their names. None is a fine answer, except to a
+    /// list of names: each of those must exist.
+    pub(crate) fn select(&self, selector: &Selector) -> Result<Vec<Arc<Host>>, SelectError> {
+        let hosts = self.shared.hosts.read();
+        if let Selector::Hosts(words) = selector {
+            let mut found = words
+                .iter()
+                .map(|word| find(&hosts, word))
+                .collect::<Result<Vec<_>, _>>()?;
+            found.sort_by(|a, b| a.name.cmp(&b.name));
+            found.dedup_by_key(|host| host.id);
+            return Ok(found);
+        }
+        Ok(hosts
+            .by_name
+            .values()
+            .map(|id| &hosts.by_id[id])
+            .filter(|host| selector.matches(host.as_ref()))
+            .cloned()
+            .collect())
+    }
+
+    /// Why the host may not attach; `None` if it may.
+    pub(crate) fn bar(&self, id: HostId) -> Option<Bar> {
+        match self.shared.hosts.read().by_id.get(&id) {
+            None => Some(Bar::Removed(id)),
+            Some(host) if host.is_barred() => Some(Bar::Locked(id)),
+            Some(_) => None,
+        }
+    }
+
+    /// Hears of each host that is barred. Who falls behind looks at every host with `bar`.
+    pub(crate) fn bars(&self) -> broadcast::Receiver<Bar> {
+        self.shared.bars.subscribe()
+    }
+
+    /// Counts changes; who sees it move asks `changed_since`.
+    pub(crate) fn version(&self) -> watch::Receiver<u64> {
+        self.shared.version.subscribe()
+    }
+
+    /// The current version, hosts that changed after `version` in the order of their names, and ids
+    /// of hosts removed since.
+    pub(crate) fn changed_since(&self, version: u64) -> (u64, Vec<Arc<Host>>, Vec<HostId>) {
+        let hosts = self.shared.hosts.read();
+        let changed = hosts
+            .by_name
+            .values()
+            .map(|id| &hosts.by_id[id])
+            .filter(|host| host.changed > version)
+            .cloned()
+            .collect();
+        let removed = hosts
+            .removed
+            .iter()
+            .filter(|(at, _)| *at > version)
+            .map(|(_, id)| *id)
+            .collect();
+        (hosts.version, changed, removed)
+    }
+
+    /// A name like `wanted` that no host has.
+    pub(crate) fn free_name(&self, wanted: &str) -> String {
+        let hosts = self.shared.hosts.read();
+        if !hosts.by_name.contains_key(wanted) {
+            return wanted.to_owned();
+        }
+        (2_u32..)
+            .map(|number| format!("{wanted}-{number}"))
+            .find(|name| !hosts.by_name.contains_key(name))
+            .expect("there are fewer hosts than numbers")
+    }
+
+    /// Adds a host, in one transaction with `batch`, and waits until that is durable.
+    pub(crate) async fn add(
+        &self,
+        id: HostId,
+        host: NewHost,
+        mut batch: Batch,
+    ) -> Result<Arc<Host>, EditError> {
+        check_name(&host.name)?;
+        check_labels(&host.labels)?;
+        let create_time = now();
+        batch.add_host(id, &host, create_time);
+        match self.shared.store.writer.commit(batch).await {
+            Ok(committed) => committed.durable.wait().await.map_err(StoreError::from)?,
+            Err(StoreError::Conflict(_)) if self.name_is_taken(&host.name) => {
+                return Err(EditError::NameTaken(host.name));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.put(from_stored(StoredHost {
+            host_id: id,
+            name: host.name,
+            labels: host.labels,
+            facts: None,
+            instruction: None,
+            create_time,
+            last_heard_time: None,
+            certificate_expire_time: Some(host.certificate_expire_time),
+            lock: None,
+            identity_conflict: String::new(),
+        })))
+    }
+
+    pub(super) fn name_is_taken(&self, name: &str) -> bool {
+        self.shared.hosts.read().by_name.contains_key(name)
+    }
+
+    /// The agent attached.
+    pub(crate) fn attached(&self, id: HostId) {
+        self.with_pulse(id, |pulse| pulse.set_attached(true));
+        self.heard(id);
+    }
+
+    /// The agent gave a sign of life.
+    pub(crate) fn heard(&self, id: HostId) {
+        let monotonic = self.monotonic();
+        self.with_pulse(id, |pulse| pulse.beat(monotonic, now()));
+    }
+
+    /// The agent's clock was so far ahead of ours, in milliseconds.
+    pub(crate) fn clock_offset(&self, id: HostId, milliseconds: i64) {
+        self.with_pulse(id, |pulse| pulse.set_clock_offset(milliseconds));
+    }
+
+    /// The connection ended; with a goodbye, the host is offline at once.
+    pub(crate) fn detached(&self, id: HostId, goodbye: bool) {
+        self.with_pulse(id, |pulse| {
+            pulse.set_attached(false);
+            if goodbye {
+                pulse.silence();
+            }
+        });
+    }
+
+    fn with_pulse(&self, id: HostId, change: impl FnOnce(&Pulse)) {
+        let Some(host) = self.get(id) else { return };
+        change(&host.pulse);
+        if host.pulse.judge(&self.shared.limits, self.monotonic()) != host.presence {
+            self.replace(id, |_| {});
+        }
+    }
+
+    /// Judges presence once a second and writes pulses once a minute, until stopped.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut written = HashMap::new();
+        for tick in 1_u32.. {
+            tokio::select! {
+                _ = ticks.tick() => self.judge_all(),
+                () = stop.cancelled() => break,
+            }
+            if tick.is_multiple_of(WRITE_PULSES_EVERY) {
+                self.write_pulses(&mut written).await;
+            }
+        }
+        self.write_pulses(&mut written).await;
+    }
+
+    fn judge_all(&self) {
+        let monotonic = self.monotonic();
+        let stale: Vec<HostId> = self
+            .shared
+            .hosts
+            .read()
+            .by_id
+            .values()
+            .filter(|host| host.pulse.judge(&self.shared.limits, monotonic) != host.presence)
+            .map(|host| host.id)
+            .collect();
+        for id in stale {
+            self.replace(id, |_| {});
+        }
+    }
+
+    async fn write_pulses(&self, written: &mut HashMap<HostId, i64>) {
+        let heard: Vec<(HostId, String, i64)> = self
+            .shared
+            .hosts
+            .read()
+            .by_id
+            .values()
+            .filter_map(|host| Some((host.id, host.id_text.clone(), host.pulse.heard_time()?)))
+            .filter(|(id, _, time)| written.get(id) != Some(time))
+            .collect();
+        if heard.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new();
+        let rows: Vec<_> = heard
+            .iter()
+            .map(|(_, id, time)| (id.clone(), *time))
+            .collect();
+        batch.set_last_heard(&rows);
+        match self.shared.store.writer.commit(batch).await {
+            Ok(_) => written.extend(heard.into_iter().map(|(id, _, time)| (id, time))),
+            Err(error) => {
+                tracing::warn!(%error, "when hosts were last heard is not written: {error}")
+            }
+        }
+    }
+
+    /// Changes a host in memory and tells watchers. The presence is judged on the way.
+    pub(super) fn replace(&self, id: HostId, change: impl FnOnce(&mut Host)) -> Option<Arc<Host>> {
+        let host = self.get(id)?;
+        let mut host = Host::clone(&host);
+        change(&mut host);
+        Some(self.put(host))
+    }
+
+    fn put(&self, mut host: Host) -> Arc<Host> {
+        host.presence = host.pulse.judge(&self.shared.limits, self.monotonic());
+        let mut hosts = self.shared.hosts.write();
+        hosts.version += 1;
+        host.changed = hosts.version;
+        let host = Arc::new(host);
+        if let Some(old) = hosts.by_id.insert(host.id, Arc::clone(&host)) {
+            hosts.by_name.remove(&old.name);
+        }
+        hosts.by_name.insert(host.name.clone(), host.id);
+        self.shared.version.send_replace(hosts.version);
+        host
+    }
+
+    pub(super) fn take_out(&self, id: HostId) {
+        let mut hosts = self.shared.hosts.write();
+        if let Some(host) = hosts.by_id.remove(&id) {
+            hosts.by_name.remove(&host.name);
+            hosts.version += 1;
+            let version = hosts.version;
+            hosts.removed.push((version, id));
+            self.shared.version.send_replace(version);
+        }
+    }
+
+    pub(super) fn tell(&self, bar: Bar) {
+        // Nobody listens before the server serves.
+        let _ = self.shared.bars.send(bar);
+    }
+
+    fn monotonic(&self) -> i64 {
+        i64::try_from(self.shared.epoch.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// How old the evidence of a host's presence is; `None` if it was never heard.
+    pub(crate) fn age(host: &Host) -> Option<Duration> {
+        let heard = host.pulse.heard_time()?;
+        Some(Duration::from_millis((now() - heard).max(0).unsigned_abs()))
+    }
+
+    /// Writes new facts, if they are new.
+    pub(crate) async fn set_facts(&self, id: HostId, facts: Facts) -> Result<(), EditError> {
+        match self.get(id) {
+            Some(host) if host.facts.as_ref() != Some(&facts) => self
+                .edit(id, |host| host.facts = Some(facts))
+                .await
+                .map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn find(hosts: &Hosts, word: &str) -> Result<Arc<Host>, SelectError> {
+    hosts
+        .by_name
+        .get(word)
+        .copied()
+        .or_else(|| word.parse().ok())
+        .and_then(|id| hosts.by_id.get(&id).cloned())
+        .ok_or_else(|| SelectError::HostNotFound(word.chars().take(80).collect()))
+}
+
+fn from_stored(host: StoredHost) -> Host {
+    Host {
+        id: host.host_id,
+        id_text: host.host_id.to_string(),
+        name: host.name,
+        labels: host.labels,
+        facts: host.facts,
+        instruction: host.instruction,
+        create_time: host.create_time,
+        certificate_expire_time: host.certificate_expire_time,
+        lock: host.lock,
+        identity_conflict: host.identity_conflict,
+        presence: Presence::Offline,
+        changed: 0,
+        pulse: Pulse::new(host.last_heard_time),
+    }
+}
+
+impl From<NameError> for EditError {
+    fn from(error: NameError) -> Self {
+        EditError::Name(error)
+    }
+}
