@@ -250,6 +250,11 @@ pub(crate) fn load_key(path: &Path) -> Result<KeyPair, IdentityError> {
     KeyPair::from_pem(&text).map_err(|error| malformed(path, error))
 }
 
+/// Reads the certificates of authorities (PEM).
+pub fn load_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    read_certificates(path)
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let bytes = fs::read(path).map_err(|source| file_error(path, source))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)

@@ -1,6 +1,20 @@
 //! The Rust SDK: connect, run, watch with resume.
+//!
+//! [`Client`] speaks for one principal over one channel that connects again by itself. [`Client::run`]
+//! creates a job exactly once, whatever is lost in between, and gives a [`JobWatch`] that continues
+//! through broken connections without gap or repeat. Everything else is in the generated clients:
+//! [`Client::hosts`], [`Client::jobs`], [`Client::access`], [`Client::enrollment`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod connect;
 pub mod enrollment;
+mod error;
 pub mod identity;
+mod jobs;
 pub mod join;
+mod output;
+
+pub use connect::{Client, Credentials, Service};
+pub use error::ClientError;
+pub use jobs::JobWatch;
+pub use output::OutputReader;

@@ -1,0 +1,181 @@
+//! One channel to the control plane, and who speaks over it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use muster_proto::v1::{
+    access_service_client::AccessServiceClient, enrollment_service_client::EnrollmentServiceClient,
+    host_service_client::HostServiceClient, job_service_client::JobServiceClient,
+};
+use muster_runtime::{
+    telemetry::trace,
+    tls::{ClientTls, connect, connect_lazily},
+};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+use crate::{
+    ClientError,
+    identity::{Identity, load_authorities},
+};
+
+/// The largest answer that is taken: a full page of hosts with their instructions.
+const ANSWER_MAX: usize = 32 << 20;
+
+/// Who speaks, and whom to trust.
+#[derive(Clone)]
+pub enum Credentials {
+    /// The certificate in a directory, as `muster up` makes one for the operator.
+    Directory(PathBuf),
+    /// A bearer token, and the authority's certificate (PEM) that the control plane must have.
+    Token {
+        /// The token: `mst_…`.
+        token: String,
+        /// File with the authority's certificate.
+        authority: PathBuf,
+    },
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "certificate in {}", path.display()),
+            Self::Token { .. } => f.write_str("token"),
+        }
+    }
+}
+
+/// The channel with a credential on each call.
+pub type Service = InterceptedService<Channel, Credential>;
+
+/// A control plane, spoken to by one principal. Clones share the connection, which is made again by itself.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    credential: Credential,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Client {
+    /// Connects to the control plane at `address` ("HOST:PORT").
+    pub async fn connect(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+        let (tls, credential) = open(credentials)?;
+        let channel = connect(address, &tls).await?;
+        Ok(Self {
+            channel,
+            credential,
+        })
+    }
+
+    /// Like [`Client::connect`], but connects at the first call.
+    pub fn connect_lazily(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+        let (tls, credential) = open(credentials)?;
+        Ok(Self::over(connect_lazily(address, &tls), credential))
+    }
+
+    /// Connects with the certificate of a directory to the control plane that issued it.
+    pub async fn from_directory(directory: &Path) -> Result<Self, ClientError> {
+        let identity = Identity::load(directory)?;
+        let channel = connect(identity.address(), &identity.client_tls()?).await?;
+        Ok(Self::over(channel, Credential::default()))
+    }
+
+    /// Speaks over a channel that is already there, with the certificate that it has.
+    pub fn from_channel(channel: Channel) -> Self {
+        Self::over(channel, Credential::default())
+    }
+
+    fn over(channel: Channel, credential: Credential) -> Self {
+        Self {
+            channel,
+            credential,
+        }
+    }
+
+    /// The same connection with a bearer token on each call: then it decides who speaks.
+    pub fn with_token(&self, token: &str) -> Result<Self, ClientError> {
+        Ok(Self::over(self.channel.clone(), Credential::bearer(token)?))
+    }
+
+    /// The channel, without a token.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The inventory.
+    pub fn hosts(&self) -> HostServiceClient<Service> {
+        HostServiceClient::with_interceptor(self.channel(), self.credential.clone())
+            .max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Jobs, tasks and output.
+    pub fn jobs(&self) -> JobServiceClient<Service> {
+        JobServiceClient::with_interceptor(self.channel(), self.credential.clone())
+            .max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Join tokens.
+    pub fn enrollment(&self) -> EnrollmentServiceClient<Service> {
+        EnrollmentServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// Principals and their tokens.
+    pub fn access(&self) -> AccessServiceClient<Service> {
+        AccessServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+}
+
+fn open(credentials: &Credentials) -> Result<(ClientTls, Credential), ClientError> {
+    match credentials {
+        Credentials::Directory(directory) => {
+            let tls = Identity::load(directory)?.client_tls()?;
+            Ok((tls, Credential::default()))
+        }
+        Credentials::Token { token, authority } => {
+            let tls = ClientTls::new(&load_authorities(authority)?)?;
+            Ok((tls, Credential::bearer(token)?))
+        }
+    }
+}
+
+/// Puts the token, if there is one, and the current trace on each call.
+#[derive(Clone, Default)]
+pub struct Credential(Option<MetadataValue<Ascii>>);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential")
+    }
+}
+
+impl Credential {
+    fn bearer(token: &str) -> Result<Self, ClientError> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| ClientError::Token)?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl Interceptor for Credential {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        if let Some(bearer) = &self.0 {
+            metadata.insert("authorization", bearer.clone());
+        }
+        trace::inject(metadata);
+        Ok(request)
+    }
+}
