@@ -3,30 +3,53 @@
 //! Output is taken in order of its sequence, visible to readers at once, and durable a moment later:
 //! syncs are grouped. Recent items are served from memory without a copy, older ones from the log.
 
+mod checkpoint;
+mod frame;
+mod index;
 mod item;
+mod log;
 mod outline;
+mod recovery;
+mod segments;
+mod sync;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
+    fs::DirBuilder,
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use muster_proto::ids::TaskId;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
+use self::{
+    checkpoint::{Indexer, Work},
+    index::Index,
+    log::{Log, Queued, Writer},
+    outline::{Admission, Outline},
+    segments::Segments,
+    sync::Syncing,
+    task::{Changes, Next, Task},
+};
 pub(crate) use self::{
     item::{Chunk, Content, Gap, Item, OutputSize, Stream},
     outline::OutOfOrder,
 };
-use self::{
-    outline::{Admission, Outline},
-    task::{Next, Task},
-};
+
+/// Work on its way to the indexer; the writer waits beyond it.
+const WORK_MAX: usize = 16;
 
 /// How much output is kept.
 #[derive(Debug, Clone)]
@@ -39,6 +62,9 @@ pub(crate) struct OutputLimits {
     pub(crate) age: Duration,
     /// Bytes of the disk that stay free: output is refused rather than fill it.
     pub(crate) free_bytes: u64,
+    /// Bytes of a segment. The space of what is too old comes back a segment at a time, so it is well
+    /// below what a task may have.
+    pub(crate) segment_bytes: u64,
 }
 
 impl Default for OutputLimits {
@@ -48,6 +74,7 @@ impl Default for OutputLimits {
             total_bytes: 20 << 30,
             age: Duration::from_secs(30 * 24 * 60 * 60),
             free_bytes: 256 << 20,
+            segment_bytes: 64 << 20,
         }
     }
 }
@@ -69,6 +96,14 @@ pub(crate) enum OutputError {
         /// Why.
         source: io::Error,
     },
+    /// The index could not be read or written.
+    #[error("{path}: {source}")]
+    Index {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
 }
 
 /// The output of all tasks.
@@ -78,30 +113,146 @@ pub(crate) struct OutputStore {
 }
 
 struct Shared {
+    tasks: Arc<Tasks>,
+    log: Arc<Log>,
+    index: Index,
+    index_path: PathBuf,
+    segments: Segments,
+    running: Mutex<Option<Running>>,
+}
+
+/// What works behind the store.
+struct Running {
+    writer: thread::JoinHandle<()>,
+    syncing: thread::JoinHandle<()>,
+    indexer: JoinHandle<()>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.log.close();
+    }
+}
+
+/// The tasks in memory: those with output under way, and those that were read a moment ago.
+#[derive(Default)]
+struct Tasks {
     // Held for a look-up only.
     tasks: Mutex<HashMap<TaskId, Arc<Task>>>,
 }
 
+impl Tasks {
+    fn get(&self, task_id: TaskId) -> Option<Arc<Task>> {
+        self.tasks.lock().get(&task_id).cloned()
+    }
+
+    /// The task, as it is if it came meanwhile, or else with what is known of it.
+    fn get_or_insert(&self, task_id: TaskId, outline: Outline) -> Arc<Task> {
+        self.tasks
+            .lock()
+            .entry(task_id)
+            .or_insert_with(|| Arc::new(Task::new(task_id, outline)))
+            .clone()
+    }
+
+    /// Lets the tasks go that nobody uses; the index knows them.
+    fn evict(&self) {
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|_, task| Arc::strong_count(task) > 1 || !task.is_idle());
+        if tasks.capacity() > 4 * tasks.len() {
+            tasks.shrink_to_fit();
+        }
+    }
+
+    fn drop_segment(&self, segment: u32) {
+        for task in self.tasks.lock().values() {
+            task.drop_segment(segment);
+        }
+    }
+}
+
 impl OutputStore {
     /// Opens the store in a directory of its own, and repairs what a crash left behind.
-    pub(crate) async fn open(
-        _directory: &Path,
-        _limits: OutputLimits,
-    ) -> Result<Self, OutputError> {
+    pub(crate) async fn open(directory: &Path, limits: OutputLimits) -> Result<Self, OutputError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|source| OutputError::File {
+                path: directory.to_owned(),
+                source,
+            })?;
+        let index_path = directory.join("index.db");
+        let error = |source| OutputError::Index {
+            path: index_path.clone(),
+            source,
+        };
+        let index = Index::open(&index_path).await.map_err(error)?;
+        let segments = Segments::new(directory);
+
+        let checkpoint = index.checkpoint().await.map_err(error)?;
+        let tail = blocking(&segments, move |segments| {
+            recovery::read_tail(segments, checkpoint)
+        })
+        .await?;
+        let mut outlines = HashMap::new();
+        for task_id in recovery::tasks(&tail.frames) {
+            outlines.insert(task_id, index.outline(task_id).await.map_err(error)?);
+        }
+        recovery::replay(&mut outlines, &tail.frames);
+        let (file, end) = blocking(&segments, move |segments| segments.open_end(tail.end)).await?;
+        let changes: Vec<_> = outlines
+            .iter()
+            .map(|(task_id, outline)| (*task_id, Changes::all(outline)))
+            .collect();
+        index.advance(&changes, end).await.map_err(error)?;
+
+        let tasks = Arc::new(Tasks::default());
+        let log = Arc::new(Log::new());
+        let syncing = Arc::new(Syncing::new(end));
+        let (work, indexer_work) = mpsc::channel(WORK_MAX);
+        let indexer = Indexer {
+            index: index.clone(),
+            segments: segments.clone(),
+            limits: limits.clone(),
+            tasks: tasks.clone(),
+            synced: syncing.watch(),
+            end,
+            path: index_path.clone(),
+        };
+        let writer = Writer::new(
+            log.clone(),
+            syncing.clone(),
+            segments.clone(),
+            limits,
+            work,
+            file,
+            end,
+        );
+        let thread_error = |source| OutputError::File {
+            path: directory.to_owned(),
+            source,
+        };
+        let running = Running {
+            writer: writer.start().map_err(thread_error)?,
+            syncing: syncing.start(log.clone()).map_err(thread_error)?,
+            indexer: tokio::spawn(indexer.run(indexer_work)),
+        };
         Ok(Self {
             shared: Arc::new(Shared {
-                tasks: Mutex::new(HashMap::new()),
+                tasks,
+                log,
+                index,
+                index_path,
+                segments,
+                running: Mutex::new(Some(running)),
             }),
         })
     }
 
     /// Tells that a task is new and has no output: spares the first append a look at the index.
     pub(crate) fn begin(&self, task_id: TaskId) {
-        self.shared
-            .tasks
-            .lock()
-            .entry(task_id)
-            .or_insert_with(|| Arc::new(Task::new(task_id, Outline::default())));
+        self.shared.tasks.get_or_insert(task_id, Outline::default());
     }
 
     /// Takes a chunk: returns once it is visible to readers, which is before it is durable. Waits while
@@ -184,8 +335,7 @@ impl OutputStore {
 
     /// How much output a task has, if that is known without a look at the disk, as it is while it runs.
     pub(crate) fn size_now(&self, task_id: TaskId) -> Option<OutputSize> {
-        let task = self.shared.tasks.lock().get(&task_id).cloned();
-        task.map(|task| task.size())
+        self.shared.tasks.get(task_id).map(|task| task.size())
     }
 
     /// What comes after a sequence, in order: about `max_bytes`, and at least one item if there is any.
@@ -195,29 +345,94 @@ impl OutputStore {
         sequence: i64,
         max_bytes: usize,
     ) -> Result<Vec<Item>, OutputError> {
-        match self.task(task_id).await?.after(sequence, max_bytes) {
-            Next::Nothing | Next::Stored => Ok(Vec::new()),
-            Next::Items(items) => Ok(items),
+        self.read_task(&*self.task(task_id).await?, sequence, max_bytes)
+            .await
+    }
+
+    async fn read_task(
+        &self,
+        task: &Task,
+        sequence: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<Item>, OutputError> {
+        let mut after = sequence;
+        loop {
+            let extents = match task.after(after, max_bytes) {
+                Next::Nothing => return Ok(Vec::new()),
+                Next::Items(items) => return Ok(items),
+                Next::Stored(extents) => extents,
+            };
+            let Some(last) = extents.last().map(|e| e.last) else {
+                return Ok(Vec::new());
+            };
+            let key = task.key;
+            let items = blocking(&self.shared.segments, move |segments| {
+                let mut items = Vec::new();
+                let mut bytes = 0;
+                for extent in &extents {
+                    for item in segments.items(extent, &key)? {
+                        if item.sequence <= sequence {
+                            continue;
+                        }
+                        bytes += item.kept();
+                        if bytes > max_bytes && !items.is_empty() {
+                            return Ok(items);
+                        }
+                        items.push(item);
+                    }
+                }
+                Ok(items)
+            })
+            .await?;
+            if !items.is_empty() {
+                return Ok(items);
+            }
+            // Only a drop of chunks without bytes leaves nothing to show.
+            after = last;
         }
     }
 
     /// Forgets the output of tasks, which stops taking space.
     pub(crate) async fn remove(&self, task_ids: &[TaskId]) -> Result<(), OutputError> {
-        let mut tasks = self.shared.tasks.lock();
-        for task_id in task_ids {
-            tasks.remove(task_id);
+        {
+            let mut tasks = self.shared.tasks.tasks.lock();
+            for task_id in task_ids {
+                if let Some(task) = tasks.remove(task_id) {
+                    task.removed();
+                }
+            }
         }
-        Ok(())
+        let task_ids = task_ids.to_vec();
+        self.request(|reply| Work::Remove(task_ids, reply)).await
     }
 
     /// Drops what is older than the limits allow, or more.
     pub(crate) async fn sweep(&self) -> Result<(), OutputError> {
-        Ok(())
+        self.request(Work::Sweep).await
+    }
+
+    async fn request(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<(), OutputError>>) -> Work,
+    ) -> Result<(), OutputError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.log.request(work(reply));
+        answer.await.unwrap_or_else(|_| Err(log::stopping()))
     }
 
     /// Makes everything durable and stops. Nothing is taken afterwards.
-    pub(crate) async fn close(&self) -> Result<(), OutputError> {
-        Ok(())
+    pub(crate) async fn close(&self) {
+        self.shared.log.close();
+        let Some(running) = self.shared.running.lock().take() else {
+            return;
+        };
+        // A thread ends with an error only if it has panicked, which was reported then.
+        let _ = running.indexer.await;
+        let _ = tokio::task::spawn_blocking(move || {
+            let _ = running.writer.join();
+            let _ = running.syncing.join();
+        })
+        .await;
     }
 
     async fn take(
@@ -229,17 +444,66 @@ impl OutputStore {
         content: Content,
     ) -> Result<(), OutputError> {
         let task = self.task(task_id).await?;
-        let admission = task.take(sequence, stream, offset, content, |_, _, _| {})?;
-        match admission {
-            Admission::Taken(_) | Admission::Duplicate => Ok(()),
+        let payload_bytes = match &content {
+            Content::Data(data) => data.len(),
+            Content::Missing { cause, .. } => 8 + cause.len(),
+        };
+        if payload_bytes > frame::PAYLOAD_BYTES_MAX {
+            return Err(OutOfOrder::Length {
+                sequence,
+                length: payload_bytes as i64,
+            }
+            .into());
         }
+        let reservation = self.shared.log.reserve(payload_bytes).await?;
+        let item = Item {
+            sequence,
+            stream,
+            offset,
+            position: 0,
+            content,
+        };
+        let admission = task.take(item, |entry, from, content| {
+            self.shared.log.push(Queued {
+                task: task.clone(),
+                entry,
+                from,
+                payload: frame::payload(content),
+                cost: reservation.cost,
+            });
+        })?;
+        match admission {
+            Admission::Taken(_) => reservation.hand_over(),
+            Admission::Duplicate => {}
+        }
+        Ok(())
     }
 
     async fn task(&self, task_id: TaskId) -> Result<Arc<Task>, OutputError> {
-        let mut tasks = self.shared.tasks.lock();
-        let task = tasks
-            .entry(task_id)
-            .or_insert_with(|| Arc::new(Task::new(task_id, Outline::default())));
-        Ok(task.clone())
+        if let Some(task) = self.shared.tasks.get(task_id) {
+            return Ok(task);
+        }
+        let outline =
+            self.shared
+                .index
+                .outline(task_id)
+                .await
+                .map_err(|source| OutputError::Index {
+                    path: self.shared.index_path.clone(),
+                    source,
+                })?;
+        Ok(self.shared.tasks.get_or_insert(task_id, outline))
+    }
+}
+
+/// Works on files where waiting for the disk holds nobody up.
+async fn blocking<T: Send + 'static>(
+    segments: &Segments,
+    act: impl FnOnce(&Segments) -> Result<T, OutputError> + Send + 'static,
+) -> Result<T, OutputError> {
+    let segments = segments.clone();
+    match tokio::task::spawn_blocking(move || act(&segments)).await {
+        Ok(result) => result,
+        Err(_) => Err(log::stopping()),
     }
 }

@@ -58,8 +58,15 @@ pub(super) struct Entry {
     pub(super) offset: i64,
     /// Bytes it stands for.
     pub(super) length: i64,
-    /// Bytes it carries: all of them, or none if it is a gap.
-    pub(super) kept: i64,
+    /// Whether these bytes are missing.
+    pub(super) is_gap: bool,
+}
+
+impl Entry {
+    /// Bytes it carries.
+    fn kept(&self) -> i64 {
+        if self.is_gap { 0 } else { self.length }
+    }
 }
 
 /// What became of an entry.
@@ -124,7 +131,14 @@ pub(super) struct Outline {
 
 impl Outline {
     /// As the index remembers it. Extents are in order and without holes.
-    pub(super) fn remembered(extents: Vec<Extent>) -> Outline {
+    pub(super) fn remembered(mut extents: Vec<Extent>) -> Outline {
+        extents.dedup_by(|later, earlier| {
+            let both = later.place.is_none() && earlier.place.is_none();
+            if both {
+                (earlier.last, earlier.to) = (later.last, later.to);
+            }
+            both
+        });
         let (last, end) = extents
             .last()
             .map_or((0, Point::default()), |e| (e.last, e.to));
@@ -181,7 +195,7 @@ impl Outline {
             stream,
             offset,
             length,
-            kept,
+            ..
         } = entry;
         if (1..=self.last).contains(&sequence) {
             return Ok(Admission::Duplicate);
@@ -206,7 +220,7 @@ impl Outline {
         let begins = self.end;
         self.last = sequence;
         self.end = begins.after(stream, length);
-        self.kept += kept;
+        self.kept += entry.kept();
         Ok(Admission::Taken(begins))
     }
 
@@ -222,7 +236,7 @@ impl Outline {
             held.length = place.end() - held.start;
             extent.last = entry.sequence;
             extent.to = to;
-            extent.kept += entry.kept;
+            extent.kept += entry.kept();
             extent.own += place.length;
             return;
         }
@@ -231,7 +245,7 @@ impl Outline {
             last: entry.sequence,
             from,
             to,
-            kept: entry.kept,
+            kept: entry.kept(),
             own: place.length,
             place: Some(place),
         });
@@ -325,7 +339,7 @@ mod tests {
             stream,
             offset: outline.end().offsets[stream.index()],
             length,
-            kept: if gap { 0 } else { length },
+            is_gap: gap,
         }
     }
 
@@ -364,7 +378,7 @@ mod tests {
                             panic!("a new entry is no duplicate");
                         };
                         prop_assert_eq!(outline.admit(entry).unwrap(), Admission::Duplicate);
-                        let bytes = 64 + entry.kept as u64;
+                        let bytes = 64 + entry.kept() as u64;
                         at += foreign;
                         if at + bytes > 1 << 20 {
                             segment += 1;

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
+    frame::{self, TaskKey},
     item::{Content, Item, OutputSize, Point, Stream},
-    outline::{Admission, Entry, OutOfOrder, Outline},
+    outline::{Admission, Entry, Extent, OutOfOrder, Outline, Place},
 };
 
 /// Smaller chunks are copied: a slice keeps the whole message alive that it came with.
@@ -19,6 +20,9 @@ const COPY_BELOW: usize = 4 << 10;
 pub(super) struct Task {
     /// Which task.
     pub(super) id: TaskId,
+    /// The same, as frames name it.
+    pub(super) key: TaskKey,
+    // Held for moments only, and never while another is waited for but the queue's.
     state: Mutex<State>,
     taken: watch::Sender<i64>,
     durable: watch::Sender<i64>,
@@ -28,6 +32,26 @@ struct State {
     outline: Outline,
     /// The newest items without a hole. All that have no place yet are among them.
     recent: VecDeque<Item>,
+    /// The highest sequence in the index.
+    indexed: i64,
+    /// The outline's count of drops when it was last indexed.
+    indexed_drops: u64,
+    /// The writer knows that the index is behind.
+    dirty: bool,
+    /// It goes no more into the index.
+    removed: bool,
+}
+
+impl State {
+    fn forget(&mut self, sequence: i64) {
+        let recent = &mut self.recent;
+        while recent.front().is_some_and(|item| item.sequence <= sequence) {
+            recent.pop_front();
+        }
+        if recent.is_empty() {
+            recent.shrink_to_fit();
+        }
+    }
 }
 
 /// Where a reader finds what comes next.
@@ -36,19 +60,52 @@ pub(super) enum Next {
     Nothing,
     /// In memory: here it is.
     Items(Vec<Item>),
-    /// In the log.
-    Stored,
+    /// In the log, and here is where.
+    Stored(Vec<Extent>),
+}
+
+/// What placing an entry led to.
+pub(super) struct Placed {
+    /// The index was up to date until now.
+    pub(super) newly_dirty: bool,
+    /// Dropped to stay within the limit.
+    pub(super) dropped: Vec<Extent>,
+}
+
+/// What the index has not heard yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// New and changed extents; those without a place replace all within their sequences.
+    pub(super) extents: Vec<Extent>,
+    through: i64,
+    drops: u64,
+}
+
+impl Changes {
+    /// Everything that lies in the log.
+    pub(super) fn all(outline: &Outline) -> Changes {
+        Changes {
+            extents: outline.extents().to_vec(),
+            through: outline.placed(),
+            drops: outline.drops(),
+        }
+    }
 }
 
 impl Task {
-    /// A task whose output is known up to here, all of it durable.
+    /// A task whose output is durable and in the index up to here.
     pub(super) fn new(id: TaskId, outline: Outline) -> Task {
         let last = outline.last();
         Task {
             id,
+            key: frame::key(id),
             state: Mutex::new(State {
+                indexed: last,
+                indexed_drops: outline.drops(),
                 outline,
                 recent: VecDeque::new(),
+                dirty: false,
+                removed: false,
             }),
             taken: watch::Sender::new(last),
             durable: watch::Sender::new(last),
@@ -79,25 +136,15 @@ impl Task {
     /// task are queued in their order whoever brings them.
     pub(super) fn take(
         &self,
-        sequence: i64,
-        stream: Stream,
-        offset: i64,
-        content: Content,
+        mut item: Item,
         queue: impl FnOnce(Entry, Point, &Content),
     ) -> Result<Admission, OutOfOrder> {
-        let mut item = Item {
-            sequence,
-            stream,
-            offset,
-            position: 0,
-            content,
-        };
         let entry = Entry {
-            sequence,
-            stream,
-            offset,
+            sequence: item.sequence,
+            stream: item.stream,
+            offset: item.offset,
             length: item.length(),
-            kept: item.kept() as i64,
+            is_gap: matches!(item.content, Content::Missing { .. }),
         };
         let mut state = self.state.lock();
         let admission = state.outline.admit(entry)?;
@@ -111,9 +158,89 @@ impl Task {
             queue(entry, from, &item.content);
             state.recent.push_back(item);
             drop(state);
-            self.taken.send_replace(sequence);
+            self.taken.send_replace(entry.sequence);
         }
         Ok(admission)
+    }
+
+    /// Says where an item went, and keeps the task within its limit.
+    pub(super) fn place(&self, entry: Entry, from: Point, place: Place, limit: u64) -> Placed {
+        let mut state = self.state.lock();
+        state.outline.place(entry, from, place);
+        let dropped = state.outline.trim(limit);
+        if let Some(last) = dropped.last() {
+            state.forget(last.last);
+        }
+        let newly_dirty = !std::mem::replace(&mut state.dirty, true);
+        Placed {
+            newly_dirty,
+            dropped,
+        }
+    }
+
+    /// Lets items go from memory up to a sequence; they have places.
+    pub(super) fn forget(&self, sequence: i64) {
+        self.state.lock().forget(sequence);
+    }
+
+    /// Notes that all up to a sequence is durable.
+    pub(super) fn synced(&self, sequence: i64) {
+        self.durable.send_if_modified(|durable| {
+            let further = sequence > *durable;
+            if further {
+                *durable = sequence;
+            }
+            further
+        });
+    }
+
+    /// What the index has not heard yet.
+    pub(super) fn changes(&self) -> Changes {
+        let mut state = self.state.lock();
+        state.dirty = false;
+        if state.removed {
+            return Changes::default();
+        }
+        let drops = state.outline.drops();
+        let dropped = drops != state.indexed_drops;
+        Changes {
+            extents: state
+                .outline
+                .extents()
+                .iter()
+                .filter(|e| e.last > state.indexed || dropped && e.place.is_none())
+                .copied()
+                .collect(),
+            through: state.outline.placed(),
+            drops,
+        }
+    }
+
+    /// Notes that the index has heard this.
+    pub(super) fn indexed(&self, changes: &Changes) {
+        let mut state = self.state.lock();
+        state.indexed = state.indexed.max(changes.through);
+        state.indexed_drops = state.indexed_drops.max(changes.drops);
+    }
+
+    /// Notes that the index forgets the task.
+    pub(super) fn removed(&self) {
+        self.state.lock().removed = true;
+    }
+
+    /// Drops what lies in a segment.
+    pub(super) fn drop_segment(&self, segment: u32) {
+        self.state.lock().outline.drop_segment(segment);
+    }
+
+    /// Whether nothing is lost if it leaves memory, and nobody follows it.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.recent.is_empty()
+            && !state.dirty
+            && state.indexed == state.outline.last()
+            && self.taken.receiver_count() == 0
+            && self.durable.receiver_count() == 0
     }
 
     /// What comes after a sequence: at most `max_bytes`, and at least one item if there is one.
@@ -122,22 +249,62 @@ impl Task {
         if sequence >= state.outline.last() {
             return Next::Nothing;
         }
-        let Some(skip) = state
+        let recent = state
             .recent
             .front()
-            .and_then(|first| usize::try_from(sequence + 1 - first.sequence).ok())
-        else {
-            return Next::Stored;
-        };
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        for item in state.recent.range(skip..) {
-            bytes += item.kept();
-            if bytes > max_bytes && !items.is_empty() {
-                break;
+            .and_then(|first| usize::try_from(sequence + 1 - first.sequence).ok());
+        if let Some(skip) = recent {
+            let mut items = Vec::new();
+            let mut bytes = 0;
+            for item in state.recent.range(skip..) {
+                bytes += item.kept();
+                if bytes > max_bytes && !items.is_empty() {
+                    break;
+                }
+                items.push(item.clone());
             }
-            items.push(item.clone());
+            return Next::Items(items);
         }
-        Next::Items(items)
+        let extents = state.outline.extents();
+        let first = extents.partition_point(|e| e.last <= sequence);
+        let mut bytes = 0;
+        let needed = extents[first..]
+            .iter()
+            .take_while(|e| {
+                let wanted = bytes < max_bytes;
+                bytes += e.kept as usize;
+                wanted
+            })
+            .copied()
+            .collect();
+        Next::Stored(needed)
+    }
+
+    /// The sequence after which the item is read that holds a byte: one of all streams, or of one of them.
+    pub(super) fn before(&self, stream: Option<Stream>, at: i64) -> i64 {
+        let measure = |point: Point| match stream {
+            None => point.position,
+            Some(stream) => point.offsets[stream.index()],
+        };
+        let state = self.state.lock();
+        let extents = state.outline.extents();
+        let found = extents.partition_point(|e| measure(e.to) <= at);
+        match extents.get(found) {
+            Some(extent) => extent.first - 1,
+            None => extents.last().map_or(0, |e| e.last),
+        }
+    }
+
+    /// The sequence after which the newest items are read that end at `sequence`, a block of them: what
+    /// memory has beyond the log, or one extent.
+    pub(super) fn block_before(&self, sequence: i64) -> i64 {
+        let state = self.state.lock();
+        let extents = state.outline.extents();
+        let placed = state.outline.placed();
+        if sequence > placed {
+            return placed;
+        }
+        let found = extents.partition_point(|e| e.last < sequence);
+        extents.get(found).map_or(0, |e| e.first - 1)
     }
 }
