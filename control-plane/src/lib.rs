@@ -11,6 +11,8 @@ mod config;
 mod connections;
 mod dispatcher;
 mod enrollment;
+#[allow(dead_code)]
+mod failpoint;
 mod hosts;
 mod jobs;
 mod output;

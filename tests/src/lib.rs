@@ -6,7 +6,9 @@
 
 pub mod collector;
 pub mod cut;
+pub mod fleet;
 pub mod mcp;
+pub mod operator;
 pub mod process;
 pub mod tally;
 

@@ -79,16 +79,16 @@ pub struct Process {
 
 /// What is to be started.
 #[derive(Debug)]
-pub struct Start<'a> {
-    name: &'a str,
+pub struct Start {
+    name: String,
     command: Command,
     stdin: Option<Vec<u8>>,
 }
 
-impl<'a> Start<'a> {
+impl Start {
     /// `name` tells its log files apart from others in the same directory. The environment is cleared of
     /// everything that could be a setting, and `home` is its home directory.
-    pub fn new(name: &'a str, program: &Path, home: &Path) -> Self {
+    pub fn new(name: String, program: &Path, home: &Path) -> Self {
         #[allow(clippy::disallowed_methods)] // the harness starts the programs under test
         let mut command = Command::new(program);
         command

@@ -1,0 +1,398 @@
+//! The fleet: one control plane, the hosts that joined it, and an operator who asks.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use crate::{
+    PATIENCE,
+    cut::Cut,
+    eventually,
+    operator::{Credential, Operator},
+    process::{self, Ended, MARK, Process, Start},
+};
+
+/// How long processes may take to go away once they were told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Settings that a story changes: variables of the environment.
+type Settings = Vec<(&'static str, String)>;
+
+/// A control plane, its hosts and its operator. Dropping it ends them all, and fails the story if anything
+/// of them is left.
+#[derive(Debug)]
+pub struct Fleet {
+    directory: TempDir,
+    mark: String,
+    address: SocketAddr,
+    settings: Settings,
+    agent_settings: Settings,
+    control_plane: Mutex<Option<Process>>,
+    agents: Mutex<Vec<Weak<Agent>>>,
+    sequence: AtomicU64,
+}
+
+/// A fleet before its start.
+#[derive(Debug, Default)]
+pub struct Plan {
+    settings: Settings,
+    agent_settings: Settings,
+}
+
+impl Plan {
+    /// Sets a variable of the control plane's environment, as `MUSTER_CERTIFICATE_LIFETIME`.
+    pub fn set(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.settings.push((name, value.to_string()));
+        self
+    }
+
+    /// Sets a variable of every agent's environment.
+    pub fn set_agents(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.agent_settings.push((name, value.to_string()));
+        self
+    }
+
+    /// Starts it.
+    pub async fn start(self) -> Fleet {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let directory = tempfile::Builder::new()
+            .prefix("muster-")
+            .tempdir()
+            .unwrap();
+        for name in ["home", "logs", "control-plane"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let fleet = Fleet {
+            mark: format!(
+                "{}-{}",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
+            directory,
+            address: free_address(),
+            settings: self.settings,
+            agent_settings: self.agent_settings,
+            control_plane: Mutex::new(None),
+            agents: Mutex::new(Vec::new()),
+            sequence: AtomicU64::new(0),
+        };
+        fleet.start_control_plane().await;
+        fleet
+    }
+}
+
+/// An address that nobody listens on. Below the range that the system hands out by itself, so that it
+/// stays free until the control plane binds it, and again after each kill.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 1_000) as u16 * 20;
+    loop {
+        let port = 10_000 + (start - 10_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+impl Fleet {
+    /// A fleet with settings of its own.
+    pub fn plan() -> Plan {
+        Plan::default()
+    }
+
+    /// A control plane, and nothing else yet.
+    pub async fn start() -> Self {
+        Self::plan().start().await
+    }
+
+    /// A control plane and one host, which is online.
+    pub async fn with_host(name: &str) -> (Self, Arc<Agent>) {
+        let fleet = Self::start().await;
+        let host = fleet.host(name).await;
+        (fleet, host)
+    }
+
+    /// A directory of this fleet for a story's own files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where logs of its programs go.
+    pub fn logs(&self) -> PathBuf {
+        self.directory.path().join("logs")
+    }
+
+    /// The control plane's data directory, which is the operator's too.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("control-plane")
+    }
+
+    /// Where the control plane listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the control plane has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.logs().join("control-plane.log")).unwrap_or_default()
+    }
+
+    /// `muster` with these arguments, as the operator would call it on the control plane's machine.
+    pub fn muster(&self, args: &[&str]) -> Start {
+        let number = self.sequence.fetch_add(1, Ordering::Relaxed);
+        self.program(format!("muster-{number}"), &process::muster())
+            .env("MUSTER_DATA_DIR", self.data_dir())
+            .args(args)
+    }
+
+    /// Runs `muster` with these arguments to its end.
+    pub async fn cli(&self, args: &[&str]) -> Ended {
+        self.muster(args).run(&self.logs()).await
+    }
+
+    /// A program of the fleet: with its home directory, and marked as part of it.
+    fn program(&self, name: String, program: &Path) -> Start {
+        Start::new(name, program, &self.directory.path().join("home")).env(MARK, &self.mark)
+    }
+
+    /// Starts the control plane, or starts it again.
+    pub async fn start_control_plane(&self) {
+        self.start_control_plane_with(&[]).await;
+    }
+
+    /// Starts the control plane with more settings, and waits until it answers.
+    pub async fn start_control_plane_with(&self, more: &[(&'static str, &str)]) {
+        self.spawn_control_plane(more);
+        let what = "the control plane answers";
+        eventually(PATIENCE, what, || async {
+            let over = self
+                .control_plane
+                .lock()
+                .as_ref()
+                .is_none_or(Process::is_over);
+            assert!(!over, "the control plane ended:\n{}", self.log());
+            let stream = tokio::net::TcpStream::connect(self.address).await;
+            stream.is_ok().then_some(())
+        })
+        .await;
+    }
+
+    /// Starts the control plane and does not wait.
+    pub fn spawn_control_plane(&self, more: &[(&'static str, &str)]) {
+        let mut start = self
+            .program("control-plane".to_owned(), &process::muster())
+            .env("MUSTER_DATA_DIR", self.data_dir())
+            .env("MUSTER_LISTEN", self.address.to_string())
+            .args(["control-plane"]);
+        for (name, value) in &self.settings {
+            start = start.env(name, value);
+        }
+        for (name, value) in more {
+            start = start.env(name, value);
+        }
+        *self.control_plane.lock() = Some(start.spawn(&self.logs()));
+    }
+
+    /// Kills the control plane the hard way.
+    pub fn kill_control_plane(&self) {
+        let process = self.control_plane.lock().take();
+        process.expect("it runs").kill();
+    }
+
+    /// Asks the control plane to stop and waits for it.
+    pub async fn stop_control_plane(&self) -> Ended {
+        let process = self.control_plane.lock().take();
+        process.expect("it runs").stop().await
+    }
+
+    /// Waits until the control plane holds at its failpoint.
+    pub async fn held_at(&self, place: &str) {
+        let said = format!("holding at failpoint {place}");
+        eventually(PATIENCE, &said, || async {
+            self.log().contains(&said).then_some(())
+        })
+        .await;
+    }
+
+    /// The operator, by certificate, on connections of its own.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.address, self.credential_directory("operator"))
+    }
+
+    /// The operator's way in over a wire of its own.
+    pub fn operator_at(&self, address: SocketAddr) -> Operator {
+        Operator::new(address, self.credential_directory("operator"))
+    }
+
+    /// Whoever holds this token.
+    pub fn bearer(&self, token: &str) -> Operator {
+        let ca = self.data_dir().join("operator/ca.pem");
+        let token = token.to_owned();
+        Operator::new(self.address, Credential::Token { token, ca })
+    }
+
+    /// A caller without a credential.
+    pub fn nobody(&self) -> Operator {
+        let ca = self.data_dir().join("operator/ca.pem");
+        Operator::new(self.address, Credential::None { ca })
+    }
+
+    fn credential_directory(&self, name: &str) -> Credential {
+        Credential::Directory(self.data_dir().join(name))
+    }
+
+    /// Joins a host, starts its agent and waits until it is online.
+    pub async fn host(&self, name: &str) -> Arc<Agent> {
+        let host = self.joined(name, &[]).await;
+        host.start(self);
+        self.operator().online(name).await;
+        host
+    }
+
+    /// Joins a host with labels; its agent does not run yet.
+    pub async fn joined(&self, name: &str, labels: &[(&str, &str)]) -> Arc<Agent> {
+        let join = self.operator().join_string(name, labels).await;
+        let host = self.agent(name).await;
+        let ended = host.join(self, &join).await;
+        assert_eq!(ended.code(), 0, "{name} does not join: {}", ended.stderr);
+        host
+    }
+
+    /// A host that has not joined, behind a wire of its own.
+    pub async fn agent(&self, name: &str) -> Arc<Agent> {
+        let directory = self.directory.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        let agent = Arc::new(Agent {
+            name: name.to_owned(),
+            directory,
+            wire: Cut::to(self.address).await,
+            process: Mutex::new(None),
+        });
+        self.agents.lock().push(Arc::downgrade(&agent));
+        agent
+    }
+
+    /// Processes of this fleet, its hosts' tasks among them, whose command line contains `text`.
+    pub fn processes(&self, text: &str) -> Vec<String> {
+        process::marked(&self.mark)
+            .into_iter()
+            .map(|(_, command)| command)
+            .filter(|command| command.contains(text))
+            .collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- control plane\n{}", tail(&self.log()));
+            for agent in self.agents.lock().iter().filter_map(Weak::upgrade) {
+                eprintln!("--- {}\n{}", agent.name, tail(&agent.log(self)));
+            }
+        }
+        for agent in self.agents.lock().iter().filter_map(Weak::upgrade) {
+            agent.process.lock().take();
+        }
+        self.control_plane.lock().take();
+        let left = process::reap(&self.mark, GRACE);
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "left running: {left:?}");
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// A host: its agent's directory, its wire to the control plane, and the agent while it runs.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    directory: PathBuf,
+    wire: Cut,
+    process: Mutex<Option<Process>>,
+}
+
+impl Agent {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its data directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its wire to the control plane.
+    pub fn wire(&self) -> &Cut {
+        &self.wire
+    }
+
+    /// What its agent has logged.
+    pub fn log(&self, fleet: &Fleet) -> String {
+        let log = fleet.logs().join(format!("{}.log", self.name));
+        fs::read_to_string(log).unwrap_or_default()
+    }
+
+    /// Joins with this string, over the host's own wire.
+    pub async fn join(&self, fleet: &Fleet, join: &str) -> Ended {
+        fleet
+            .program(format!("{}-join", self.name), &process::muster_agent())
+            .env("MUSTER_DATA_DIR", &self.directory)
+            .env("MUSTER_JOIN", over(join, self.wire.address()))
+            .args(["join"])
+            .run(&fleet.logs())
+            .await
+    }
+
+    /// Starts its agent.
+    pub fn start(&self, fleet: &Fleet) {
+        let mut start = fleet
+            .program(self.name.clone(), &process::muster_agent())
+            .env("MUSTER_DATA_DIR", &self.directory)
+            .args(["run"]);
+        for (name, value) in &fleet.agent_settings {
+            start = start.env(name, value);
+        }
+        *self.process.lock() = Some(start.spawn(&fleet.logs()));
+    }
+
+    /// Kills its agent the hard way.
+    pub fn kill(&self) {
+        let process = self.process.lock().take();
+        process.expect("it runs").kill();
+    }
+
+    /// Asks its agent to stop and waits for it.
+    pub async fn stop(&self) -> Ended {
+        let process = self.process.lock().take();
+        process.expect("it runs").stop().await
+    }
+
+    /// Waits for its agent to end by itself.
+    pub async fn ended(&self) -> Ended {
+        let process = self.process.lock().take();
+        process.expect("it runs").ended(PATIENCE).await
+    }
+}
+
+/// The same join string with another address to dial: the control plane is known by its pin, not by where it is.
+fn over(join: &str, address: SocketAddr) -> String {
+    let (secret, rest) = join.split_once('@').expect("SECRET@HOST:PORT#PIN");
+    let (_, pin) = rest.split_once('#').expect("SECRET@HOST:PORT#PIN");
+    format!("{secret}@{address}#{pin}")
+}
