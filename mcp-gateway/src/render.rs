@@ -1,0 +1,7 @@
+//! Jobs and their output as text that fits.
+
+pub(crate) mod clean;
+pub(crate) mod excerpt;
+pub(crate) mod job;
+pub(crate) mod kept;
+pub(crate) mod words;
