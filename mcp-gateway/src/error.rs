@@ -31,12 +31,6 @@ impl Refusal {
         }
     }
 
-    /// The same, with something to do before all else.
-    pub(crate) fn first(mut self, step: &str) -> Self {
-        self.next = format!("{step}; {}", self.next);
-        self
-    }
-
     /// Both lines.
     pub(crate) fn text(&self) -> String {
         let cause = words::shortened(&clean::words(&self.cause), CAUSE_MAX);

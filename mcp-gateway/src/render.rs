@@ -4,4 +4,5 @@ pub(crate) mod clean;
 pub(crate) mod excerpt;
 pub(crate) mod job;
 pub(crate) mod kept;
+pub(crate) mod part;
 pub(crate) mod words;

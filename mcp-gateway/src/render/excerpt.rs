@@ -103,6 +103,24 @@ pub(crate) fn page(raw: &[u8], budget: usize) -> (String, usize) {
     (text, raw_of(shown) as usize)
 }
 
+/// Shows the end of `raw`, as much as fits into `budget` bytes of text. `before` bytes of output come
+/// before it.
+pub(crate) fn end(raw: &[u8], before: u64, budget: usize) -> String {
+    let room = budget.saturating_sub(ELISION_MAX / 2);
+    let lines = lines(raw, LINE_MAX.min(room.saturating_sub(CUT_MARK_MAX)));
+    let (left, shown) = lines.split_at(lines.len() - fitting(lines.iter().rev(), room));
+    let mut text = String::new();
+    let before = before + raw_of(left);
+    if before > 0 {
+        text.push_str(&format!(
+            "… {} before; cursor=0 begins there …\n",
+            words::plural(before, "byte")
+        ));
+    }
+    shown.iter().for_each(|line| line.write(&mut text));
+    text
+}
+
 /// One line found by grep or shown alone, at most [`LINE_MAX`] bytes of it.
 pub(crate) fn single(raw: &[u8]) -> String {
     let line = Line::new(raw, LINE_MAX);

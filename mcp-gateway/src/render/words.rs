@@ -69,6 +69,11 @@ pub(crate) fn presence(presence: Presence) -> &'static str {
     }
 }
 
+/// Whether a host answers right now.
+pub(crate) fn is_online(presence: Presence) -> bool {
+    presence == Presence::Online
+}
+
 /// `4ms`, `2.1s`, `3m12s`, `2h03m`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

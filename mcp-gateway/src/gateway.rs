@@ -1,0 +1,172 @@
+//! The gateway as a role: its identity, its road to the control plane, and its doors.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use muster_client::{
+    enrollment::{self, EnrollmentError},
+    identity::{Identity, IdentityError},
+    join::JoinString,
+};
+use muster_runtime::{
+    backoff::Backoff,
+    shutdown,
+    tls::{ClientTls, TlsError, connect_lazily},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    control_plane::ControlPlane,
+    handler::{Shared, Who},
+    http,
+    slots::Slots,
+};
+
+/// Name of the gateway's directory within the data directory.
+pub const DIRECTORY: &str = "gateway";
+
+/// Why a gateway does not start or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// It has no identity, or one that cannot be read.
+    #[error("{0}; a gateway joins by: MUSTER_JOIN=… muster gateway join")]
+    Identity(#[from] IdentityError),
+    /// It has no certificate that counts.
+    #[error(transparent)]
+    Enrollment(#[from] EnrollmentError),
+    /// Its certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It cannot listen or accept.
+    #[error("HTTP: {0}")]
+    Http(#[from] io::Error),
+}
+
+/// An MCP gateway with its identity.
+pub struct Gateway {
+    config: Config,
+    identity: Identity,
+    tls: ClientTls,
+    channel: Channel,
+}
+
+/// Exchanges a join token of kind gateway for an identity in `data_dir`.
+pub async fn join(data_dir: &Path, join: &JoinString) -> Result<(), GatewayError> {
+    let identity = enrollment::join(&directory(data_dir), join, "").await?;
+    info!("joined as {}", identity.spiffe_id());
+    Ok(())
+}
+
+/// Whether `data_dir` holds an identity of a gateway.
+pub fn has_joined(data_dir: &Path) -> bool {
+    !matches!(
+        Identity::load(&directory(data_dir)),
+        Err(IdentityError::Missing(_))
+    )
+}
+
+fn directory(data_dir: &Path) -> PathBuf {
+    data_dir.join(DIRECTORY)
+}
+
+impl Gateway {
+    /// Opens the gateway whose identity is in `data_dir`. A certificate that has expired is replaced by a
+    /// signature of its key. The control plane need not be there yet.
+    pub async fn open(config: Config, data_dir: &Path) -> Result<Self, GatewayError> {
+        let mut identity = Identity::load(&directory(data_dir))?;
+        if identity.is_expired() {
+            identity = enrollment::rejoin(&identity).await?;
+        }
+        let tls = identity.client_tls()?;
+        let channel = connect_lazily(identity.address(), &tls);
+        Ok(Self {
+            config,
+            identity,
+            tls,
+            channel,
+        })
+    }
+
+    /// Serves MCP over HTTP until `stop`, and keeps the certificate fresh meanwhile.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), GatewayError> {
+        let shared = Arc::new(Shared {
+            control_plane: Arc::new(ControlPlane::new(self.channel)),
+            who: Who::Request,
+            slots: Slots::default(),
+        });
+        let ended = stop.child_token();
+        let _end = ended.clone().drop_guard();
+        let renewal = tokio::spawn(keep_fresh(self.identity, self.tls, ended.clone()));
+        info!(address = %listener.local_addr()?, "serving MCP");
+        let serving = http::serve(shared, &self.config, listener, stop.clone());
+        tokio::pin!(serving);
+        let result = tokio::select! {
+            result = &mut serving => result,
+            () = stop.cancelled() => {
+                let mut result = Ok(());
+                shutdown::finish("the gateway", async { result = serving.await }).await;
+                result
+            }
+        };
+        ended.cancel();
+        let _ = renewal.await;
+        Ok(result?)
+    }
+}
+
+/// Renews the certificate at half of its life, for as long as it takes. Open connections keep the old
+/// one; the next handshake presents the new one.
+async fn keep_fresh(mut identity: Identity, tls: ClientTls, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    let mut wait = identity.renew_in(jitter());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+        let renewed = tokio::select! {
+            renewed = renew(&identity) => renewed,
+            () = stop.cancelled() => return,
+        };
+        match renewed.and_then(|renewed| {
+            renewed.present_in(&tls)?;
+            Ok(renewed)
+        }) {
+            Ok(renewed) => {
+                info!("renewed the certificate of {}", renewed.spiffe_id());
+                identity = renewed;
+                backoff.reset();
+                wait = identity.renew_in(jitter());
+            }
+            Err(error) => {
+                warn!("the certificate of the gateway is not renewed: {error}");
+                wait = backoff.next_wait();
+            }
+        }
+    }
+}
+
+async fn renew(identity: &Identity) -> Result<Identity, EnrollmentError> {
+    if identity.is_expired() {
+        return enrollment::rejoin(identity).await;
+    }
+    enrollment::renew(identity).await
+}
+
+/// A random number from 0 to 1, so that many gateways do not come at once.
+fn jitter() -> f64 {
+    let mut byte = [0];
+    aws_lc_rs::rand::fill(&mut byte).expect("the system has random bytes");
+    f64::from(byte[0]) / 255.0
+}

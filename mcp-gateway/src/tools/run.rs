@@ -1,0 +1,88 @@
+//! `run`: a command on one host or many, in one round trip to the control plane.
+
+use std::{collections::HashMap, time::Duration};
+
+use muster_proto::v1::{Action, Command, CreateJobRequest, Script, action};
+use rmcp::model::CallToolResult;
+
+use super::{
+    Arguments, Call, MAX_BYTES, MAX_BYTES_LIMITS, WAIT_MAX, random_hex, seconds, sheet, text,
+};
+use crate::{error::Refusal, render::job, watch};
+
+/// How long `run` waits unless told otherwise, seconds.
+const WAIT: i64 = 25;
+/// The longest timeout of a command: a week.
+const TIMEOUT_MAX: i64 = 7 * 86_400;
+
+/// `isError` says that no host did what was asked: refused, expired, lost, timed out, not startable, or
+/// still waiting for a host that is offline or locked. A command that ran and failed is no error of
+/// the tool: its exit code is the answer.
+pub(super) async fn call(
+    call: &mut Call,
+    mut arguments: Arguments,
+) -> Result<CallToolResult, Refusal> {
+    let selector = arguments.required("target", "web-1")?;
+    let wait = arguments.number("wait_s", 0..=WAIT_MAX)?.unwrap_or(WAIT);
+    let max_bytes = arguments
+        .number("max_bytes", MAX_BYTES_LIMITS)?
+        .unwrap_or(MAX_BYTES);
+    let key = arguments.word("key")?;
+    let command = command(&mut arguments)?;
+    let create = CreateJobRequest {
+        request_id: key.unwrap_or_else(|| format!("mcp-{}", random_hex::<16>())),
+        selector,
+        action: Some(Action {
+            kind: Some(action::Kind::Command(command)),
+        }),
+        ..CreateJobRequest::default()
+    };
+    let wait_for = Duration::from_secs(wait.max(0) as u64);
+    let seen = watch::run(call, create, wait_for, max_bytes.max(0) as usize).await?;
+    // Who does not wait cannot be told that a host kept them waiting.
+    let is_error = wait > 0 && job::nothing_done(&seen.tasks);
+    Ok(text(
+        job::answer(&seen.job, &seen.tasks, &sheet(max_bytes)),
+        is_error,
+    ))
+}
+
+fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {
+    let argv = arguments.list("argv")?;
+    let script = arguments
+        .text("command")?
+        .filter(|text| !text.trim().is_empty());
+    let script = match (script, argv.is_empty()) {
+        (Some(text), true) => Some(Script {
+            text,
+            shell: String::new(),
+        }),
+        (None, false) => None,
+        (Some(_), false) => {
+            return Err(Refusal::new(
+                "both command and argv are given",
+                "give command for a shell script, or argv for a program without a shell",
+            ));
+        }
+        (None, true) => {
+            return Err(Refusal::new(
+                "command is missing",
+                "give command=\"uname -a\", or argv=[\"uname\",\"-a\"]",
+            ));
+        }
+    };
+    let env: HashMap<String, String> = arguments
+        .map("env")?
+        .into_iter()
+        .map(|(name, value)| (name, value.unwrap_or_default()))
+        .collect();
+    Ok(Command {
+        argv,
+        script,
+        cwd: arguments.word("cwd")?.unwrap_or_default(),
+        env,
+        timeout: arguments.number("timeout_s", 1..=TIMEOUT_MAX)?.map(seconds),
+        stdin: arguments.text("stdin")?.unwrap_or_default().into(),
+        ..Command::default()
+    })
+}
