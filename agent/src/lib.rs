@@ -1,1 +1,19 @@
 //! Runs tasks on its host and reports.
+//!
+//! In reading order: the `agent` opens and runs the rest; its `connection` is the live stream; `tasks`
+//! takes offers, journals, runs, reports and settles; `process` starts and ends processes; `renewal`
+//! keeps the certificate fresh; `facts` says what the host is.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod config;
+mod connection;
+mod facts;
+mod join;
+mod process;
+mod renewal;
+mod tasks;
+
+pub use agent::{Agent, AgentError};
+pub use config::Config;
+pub use join::{Join, NoJoinString, join};

@@ -1,0 +1,190 @@
+//! The agent as a whole: opened, run, stopped.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use muster_client::identity::{Identity, IdentityError};
+use nix::fcntl::{Flock, FlockArg};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    connection::{Clock, Connection},
+    facts,
+    process::{self, Host},
+    renewal::Renewal,
+    tasks::{Limits, Tasks},
+};
+
+/// Why an agent does not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// This host has not joined.
+    #[error(
+        "this host has not joined a control plane yet: `muster agent join` does that, with a join string from `muster token create host`"
+    )]
+    NotJoined,
+    /// The identity in the directory cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The identity is not a host's.
+    #[error("the certificate in {0} is not a host's")]
+    NotAHost(String),
+    /// Another agent runs in this directory.
+    #[error("another agent runs in {0}")]
+    Taken(String),
+    /// The directory, the journal or the host itself cannot be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] muster_runtime::tls::TlsError),
+    /// The control plane does not want this host any more.
+    #[error("{0}; join again to come back under a new id")]
+    Refused(String),
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    connection: Connection,
+    tasks: Tasks,
+    clock: Arc<Clock>,
+    renewal: Arc<Renewal>,
+    host_id: String,
+    _lock: Flock<fs::File>,
+}
+
+impl Agent {
+    /// Opens identity, journal and spool, and takes up what an earlier agent left. Call it inside the
+    /// runtime that will run it.
+    pub async fn open(config: Config) -> Result<Self, AgentError> {
+        let directory = config.directory.clone();
+        let lock = lock(&directory)?;
+        let mut identity = match Identity::load(&directory) {
+            Err(IdentityError::Missing(_)) => return Err(AgentError::NotJoined),
+            loaded => loaded?,
+        };
+        if let Some(address) = config.control_plane {
+            identity = identity.at_address(address);
+        }
+        let host_id = identity
+            .host_id()
+            .ok_or_else(|| AgentError::NotAHost(directory.display().to_string()))?
+            .to_owned();
+        let tls = identity.client_tls()?;
+
+        let host = Host::new()
+            .map(Arc::new)
+            .map_err(io("this host cannot be read"))?;
+        if let Err(errno) = process::adopt_orphans() {
+            tracing::warn!(%errno, "processes that tasks leave behind cannot be adopted: {errno}");
+        }
+        let facts =
+            facts::Source::new(host.user().clone()).map_err(io("the boot id cannot be read"))?;
+        let clock = Arc::new(Clock::default());
+        let limits = Limits {
+            tasks: config.max_tasks,
+            task_spool: config.task_spool << 20,
+            spool: config.spool << 20,
+            free_percent: config.spool_free,
+        };
+        let tasks = Tasks::open(
+            directory.clone(),
+            host,
+            host_id.clone(),
+            facts.boot_id().to_owned(),
+            Arc::clone(&clock),
+            limits,
+        )
+        .map_err(io(&format!("the journal in {}", directory.display())))?;
+        let address = identity.address().to_owned();
+        let renewal = Arc::new(Renewal::new(identity, tls.clone()));
+        let connection = Connection::new(
+            address,
+            &directory,
+            tls,
+            tasks.clone(),
+            Arc::clone(&clock),
+            facts,
+            Arc::clone(&renewal),
+        );
+        Ok(Self {
+            connection,
+            tasks,
+            clock,
+            renewal,
+            host_id,
+            _lock: lock,
+        })
+    }
+
+    /// The id of this host.
+    pub fn host_id(&self) -> &str {
+        &self.host_id
+    }
+
+    /// Serves this host until told to stop; then ends what runs, reports that, and says goodbye. Returns
+    /// early only if the control plane does not want this host any more.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        let detach = CancellationToken::new();
+        let end = CancellationToken::new();
+        let clock = Arc::clone(&self.clock);
+        let journal = Arc::clone(self.tasks.journal());
+        let journal = tokio::spawn(journal.keep(move || clock.now_ms(), end.clone()));
+        let orphans = tokio::spawn(process::reap_orphans(end.clone()));
+        let renewal = {
+            let (renewal, end) = (Arc::clone(&self.renewal), end.clone());
+            tokio::spawn(async move { renewal.keep(end).await })
+        };
+
+        let stopping = async {
+            stop.cancelled().await;
+            self.tasks.end_all().await;
+            detach.cancel();
+        };
+        let serving = self.connection.run(detach.clone());
+        let served = tokio::select! {
+            served = serving => served,
+            never = async { stopping.await; std::future::pending().await } => never,
+        };
+        self.tasks.end_all().await;
+        end.cancel();
+        for part in [journal, orphans, renewal] {
+            // They end by themselves; a panic in one has been reported already.
+            let _ = part.await;
+        }
+        served.map_err(|reason| AgentError::Refused(reason.to_string()))
+    }
+}
+
+/// A directory is held by one agent.
+fn lock(directory: &Path) -> Result<Flock<fs::File>, AgentError> {
+    let shown = directory.display().to_string();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(io(&shown))?;
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join("lock"))
+        .map_err(io(&shown))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::Taken(shown))
+}
+
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> AgentError {
+    let what = what.to_owned();
+    move |source| AgentError::Io { what, source }
+}

@@ -1,0 +1,52 @@
+//! Every setting and its default.
+
+use std::path::PathBuf;
+
+/// How an agent runs.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Agent")]
+pub struct Config {
+    /// Where the agent keeps identity, journal and spool: `agent` in the data directory. Set by the
+    /// program, as it follows from `--data-dir`.
+    #[arg(skip)]
+    pub directory: PathBuf,
+
+    /// Address of the control plane, as "HOST:PORT" [default: that of the join string]
+    #[arg(long, env = "MUSTER_CONTROL_PLANE", value_name = "HOST:PORT")]
+    pub control_plane: Option<String>,
+
+    /// Tasks that run at once; further offers are refused.
+    #[arg(long, env = "MUSTER_MAX_TASKS", value_name = "NUMBER", default_value_t = 1024,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub max_tasks: usize,
+
+    /// Output kept on this host for one task until the control plane has it, MiB; beyond, beginning and
+    /// end are kept.
+    #[arg(long, env = "MUSTER_TASK_SPOOL", value_name = "MIB", default_value_t = 1024,
+          value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub task_spool: u64,
+
+    /// The same for all tasks together, MiB.
+    #[arg(long, env = "MUSTER_SPOOL", value_name = "MIB", default_value_t = 4096,
+          value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub spool: u64,
+
+    /// Share of the disk that output leaves free, percent.
+    #[arg(long, env = "MUSTER_SPOOL_FREE", value_name = "PERCENT", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(0..=99))]
+    pub spool_free: u64,
+}
+
+impl Config {
+    /// The defaults, in this directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            control_plane: None,
+            max_tasks: 1024,
+            task_spool: 1024,
+            spool: 4096,
+            spool_free: 5,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Everything that came of a process: its session, its descendants, and whatever carries its task in
+//! the environment.
+
+use std::{collections::HashSet, fs, io, time::Duration};
+
+use muster_proto::ids::TaskId;
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::time::Instant;
+
+use super::TASK_MARKER;
+
+/// How often a tree that is being ended is looked at: soon at first, as most end at once.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_LAST: Duration = Duration::from_millis(200);
+
+/// A process and what it started.
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    root: Option<(Pid, u64)>,
+    marker: Vec<u8>,
+}
+
+/// A line of the process table.
+struct Entry {
+    pid: Pid,
+    parent: Pid,
+    group: Pid,
+    session: Pid,
+    gone: bool,
+    start_time: u64,
+}
+
+/// When a process began, in clock ticks since boot; with its id it names a process for ever.
+/// `None` if there is no such process.
+pub(crate) fn start_time(pid: Pid) -> Option<u64> {
+    Entry::read(pid).map(|entry| entry.start_time)
+}
+
+impl Tree {
+    /// The tree of a process. Without its start time only the marker finds it.
+    pub(crate) fn new(root: Pid, start_time: Option<u64>, task_id: TaskId) -> Self {
+        Self {
+            root: start_time.map(|time| (root, time)),
+            marker: format!("{TASK_MARKER}={task_id}").into_bytes(),
+        }
+    }
+
+    /// The tree of a process that nobody is known to have started.
+    pub(crate) fn of_task(task_id: TaskId) -> Self {
+        Self {
+            root: None,
+            marker: format!("{TASK_MARKER}={task_id}").into_bytes(),
+        }
+    }
+
+    /// When the root began.
+    pub(crate) fn start_time(&self) -> Option<u64> {
+        self.root.map(|(_, time)| time)
+    }
+
+    /// Ends every process of the tree: a polite signal, then after `grace` a hard one. Returns once
+    /// all are gone, however long that takes: a process that the kernel cannot end is not gone.
+    /// Says whether there were any.
+    pub(crate) async fn end(&self, grace: Duration) -> bool {
+        let deadline = Instant::now() + grace;
+        let mut pause = LOOK_FIRST;
+        let mut found = false;
+        let mut told: HashSet<(i32, u64)> = HashSet::new();
+        loop {
+            let hard = Instant::now() >= deadline;
+            let tree = self.clone();
+            let seen = tokio::task::spawn_blocking(move || {
+                let members = tree.members();
+                for member in &members {
+                    // Once politely; hard as often as it takes, since members may still be starting others.
+                    if hard || !told.contains(&(member.pid.as_raw(), member.start_time)) {
+                        member.signal(if hard {
+                            Signal::SIGKILL
+                        } else {
+                            Signal::SIGTERM
+                        });
+                    }
+                }
+                members
+                    .iter()
+                    .map(|member| (member.pid.as_raw(), member.start_time))
+                    .collect::<HashSet<_>>()
+            })
+            .await;
+            told = match seen {
+                Ok(members) if members.is_empty() => return found,
+                Ok(members) => members,
+                Err(_) => return found, // The runtime is stopping.
+            };
+            found = true;
+            let wait = if hard {
+                pause
+            } else {
+                pause.min(deadline.saturating_duration_since(Instant::now()))
+            };
+            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
+    /// The processes that are alive now.
+    fn members(&self) -> Vec<Entry> {
+        let Ok(table) = table() else {
+            return Vec::new();
+        };
+        // Once another process has the root's id, every use of that number is a stranger's.
+        let root = self
+            .root
+            .filter(|(pid, time)| {
+                table
+                    .iter()
+                    .find(|entry| entry.pid == *pid)
+                    .is_none_or(|entry| entry.start_time == *time)
+            })
+            .map(|(pid, _)| pid);
+        let ourselves = Pid::this();
+        let mut ours: HashSet<Pid> = table
+            .iter()
+            .filter(|entry| {
+                root.is_some_and(|root| {
+                    entry.pid == root || entry.session == root || entry.group == root
+                }) || self.marks(entry.pid)
+            })
+            .map(|entry| entry.pid)
+            .collect();
+        loop {
+            let before = ours.len();
+            for entry in &table {
+                if ours.contains(&entry.parent) {
+                    ours.insert(entry.pid);
+                }
+            }
+            if ours.len() == before {
+                break;
+            }
+        }
+        ours.remove(&ourselves);
+        table
+            .into_iter()
+            .filter(|entry| ours.contains(&entry.pid) && !entry.gone)
+            .collect()
+    }
+
+    fn marks(&self, pid: Pid) -> bool {
+        pid != Pid::this()
+            && fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environment| environment.split(|b| *b == 0).any(|v| v == self.marker))
+    }
+}
+
+impl Entry {
+    fn read(pid: Pid) -> Option<Self> {
+        Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Reads a line as "PID (NAME) STATE PARENT GROUP SESSION … START_TIME …"; the name may hold
+    /// spaces and parentheses.
+    fn parse(pid: Pid, line: &str) -> Option<Self> {
+        let rest = &line[line.rfind(')')? + 1..];
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let id = |at: usize| fields.get(at)?.parse().ok().map(Pid::from_raw);
+        Some(Self {
+            pid,
+            gone: matches!(*fields.first()?, "Z" | "X"),
+            parent: id(1)?,
+            group: id(2)?,
+            session: id(3)?,
+            start_time: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The id may have passed to another process since the table was read.
+        if start_time(self.pid) != Some(self.start_time) {
+            return;
+        }
+        if let Err(errno) = kill(self.pid, signal)
+            && errno != Errno::ESRCH
+        {
+            tracing::warn!(pid = self.pid.as_raw(), %errno, "could not signal a process of a task: {errno}");
+        }
+    }
+}
+
+fn table() -> io::Result<Vec<Entry>> {
+    Ok(fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Entry::read(Pid::from_raw(pid)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse_the_table() {
+        let line = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 1";
+        let entry = Entry::parse(Pid::from_raw(7), line).unwrap();
+        assert_eq!(entry.parent, Pid::from_raw(1));
+        assert_eq!(entry.start_time, 4711);
+        assert!(!entry.gone);
+    }
+
+    #[test]
+    fn our_own_entry_is_found() {
+        assert!(start_time(Pid::this()).is_some());
+        assert!(start_time(Pid::from_raw(i32::MAX)).is_none());
+    }
+}

@@ -1,0 +1,515 @@
+//! The tasks that this agent holds: taken, run, reported, settled.
+
+mod execution;
+mod journal;
+mod recovery;
+mod report;
+mod spool;
+mod task;
+
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use muster_proto::{
+    agent::v1::{Cancel, Offer, SealedOffer, task_state},
+    ids::TaskId,
+    v1::{Command, Reason, action, task::State},
+};
+use muster_runtime::telemetry::trace;
+use nix::sys::signal::Signal;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info_span};
+
+pub(crate) use self::journal::{Journal, random_id};
+use self::{
+    execution::{Cause, End, Execution},
+    journal::{Accepted, Barred, Ended, Event, Held, Phase, Settled, Started, Starting},
+    spool::{Room, Spool},
+    task::Task,
+};
+use crate::{
+    connection::{Clock, Session},
+    process::{Exit, Host, StartError},
+};
+
+/// How much this agent takes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Tasks that run at once; offers beyond are refused.
+    pub(crate) tasks: usize,
+    /// Bytes of output kept for one task.
+    pub(crate) task_spool: u64,
+    /// Bytes of output kept for all.
+    pub(crate) spool: u64,
+    /// Percent of the disk that output leaves free.
+    pub(crate) free_percent: u64,
+}
+
+/// How long a task's tree may take to end when the agent stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Where the environment of a process carries the trace that asked for it.
+const TRACE_VARIABLES: [(&str, &str); 2] =
+    [("traceparent", "TRACEPARENT"), ("tracestate", "TRACESTATE")];
+
+/// The tasks. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Tasks(Arc<Inner>);
+
+struct Inner {
+    host: Arc<Host>,
+    host_id: String,
+    boot_id: String,
+    journal: Arc<Journal>,
+    room: Arc<Room>,
+    clock: Arc<Clock>,
+    limits: Limits,
+    // A plain lock: it is held to look up, insert and remove.
+    held: Mutex<HashMap<TaskId, Arc<Task>>>,
+    running: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Tasks {
+    /// Opens journal and spool in the agent's directory and takes up what an earlier agent left.
+    pub(crate) fn open(
+        directory: PathBuf,
+        host: Arc<Host>,
+        host_id: String,
+        boot_id: String,
+        clock: Arc<Clock>,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let spool = directory.join("spool");
+        std::fs::create_dir_all(&spool)?;
+        let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
+        let tasks = Self(Arc::new(Inner {
+            host,
+            host_id,
+            boot_id,
+            journal,
+            room: Arc::new(Room::new(spool, limits.spool, limits.free_percent)),
+            clock,
+            limits,
+            held: Mutex::default(),
+            running: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }));
+        tasks.recover(unsettled);
+        Ok(tasks)
+    }
+
+    /// The journal.
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.0.journal
+    }
+
+    /// The ids of all tasks that are not settled.
+    pub(crate) fn held(&self) -> Vec<String> {
+        self.0.held.lock().keys().map(TaskId::to_string).collect()
+    }
+
+    /// A session has begun: reports everything that is held, and answers for what the control plane
+    /// expects. Returns the expected tasks that were never seen.
+    pub(crate) fn attach(&self, session: &Arc<Session>, expected: &[String]) -> Vec<String> {
+        let held: Vec<Arc<Task>> = self.0.held.lock().values().cloned().collect();
+        for task in held {
+            self.report(task, session, false);
+        }
+        let mut unknown = Vec::new();
+        for text in expected {
+            let known = text
+                .parse()
+                .is_ok_and(|task_id| self.answer(task_id, session, None));
+            if !known {
+                unknown.push(text.clone());
+            }
+        }
+        unknown
+    }
+
+    /// Takes an offer. A task that the journal holds is answered, not started.
+    pub(crate) fn offer(&self, offer: Offer, session: &Arc<Session>) {
+        if self.0.stopping.is_cancelled() {
+            // Not taken, so that it is offered again.
+            return;
+        }
+        let sealed = match SealedOffer::decode(offer.sealed_offer.clone()) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::error!(%error, "an offer cannot be read: {error}");
+                return;
+            }
+        };
+        let Ok(task_id) = sealed.task_id.parse::<TaskId>() else {
+            tracing::error!(task.id = sealed.task_id, "an offer has a malformed task id");
+            return;
+        };
+        if self.answer(task_id, session, Some(&offer)) {
+            return;
+        }
+
+        let span = info_span!("task", task.id = %task_id, job.id = sealed.job_id);
+        trace::adopt(&span, &offer.trace);
+        let _entered = span.enter();
+        let not_after_ms = sealed.not_after.as_ref().map_or(i64::MAX, |time| {
+            time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000
+        });
+        let accepted = Accepted {
+            task_id: task_id.to_string(),
+            sealed_offer: offer.sealed_offer.clone(),
+            seal: offer.seal.clone(),
+            not_after_ms,
+        };
+        let spool = Arc::new(Spool::new(
+            task_id,
+            Arc::clone(&self.0.room),
+            self.0.limits.task_spool,
+        ));
+        let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
+        self.0.held.lock().insert(task_id, Arc::clone(&task));
+
+        match self.admit(&sealed, not_after_ms) {
+            Ok(mut command) => {
+                for (key, variable) in TRACE_VARIABLES {
+                    if let Some(value) = offer.trace.get(key) {
+                        command
+                            .env
+                            .entry(variable.to_owned())
+                            .or_insert_with(|| value.clone());
+                    }
+                }
+                // Both in one write: a task that is taken is started at once.
+                let starting = Starting {
+                    task_id: task_id.to_string(),
+                };
+                let events = vec![Event::Accepted(accepted), Event::Starting(starting)];
+                match self.0.journal.write(self.0.clock.now_ms(), events) {
+                    Ok(_) => self.run(Arc::clone(&task), command),
+                    Err(error) => self.refuse_unwritten(&task, &error),
+                }
+            }
+            Err(refusal) => {
+                tracing::info!(
+                    reason = refusal.reason().as_str_name(),
+                    "refused a task: {}",
+                    refusal.message
+                );
+                let ended = Ended {
+                    task_id: task_id.to_string(),
+                    ended: Some(refusal.clone()),
+                    ..Default::default()
+                };
+                let events = vec![Event::Accepted(accepted), Event::Ended(ended)];
+                match self.0.journal.write(self.0.clock.now_ms(), events) {
+                    Ok(position) => task.ended(position, refusal),
+                    Err(error) => self.refuse_unwritten(&task, &error),
+                }
+            }
+        }
+        self.report(task, session, true);
+    }
+
+    /// The command of an offer, or why it is not started.
+    fn admit(&self, sealed: &SealedOffer, not_after_ms: i64) -> Result<Command, task_state::Ended> {
+        let refuse = |state, reason, message: String| Err(self.over(state, reason, message));
+        if sealed.host_id != self.0.host_id {
+            let message = format!("the offer is for host {}", sealed.host_id);
+            return refuse(State::Rejected, Reason::SealInvalid, message);
+        }
+        if self.0.clock.now_ms() > not_after_ms {
+            let message = "the offer came after the start deadline".to_owned();
+            return refuse(State::Expired, Reason::StartDeadlinePassed, message);
+        }
+        let Some(action::Kind::Command(command)) =
+            sealed.action.clone().and_then(|action| action.kind)
+        else {
+            let message = "this agent does not know this kind of action; update it".to_owned();
+            return refuse(State::Rejected, Reason::ActionUnsupported, message);
+        };
+        let limit = self.0.limits.tasks;
+        if self.0.running.len() >= limit {
+            let message = format!("this host already runs {limit} tasks, its limit");
+            return refuse(State::Rejected, Reason::HostBusy, message);
+        }
+        Ok(command)
+    }
+
+    /// Nothing starts that is not in the journal first.
+    fn refuse_unwritten(&self, task: &Task, error: &io::Error) {
+        tracing::error!(task.id = %task.id, %error, "the journal cannot be written, so the task does not start: {error}");
+        let reason = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+            _ => Reason::StartFailed,
+        };
+        let message = format!("the agent's journal cannot be written: {error}");
+        task.ended(
+            self.0.journal.position(),
+            self.over(State::Rejected, reason, message),
+        );
+    }
+
+    /// Answers for a task that is known already; `false` if it is not.
+    fn answer(&self, task_id: TaskId, session: &Arc<Session>, offer: Option<&Offer>) -> bool {
+        if let Some(task) = self.find(&task_id) {
+            self.report(task, session, false);
+            return true;
+        }
+        let Some(held) = self.0.journal.find(&task_id) else {
+            return false;
+        };
+        let held = Held {
+            sealed_offer: offer.map_or_else(Bytes::new, |offer| offer.sealed_offer.clone()),
+            seal: offer.map_or_else(Bytes::new, |offer| offer.seal.clone()),
+            ..held
+        };
+        let task = self.past(held);
+        self.0.held.lock().insert(task_id, Arc::clone(&task));
+        self.report(task, session, false);
+        true
+    }
+
+    /// A task that was settled or barred before, as far as it is still known.
+    fn past(&self, held: Held) -> Arc<Task> {
+        let spool = Arc::new(Spool::new(
+            held.task_id,
+            Arc::clone(&self.0.room),
+            self.0.limits.task_spool,
+        ));
+        let task = Task::new(held.task_id, held.sealed_offer, held.seal, spool);
+        let ended = match held.phase {
+            Phase::Settled {
+                ended: Some(ended), ..
+            }
+            | Phase::Ended(ended) => ended,
+            _ => self.cancelled_before_start(),
+        };
+        task.ended(self.0.journal.position(), ended);
+        task
+    }
+
+    /// Ends a task. One that was never seen is barred from ever starting.
+    pub(crate) fn cancel(&self, cancel: Cancel, session: &Arc<Session>) {
+        let Ok(task_id) = cancel.task_id.parse::<TaskId>() else {
+            tracing::error!(task.id = cancel.task_id, "a cancel has a malformed task id");
+            return;
+        };
+        if let Some(task) = self.find(&task_id) {
+            let grace = match cancel.grace {
+                Some(grace) => grace.try_into().unwrap_or_default(),
+                None => grace_of(&task.sealed_offer),
+            };
+            tracing::info!(task.id = %task_id, "cancelling");
+            task.cancel.send_replace(Some(grace));
+            return;
+        }
+        if self.answer(task_id, session, None) {
+            return;
+        }
+        let barred = Barred {
+            task_id: task_id.to_string(),
+            not_after_ms: cancel
+                .not_after
+                .map_or(i64::MAX, |time| time.seconds.saturating_mul(1000)),
+        };
+        match self
+            .0
+            .journal
+            .write(self.0.clock.now_ms(), vec![Event::Barred(barred)])
+        {
+            Ok(_) => drop(self.answer(task_id, session, None)),
+            // Unanswered, so that the control plane asks again.
+            Err(error) => {
+                tracing::error!(task.id = %task_id, %error, "the journal cannot be written: {error}")
+            }
+        }
+    }
+
+    fn find(&self, task_id: &TaskId) -> Option<Arc<Task>> {
+        self.0.held.lock().get(task_id).cloned()
+    }
+
+    /// Runs a task that stands in the journal as starting.
+    fn run(&self, task: Arc<Task>, command: Command) {
+        let tasks = self.clone();
+        let span = tracing::Span::current();
+        self.0.running.spawn(
+            async move {
+                let ended = tasks.execute(&task, command).await;
+                tasks.finish(&task, ended);
+            }
+            .instrument(span),
+        );
+    }
+
+    async fn execute(&self, task: &Arc<Task>, command: Command) -> task_state::Ended {
+        let (host, spool) = (Arc::clone(&self.0.host), Arc::clone(&task.spool));
+        let execution = match Execution::start(host, task.id, command, spool).await {
+            Ok(execution) => execution,
+            Err(StartError { reason, message }) => {
+                return self.over(State::Failed, reason, message);
+            }
+        };
+        let pid = execution.pid();
+        let started = task_state::Started {
+            time: Some(self.0.clock.host_time()),
+            pid,
+        };
+        let entry = Started {
+            task_id: task.id.to_string(),
+            started: Some(started),
+            start_time: execution.start_time(),
+        };
+        match self
+            .0
+            .journal
+            .write(self.0.clock.now_ms(), vec![Event::Started(entry)])
+        {
+            Ok(position) => task.started(position, started),
+            // The start itself is in the journal; what follows can still be reported from memory.
+            Err(error) => tracing::error!(%error, "the journal cannot be written: {error}"),
+        }
+        tracing::info!(pid, "started process {pid}");
+
+        let finish = execution.finish(task.cancel.subscribe());
+        tokio::pin!(finish);
+        let end = tokio::select! {
+            end = &mut finish => end,
+            () = self.0.stopping.cancelled() => {
+                task.cancel.send_replace(Some(STOP_GRACE));
+                let end = finish.await;
+                if end.cause == Cause::Cancelled {
+                    let message = "the agent was stopped while the task ran, and ended it".to_owned();
+                    return self.over(State::Lost, Reason::AgentDied, message);
+                }
+                end
+            }
+        };
+        self.judge(&end)
+    }
+
+    fn judge(&self, end: &End) -> task_state::Ended {
+        let (state, reason) = match (end.cause, end.exit) {
+            (Cause::TimedOut, _) => (State::TimedOut, Reason::Timeout),
+            (Cause::Cancelled, _) => (State::Cancelled, Reason::CancelRequested),
+            (Cause::ByItself, Some(Exit::Code(0))) => (State::Succeeded, Reason::Unspecified),
+            (Cause::ByItself, Some(_)) => (State::Failed, Reason::Unspecified),
+            (Cause::ByItself, None) => (State::Lost, Reason::AgentDied),
+        };
+        let (exit_code, signal) = match end.exit {
+            Some(Exit::Code(code)) => (Some(code), String::new()),
+            Some(Exit::Signal(signal)) => (None, Signal::as_str(signal).to_owned()),
+            None => (None, String::new()),
+        };
+        tracing::info!(
+            exit_code,
+            signal,
+            state = state.as_str_name(),
+            "process ended"
+        );
+        task_state::Ended {
+            exit_code,
+            signal,
+            run_time: end.run_time.try_into().ok(),
+            ..self.over(state, reason, end.note.to_owned())
+        }
+    }
+
+    /// Writes down that a task is over, and lets its report go on.
+    fn finish(&self, task: &Task, ended: task_state::Ended) {
+        let produced = task.spool.produced();
+        let entry = Ended {
+            task_id: task.id.to_string(),
+            ended: Some(ended.clone()),
+            stdout_bytes: produced.stdout,
+            stderr_bytes: produced.stderr,
+        };
+        let position = match self
+            .0
+            .journal
+            .write(self.0.clock.now_ms(), vec![Event::Ended(entry)])
+        {
+            Ok(position) => position,
+            Err(error) => {
+                tracing::error!(%error, "the journal cannot be written: {error}");
+                self.0.journal.position()
+            }
+        };
+        task.ended(position, ended);
+    }
+
+    /// An end without a process's own result.
+    fn over(&self, state: State, reason: Reason, message: String) -> task_state::Ended {
+        task_state::Ended {
+            state: state.into(),
+            reason: reason.into(),
+            message,
+            exit_code: None,
+            signal: String::new(),
+            run_time: None,
+            time: Some(self.0.clock.host_time()),
+        }
+    }
+
+    fn cancelled_before_start(&self) -> task_state::Ended {
+        let message = "cancelled before it could start".to_owned();
+        self.over(State::Cancelled, Reason::CancelRequested, message)
+    }
+
+    /// Reports a task in this session, unless that is being done.
+    fn report(&self, task: Arc<Task>, session: &Arc<Session>, fresh: bool) {
+        if !session.takes_report(task.id) {
+            return;
+        }
+        let (tasks, session) = (self.clone(), Arc::clone(session));
+        let span = tracing::Span::current();
+        tokio::spawn(
+            async move {
+                let settled = report::report(Arc::clone(&task), Arc::clone(&session), fresh).await;
+                session.leaves_report(task.id);
+                if settled {
+                    tasks.settle(&task);
+                }
+            }
+            .instrument(span),
+        );
+    }
+
+    /// The control plane has all of a task.
+    fn settle(&self, task: &Task) {
+        let entry = Settled {
+            task_id: task.id.to_string(),
+            last_sequence: task.spool.last_sequence(),
+        };
+        if let Err(error) = self
+            .0
+            .journal
+            .write(self.0.clock.now_ms(), vec![Event::Settled(entry)])
+        {
+            // Kept, and reported again in the next session.
+            tracing::error!(task.id = %task.id, %error, "the journal cannot be written: {error}");
+            return;
+        }
+        task.spool.forget();
+        self.0.held.lock().remove(&task.id);
+    }
+
+    /// Takes nothing more, ends what runs, and waits for it. Reports go on meanwhile.
+    pub(crate) async fn end_all(&self) {
+        self.0.stopping.cancel();
+        self.0.running.close();
+        self.0.running.wait().await;
+    }
+}
+
+fn grace_of(sealed_offer: &Bytes) -> Duration {
+    let kind = SealedOffer::decode(sealed_offer.clone())
+        .ok()
+        .and_then(|sealed| sealed.action?.kind);
+    match kind {
+        Some(action::Kind::Command(command)) => execution::grace(&command),
+        None => execution::GRACE,
+    }
+}

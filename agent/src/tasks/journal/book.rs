@@ -1,0 +1,227 @@
+//! What the entries add up to: where each task stands. Pure.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use muster_proto::{agent::v1::task_state, ids::TaskId};
+
+use super::{
+    super::spool::Produced,
+    entry::{Entry, Event},
+};
+
+/// A settled task is remembered at least this long after its last entry, milliseconds.
+const REMEMBERED_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// What the journal knows about a task.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) task_id: TaskId,
+    /// The boot under which it was taken.
+    pub(crate) boot_id: String,
+    /// The offer and its seal; empty for one that was barred or is settled.
+    pub(crate) sealed_offer: Bytes,
+    pub(crate) seal: Bytes,
+    pub(crate) phase: Phase,
+    /// Set once its process ran.
+    pub(crate) started: Option<task_state::Started>,
+    /// When its process began, in clock ticks since boot.
+    pub(crate) start_time: Option<u64>,
+    /// How much it wrote, once it has ended.
+    pub(crate) produced: Option<Produced>,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Taken, and nothing was started.
+    Accepted,
+    /// Its process was about to be started; nobody knows whether it was.
+    Starting,
+    /// Its process ran when this was written.
+    Started,
+    /// It is over.
+    Ended(task_state::Ended),
+    /// The control plane has all of it.
+    Settled {
+        /// How it ended.
+        ended: Option<task_state::Ended>,
+        /// The highest sequence of its output.
+        last_sequence: i64,
+    },
+    /// It must never start.
+    Barred,
+}
+
+/// Where all tasks stand.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    position: i64,
+    boot_id: String,
+    live: HashMap<TaskId, Held>,
+    /// Most of what is known, so kept small.
+    settled: HashMap<TaskId, Past>,
+    barred: HashMap<TaskId, i64>,
+    /// Start deadlines of what is live, Unix milliseconds.
+    not_after_ms: HashMap<TaskId, i64>,
+}
+
+#[derive(Debug)]
+struct Past {
+    forget_ms: i64,
+    last_sequence: i64,
+    ended: Option<Box<task_state::Ended>>,
+}
+
+impl Held {
+    fn new(task_id: TaskId, boot_id: &str, phase: Phase) -> Self {
+        Self {
+            task_id,
+            boot_id: boot_id.to_owned(),
+            sealed_offer: Bytes::new(),
+            seal: Bytes::new(),
+            phase,
+            started: None,
+            start_time: None,
+            produced: None,
+        }
+    }
+}
+
+impl Book {
+    pub(super) fn new(base_position: i64) -> Self {
+        Self {
+            position: base_position,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn position(&self) -> i64 {
+        self.position
+    }
+
+    pub(super) fn find(&self, task_id: &TaskId) -> Option<Held> {
+        if let Some(held) = self.live.get(task_id) {
+            return Some(held.clone());
+        }
+        let phase = match (self.settled.get(task_id), self.barred.get(task_id)) {
+            (Some(past), _) => Phase::Settled {
+                ended: past.ended.as_deref().cloned(),
+                last_sequence: past.last_sequence,
+            },
+            (None, Some(_)) => Phase::Barred,
+            (None, None) => return None,
+        };
+        Some(Held::new(*task_id, "", phase))
+    }
+
+    /// Tasks that the control plane has not settled.
+    pub(super) fn unsettled(&self) -> Vec<Held> {
+        self.live.values().cloned().collect()
+    }
+
+    /// Takes in the next entry.
+    pub(super) fn enter(&mut self, entry: Entry) {
+        self.position += 1;
+        let task_id = entry.task_id();
+        let (Some(event), Some(task_id)) = (entry.event, task_id) else {
+            return;
+        };
+        match event {
+            Event::Opened(_) => {}
+            Event::Accepted(accepted) => {
+                self.not_after_ms.insert(task_id, accepted.not_after_ms);
+                self.live.insert(
+                    task_id,
+                    Held {
+                        sealed_offer: accepted.sealed_offer,
+                        seal: accepted.seal,
+                        ..Held::new(task_id, &self.boot_id, Phase::Accepted)
+                    },
+                );
+            }
+            Event::Barred(barred) => {
+                self.barred.insert(task_id, barred.not_after_ms);
+                self.not_after_ms.insert(task_id, barred.not_after_ms);
+                // That it is barred has to be reported too.
+                self.live
+                    .entry(task_id)
+                    .or_insert_with(|| Held::new(task_id, &self.boot_id, Phase::Barred));
+            }
+            Event::Starting(_) => self.advance(task_id, |held| held.phase = Phase::Starting),
+            Event::Started(started) => self.advance(task_id, |held| {
+                held.phase = Phase::Started;
+                held.started = started.started;
+                held.start_time = started.start_time;
+            }),
+            Event::Ended(ended) => self.advance(task_id, |held| {
+                held.produced = Some(Produced {
+                    stdout: ended.stdout_bytes,
+                    stderr: ended.stderr_bytes,
+                });
+                held.phase = Phase::Ended(ended.ended.unwrap_or_default());
+            }),
+            Event::Settled(settled) => {
+                let ended = match self.live.remove(&task_id).map(|held| held.phase) {
+                    Some(Phase::Ended(ended)) => Some(Box::new(ended)),
+                    _ => None,
+                };
+                let not_after_ms = self.not_after_ms.remove(&task_id).unwrap_or(0);
+                self.settled.insert(
+                    task_id,
+                    Past {
+                        forget_ms: not_after_ms.max(entry.time_ms + REMEMBERED_MS),
+                        last_sequence: settled.last_sequence,
+                        ended,
+                    },
+                );
+            }
+        }
+    }
+
+    /// The entries after this belong to that boot.
+    pub(super) fn begin(&mut self, boot_id: &str) {
+        boot_id.clone_into(&mut self.boot_id);
+    }
+
+    fn advance(&mut self, task_id: TaskId, change: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.live.get_mut(&task_id) {
+            change(held);
+        }
+    }
+
+    /// Lets go of what nobody can ask about any more.
+    pub(super) fn forget(&mut self, now_ms: i64) {
+        self.settled.retain(|_, past| past.forget_ms > now_ms);
+        let live = &self.live;
+        self.barred
+            .retain(|task_id, until| *until > now_ms || live.contains_key(task_id));
+    }
+
+    /// Those entries that are still needed, in their order.
+    pub(super) fn needed(&self, all: Vec<Entry>) -> Vec<Entry> {
+        let mut kept: Vec<Entry> = Vec::new();
+        for mut entry in all {
+            let needed = match entry.task_id() {
+                // One boot after another without a task between them says nothing.
+                None => {
+                    kept.pop_if(|last| matches!(last.event, Some(Event::Opened(_))));
+                    matches!(entry.event, Some(Event::Opened(_)))
+                }
+                Some(task_id) if self.live.contains_key(&task_id) => true,
+                Some(task_id) => {
+                    if let Some(Event::Accepted(accepted)) = &mut entry.event {
+                        // That it ran must be known; what was asked need not be.
+                        accepted.sealed_offer = Bytes::new();
+                        accepted.seal = Bytes::new();
+                    }
+                    self.settled.contains_key(&task_id) || self.barred.contains_key(&task_id)
+                }
+            };
+            if needed {
+                kept.push(entry);
+            }
+        }
+        kept
+    }
+}

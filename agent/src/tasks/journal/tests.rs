@@ -1,0 +1,150 @@
+use muster_proto::agent::v1::task_state;
+use proptest::prelude::*;
+
+use super::*;
+
+fn task(n: u8) -> TaskId {
+    TaskId::from_bytes(&[n; 32])
+}
+
+fn accepted(n: u8, not_after_ms: i64) -> Event {
+    Event::Accepted(Accepted {
+        task_id: task(n).to_string(),
+        sealed_offer: vec![n; 100].into(),
+        seal: vec![n; 32].into(),
+        not_after_ms,
+    })
+}
+
+fn step(n: u8, kind: u8) -> Event {
+    let task_id = task(n).to_string();
+    match kind {
+        0 => accepted(n, 0),
+        1 => Event::Starting(Starting { task_id }),
+        2 => Event::Started(Started {
+            task_id,
+            started: Some(task_state::Started { time: None, pid: 7 }),
+            start_time: Some(11),
+        }),
+        3 => Event::Ended(Ended {
+            task_id,
+            ended: Some(task_state::Ended {
+                message: format!("{n}"),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        4 => Event::Settled(Settled {
+            task_id,
+            last_sequence: i64::from(n),
+        }),
+        _ => Event::Barred(Barred {
+            task_id,
+            not_after_ms: 5,
+        }),
+    }
+}
+
+#[test]
+fn a_new_journal_has_an_id_that_lasts() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, unsettled) = Journal::open(directory.path(), "boot", 0).unwrap();
+    assert!(unsettled.is_empty());
+    assert_eq!(journal.position(), 1);
+    let id = journal.id().to_owned();
+    drop(journal);
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    assert_eq!(journal.id(), id);
+    assert_eq!(journal.position(), 2);
+}
+
+#[test]
+fn a_task_is_known_after_reopening_until_it_may_be_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(directory.path(), "one", 0).unwrap();
+    journal
+        .write(0, vec![accepted(1, 1000), step(1, 1)])
+        .unwrap();
+    drop(journal);
+
+    let (journal, unsettled) = Journal::open(directory.path(), "two", 0).unwrap();
+    assert_eq!(unsettled.len(), 1);
+    assert_eq!(unsettled[0].phase, Phase::Starting);
+    assert_eq!(unsettled[0].boot_id, "one");
+    journal.write(0, vec![step(1, 3), step(1, 4)]).unwrap();
+    drop(journal);
+
+    let week_ms = 7 * 24 * 3600 * 1000;
+    let (journal, unsettled) = Journal::open(directory.path(), "two", week_ms - 1).unwrap();
+    assert!(unsettled.is_empty());
+    assert!(matches!(
+        journal.find(&task(1)).unwrap().phase,
+        Phase::Settled {
+            last_sequence: 1,
+            ..
+        }
+    ));
+    drop(journal);
+    let (journal, _) = Journal::open(directory.path(), "two", week_ms).unwrap();
+    assert!(journal.find(&task(1)).is_none());
+}
+
+#[test]
+fn a_torn_end_is_dropped_and_damage_before_it_is_not_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    journal.write(0, vec![accepted(1, 0)]).unwrap();
+    journal.write(0, vec![accepted(2, 0)]).unwrap();
+    drop(journal);
+    let whole = std::fs::read(&path).unwrap();
+
+    std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    let (journal, unsettled) = Journal::open(directory.path(), "boot", 0).unwrap();
+    assert_eq!(unsettled.len(), 1);
+    assert_eq!(journal.position(), 3);
+    drop(journal);
+
+    let mut damaged = whole.clone();
+    let middle = whole.len() - 300;
+    damaged[middle] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    assert!(Journal::open(directory.path(), "boot", 0).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written, and however often the file is reopened or rewritten between: what is known
+    /// about each task is the same, and the position only counts up.
+    #[test]
+    fn rewriting_and_reopening_change_nothing(
+        steps in proptest::collection::vec((0..6u8, 0..6u8, 0..12u8), 1..60)
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plain = Book::new(0);
+        plain.begin("boot");
+        let (mut journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+        let mut position = journal.position();
+        for (n, kind, what_else) in steps {
+            let event = step(n, kind);
+            plain.enter(Entry::new(0, event.clone()));
+            let now = journal.write(0, vec![event]).unwrap();
+            prop_assert_eq!(now, position + 1);
+            position = now;
+            match what_else {
+                0 => journal.rewrite(0).unwrap(),
+                1 => {
+                    drop(journal);
+                    journal = Journal::open(directory.path(), "boot", 0).unwrap().0;
+                    position += 1;
+                }
+                _ => {}
+            }
+            prop_assert_eq!(journal.position(), position);
+        }
+        for n in 0..6 {
+            prop_assert_eq!(journal.find(&task(n)), plain.find(&task(n)));
+        }
+    }
+}

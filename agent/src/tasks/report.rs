@@ -1,0 +1,296 @@
+//! Reports one task to the control plane, from the first state to the moment that all of it is safe
+//! there. The task and its spool are the truth; the stream takes from them whatever comes next, when
+//! the network has room for it, so nothing queues in between.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use muster_proto::{
+    agent::v1::{
+        Chunk, Gap, Open, OutputEnd, ReportRequest, agent_service_client::AgentServiceClient,
+        report_request::Message, report_response,
+    },
+    v1::Reason,
+};
+use muster_runtime::backoff::Backoff;
+use tokio::task::JoinHandle;
+use tokio_stream::Stream;
+use tonic::Status;
+
+use super::{
+    spool::{Content, Next, Piece, Position},
+    task::Task,
+};
+use crate::connection::{Session, reason_of};
+
+/// Between tries to report a task, while the connection is there.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// How one report went.
+enum Outcome {
+    /// The control plane has everything.
+    Settled,
+    /// The task has a backlog, and the report has to leave the connection that it shares with others.
+    Backlog,
+    /// The session is over.
+    Detached,
+    /// The stream broke, and the connection may be there.
+    Broken(Status),
+}
+
+/// Reports a task until the control plane has all of it, or the session ends. Returns whether it does.
+pub(crate) async fn report(task: Arc<Task>, session: Arc<Session>, mut fresh: bool) -> bool {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
+    let mut bulk = !fresh && task.spool.has_backlog(task.spool.acknowledged());
+    loop {
+        match report_once(&task, &session, fresh, bulk).await {
+            Outcome::Settled => return true,
+            Outcome::Detached => return false,
+            Outcome::Backlog => bulk = true,
+            Outcome::Broken(status) => {
+                match reason_of(&status) {
+                    Reason::SessionSuperseded | Reason::Locked | Reason::SealInvalid => {
+                        tracing::warn!(task.id = %task.id, %status, "the control plane does not take a report: {}", status.message());
+                        return false;
+                    }
+                    _ => {
+                        tracing::debug!(task.id = %task.id, %status, "a report broke off: {status}")
+                    }
+                }
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = session.ended() => return false,
+                }
+            }
+        }
+        fresh = false;
+    }
+}
+
+async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk: bool) -> Outcome {
+    let channel = if bulk { session.bulk() } else { session.main() };
+    let progress = Arc::new(Progress {
+        after: AtomicI64::new(if fresh { 0 } else { UNKNOWN }),
+        waker: AtomicWaker::new(),
+    });
+    let outgoing = Outgoing::new(
+        Arc::clone(task),
+        session.epoch(),
+        fresh,
+        Arc::clone(&progress),
+    );
+    let mut client = AgentServiceClient::new(channel);
+    let answer = tokio::select! {
+        answer = client.report(outgoing) => answer,
+        () = session.ended() => return Outcome::Detached,
+    };
+    let mut incoming = match answer {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Outcome::Broken(status),
+    };
+    let backlog = task.spool.backlog();
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = backlog.notified(), if !bulk => {
+                if task.spool.has_backlog(progress.after.load(Ordering::Relaxed).max(0)) {
+                    return Outcome::Backlog;
+                }
+                continue;
+            }
+            () = session.ended() => return Outcome::Detached,
+        };
+        match message.map(|message| message.and_then(|message| message.message)) {
+            Ok(Some(report_response::Message::Resume(resume))) => {
+                task.spool.acknowledge(resume.after_sequence);
+                if !bulk && task.spool.has_backlog(resume.after_sequence) {
+                    return Outcome::Backlog;
+                }
+                progress.resume(resume.after_sequence);
+            }
+            Ok(Some(report_response::Message::Ack(ack))) => task.spool.acknowledge(ack.sequence),
+            Ok(Some(report_response::Message::Settled(_))) => return Outcome::Settled,
+            Ok(None) => return Outcome::Broken(Status::unavailable("the report was closed")),
+            Err(status) => return Outcome::Broken(status),
+        }
+    }
+}
+
+/// Output waits until the control plane has said where to go on.
+const UNKNOWN: i64 = -1;
+
+/// How far the control plane wants, or has been sent, the output.
+struct Progress {
+    after: AtomicI64,
+    waker: AtomicWaker,
+}
+
+impl Progress {
+    fn resume(&self, after: i64) {
+        self.after.store(after, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+/// What a report sends, in order. Polled when the network has room.
+struct Outgoing {
+    task: Arc<Task>,
+    open: Option<Open>,
+    progress: Arc<Progress>,
+    start_sent: bool,
+    end_sent: bool,
+    done: bool,
+    last_sequence: i64,
+    /// Pieces that were read from the files.
+    stored: VecDeque<Piece>,
+    reading: Option<JoinHandle<(io::Result<Vec<Piece>>, Position)>>,
+    position: Option<Position>,
+}
+
+impl Outgoing {
+    fn new(task: Arc<Task>, session_epoch: i64, fresh: bool, progress: Arc<Progress>) -> Self {
+        let (sealed_offer, seal) = if fresh {
+            (Bytes::new(), Bytes::new())
+        } else {
+            (task.sealed_offer.clone(), task.seal.clone())
+        };
+        let open = Open {
+            task_id: task.id.to_string(),
+            session_epoch,
+            fresh,
+            sealed_offer,
+            seal,
+        };
+        Self {
+            task,
+            open: Some(open),
+            progress,
+            start_sent: false,
+            end_sent: false,
+            done: false,
+            last_sequence: 0,
+            stored: VecDeque::new(),
+            reading: None,
+            position: Some(Position::default()),
+        }
+    }
+
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        if let Some(open) = self.open.take() {
+            return Poll::Ready(Some(Message::Open(open)));
+        }
+        // Registered before looking, so that no change is missed.
+        self.task.wake_on_change(context.waker());
+        if !self.start_sent
+            && let Some(state) = self.task.start()
+        {
+            self.start_sent = true;
+            return Poll::Ready(Some(Message::State(state)));
+        }
+        self.progress.waker.register(context.waker());
+        let after = self.progress.after.load(Ordering::Relaxed);
+        if after == UNKNOWN || self.done {
+            // The stream stays open for the answers.
+            return Poll::Pending;
+        }
+        if self.end_sent {
+            self.done = true;
+            let last_sequence = self.last_sequence;
+            return Poll::Ready(Some(Message::OutputEnd(OutputEnd { last_sequence })));
+        }
+        loop {
+            if let Some(piece) = self.stored.pop_front() {
+                return Poll::Ready(Some(self.send(piece)));
+            }
+            if let Some(reading) = &mut self.reading {
+                let done = std::task::ready!(Pin::new(reading).poll(context));
+                self.reading = None;
+                match done {
+                    Ok((Ok(pieces), position)) => {
+                        self.position = Some(position);
+                        self.stored = pieces.into();
+                        if !self.stored.is_empty() {
+                            continue;
+                        }
+                    }
+                    Ok((Err(error), _)) => {
+                        tracing::error!(task.id = %self.task.id, %error, "kept output cannot be read: {error}");
+                        return Poll::Ready(None);
+                    }
+                    Err(_) => return Poll::Ready(None),
+                }
+            }
+            let after = self.progress.after.load(Ordering::Relaxed);
+            match self.task.spool.next(after, context.waker()) {
+                Next::Piece(piece) => return Poll::Ready(Some(self.send(piece))),
+                Next::Nothing => return Poll::Pending,
+                Next::Stored => {
+                    let spool = Arc::clone(&self.task.spool);
+                    let mut position = self.position.take().unwrap_or_default();
+                    self.reading = Some(tokio::task::spawn_blocking(move || {
+                        (spool.read(after, &mut position), position)
+                    }));
+                }
+                Next::End { last_sequence } => {
+                    let state = std::task::ready!(self.task.poll_end(context.waker()));
+                    self.end_sent = true;
+                    self.last_sequence = last_sequence;
+                    return Poll::Ready(Some(Message::State(state)));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, piece: Piece) -> Message {
+        self.progress.after.store(piece.sequence, Ordering::Relaxed);
+        let stream = piece.stream().into();
+        let Piece {
+            sequence,
+            offset,
+            content,
+            ..
+        } = piece;
+        match content {
+            Content::Data(data) => Message::Chunk(Chunk {
+                sequence,
+                stream,
+                offset,
+                data,
+            }),
+            Content::Missing { length, cause } => Message::Gap(Gap {
+                sequence,
+                stream,
+                offset,
+                length,
+                cause,
+            }),
+        }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = ReportRequest;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<ReportRequest>> {
+        self.poll_message(context).map(|message| {
+            message.map(|message| ReportRequest {
+                message: Some(message),
+            })
+        })
+    }
+}
