@@ -16,5 +16,6 @@ CREATE TABLE tokens (
     author      TEXT    NOT NULL,
     create_time INTEGER NOT NULL,
     expire_time INTEGER NOT NULL,
-    revoke_time INTEGER
+    revoke_time INTEGER,
+    last_used_time INTEGER                        -- to about a minute
 ) STRICT, WITHOUT ROWID;

@@ -241,7 +241,7 @@ fn copy_of(key: &KeyPair) -> KeyPair {
 }
 
 /// Makes a fresh key.
-pub(crate) fn generate_key() -> KeyPair {
+pub fn generate_key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("P-256 is always supported")
 }
 
@@ -272,7 +272,8 @@ fn read_line(path: &Path) -> Result<String, IdentityError> {
         .map_err(|source| file_error(path, source))
 }
 
-fn pem(certificates: &[CertificateDer<'_>]) -> String {
+/// Certificates as PEM, in order.
+pub fn pem(certificates: &[CertificateDer<'_>]) -> String {
     use base64::Engine as _;
     let mut text = String::new();
     for certificate in certificates {
@@ -288,7 +289,7 @@ fn pem(certificates: &[CertificateDer<'_>]) -> String {
 }
 
 /// Makes a directory that only its owner may enter.
-pub(crate) fn create_directory(path: &Path) -> Result<(), IdentityError> {
+pub fn create_directory(path: &Path) -> Result<(), IdentityError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -297,7 +298,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), IdentityError> {
 }
 
 /// Replaces a file whole: a reader, or a crash, finds the old or the new one.
-pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
+pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
     let temporary = path.with_extension("tmp");
     let write = || -> io::Result<()> {
         // A leftover may have another mode.

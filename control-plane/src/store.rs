@@ -7,6 +7,9 @@ mod batch;
 mod database;
 mod durability;
 mod hosts;
+mod join_tokens;
+mod principals;
+mod tokens;
 mod writer;
 
 use std::{
@@ -27,6 +30,9 @@ pub(crate) use self::{
     database::Database,
     durability::{Disk, Durable, SyncError, Syncer},
     hosts::StoredHost,
+    join_tokens::JoinTokenRow,
+    principals::PrincipalRow,
+    tokens::TokenRow,
     writer::{Committed, Outcome, Writer},
 };
 

@@ -9,11 +9,14 @@ mod connection;
 mod server;
 mod spiffe;
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::SystemTime,
+};
 
 use rustls::{
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     sign::CertifiedKey,
 };
 
@@ -41,6 +44,24 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     PROVIDER.clone()
+}
+
+/// Whether `authority` signed a client certificate that was valid `then`, the past included.
+pub fn signed_by_authority(
+    certificate: &CertificateDer<'_>,
+    authority: &CertificateDer<'_>,
+    then: SystemTime,
+) -> Result<(), TlsError> {
+    let since = then
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let roots = root_store(std::slice::from_ref(authority))?;
+    rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|error| TlsError::Authority(error.to_string()))?
+        .verify_client_cert(certificate, &[], UnixTime::since_unix_epoch(since))
+        .map(drop)
+        .map_err(TlsError::Identity)
 }
 
 fn certified_key(

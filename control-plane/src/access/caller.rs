@@ -1,0 +1,208 @@
+//! Who calls: a certificate or a token becomes a principal.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use muster_proto::ids::HostId;
+use muster_runtime::tls::{Peer, SpiffeId, SpiffeKind};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Access, Principal, PrincipalKind, Token,
+    exchange::{self, Exchanged},
+    hash,
+};
+use crate::{
+    hosts::Bar,
+    store::{millis, now},
+};
+
+/// Why a credential is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CredentialError {
+    #[error("this call needs a client certificate or a bearer token")]
+    Missing,
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error("{0} has expired")]
+    Expired(&'static str),
+    #[error("{0} is locked; an operator can unlock it")]
+    Locked(String),
+}
+
+/// What a caller proved itself with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// The certificate of its connection.
+    Certificate(SpiffeId),
+    /// A bearer token, with or without a certificate.
+    Token,
+}
+
+/// Who calls. In the extensions of each request that needed a credential, as `Arc<Caller>`.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) principal: Principal,
+    pub(crate) credential: Credential,
+    /// When the credential expires, Unix milliseconds.
+    pub(crate) expire_time: i64,
+    /// Each of them ends this caller's streams.
+    pub(crate) ends: Vec<CancellationToken>,
+}
+
+impl Caller {
+    /// The certificate's identity, if that is what decided.
+    pub(crate) fn certificate(&self) -> Option<&SpiffeId> {
+        match &self.credential {
+            Credential::Certificate(id) => Some(id),
+            Credential::Token => None,
+        }
+    }
+
+    /// The host, if a host's agent calls.
+    pub(crate) fn host_id(&self) -> Option<HostId> {
+        match self.principal.kind {
+            PrincipalKind::Host => self.principal.name.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Access {
+    /// Who calls. A bearer token decides where there are both.
+    pub(crate) fn authenticate(
+        &self,
+        peer: &Peer,
+        bearer: Option<&str>,
+    ) -> Result<Caller, CredentialError> {
+        match (bearer, &peer.certificate) {
+            (Some(text), _) if text.starts_with(exchange::PREFIX) => self.by_exchange(text, peer),
+            (Some(text), _) => {
+                let token = self.token(text)?;
+                Ok(Caller {
+                    principal: token.principal.clone(),
+                    credential: Credential::Token,
+                    expire_time: token.expire_time,
+                    ends: vec![token.revoked.clone(), peer.closing().clone()],
+                })
+            }
+            (None, Some(certificate)) => Ok(Caller {
+                principal: self.certified(&certificate.spiffe_id)?,
+                credential: Credential::Certificate(certificate.spiffe_id.clone()),
+                expire_time: millis(certificate.not_after),
+                ends: vec![peer.closing().clone()],
+            }),
+            (None, None) => Err(CredentialError::Missing),
+        }
+    }
+
+    /// The principal of a certificate that the authority signed. Whether it expired was judged when the connection
+    /// opened: renewal must not break a stream, and a lock closes the connection.
+    pub(super) fn certified(&self, id: &SpiffeId) -> Result<Principal, CredentialError> {
+        if *id.trust_domain != *self.0.trust_domain {
+            return Err(CredentialError::Invalid(
+                "the certificate belongs to another trust domain",
+            ));
+        }
+        let kind = match id.kind {
+            SpiffeKind::Host => PrincipalKind::Host,
+            SpiffeKind::Operator => PrincipalKind::Operator,
+            SpiffeKind::Gateway => PrincipalKind::Gateway,
+            SpiffeKind::ControlPlane => {
+                return Err(CredentialError::Invalid("a control plane calls nobody"));
+            }
+        };
+        let principal = Principal::new(kind, id.name.clone());
+        if kind == PrincipalKind::Host {
+            let host = id
+                .name
+                .parse()
+                .map_err(|_| CredentialError::Invalid("the certificate names no host id"))?;
+            match self.0.inventory.bar(host) {
+                None => {}
+                Some(Bar::Locked(_)) => {
+                    return Err(CredentialError::Locked(principal.to_string()));
+                }
+                Some(Bar::Removed(_)) => {
+                    return Err(CredentialError::Invalid(
+                        "the certificate's host was removed",
+                    ));
+                }
+            }
+        } else {
+            self.standing(&principal)?;
+        }
+        Ok(principal)
+    }
+
+    /// The principal exists, and neither it nor its owner is locked.
+    pub(super) fn standing(&self, principal: &Principal) -> Result<(), CredentialError> {
+        let state = self.0.state.read();
+        let mut name = principal.to_string();
+        loop {
+            let standing = state
+                .principals
+                .get(&name)
+                .ok_or(CredentialError::Invalid("the credential names nobody here"))?;
+            if standing.locked {
+                return Err(CredentialError::Locked(name));
+            }
+            if standing.owner.is_empty() {
+                return Ok(());
+            }
+            name.clone_from(&standing.owner);
+        }
+    }
+
+    /// The token with this secret, if it counts now.
+    pub(super) fn token(&self, secret: &str) -> Result<Arc<Token>, CredentialError> {
+        let token = self.0.state.read().by_hash.get(&hash(secret)).cloned();
+        self.counts(token.ok_or(CredentialError::Invalid(
+            "the bearer token is unknown, was revoked, or was made by another control plane",
+        ))?)
+    }
+
+    fn counts(&self, token: Arc<Token>) -> Result<Arc<Token>, CredentialError> {
+        let now = now();
+        if token.expire_time <= now {
+            return Err(CredentialError::Expired("the bearer token"));
+        }
+        self.standing(&token.principal)?;
+        token.used.store(now, Ordering::Relaxed);
+        Ok(token)
+    }
+
+    fn by_exchange(&self, text: &str, peer: &Peer) -> Result<Caller, CredentialError> {
+        let exchanged = Exchanged::open(text, &self.0.sealer).ok_or(CredentialError::Invalid(
+            "the exchanged token was not made by this control plane",
+        ))?;
+        let bound = peer
+            .spiffe_id()
+            .is_some_and(|id| id.to_string() == exchanged.certificate);
+        if !bound {
+            return Err(CredentialError::Invalid(
+                "the exchanged token is bound to another certificate",
+            ));
+        }
+        if exchanged.expire_time <= now() {
+            return Err(CredentialError::Expired("the exchanged token"));
+        }
+        let malformed = CredentialError::Invalid("the exchanged token names nobody");
+        let principal: Principal = exchanged.principal.parse().map_err(|_| malformed)?;
+        let mut ends = vec![peer.closing().clone()];
+        if exchanged.token_id.is_empty() {
+            self.standing(&principal)?;
+        } else {
+            let source = self.0.state.read().by_id.get(&exchanged.token_id).cloned();
+            let source = self.counts(source.ok_or(CredentialError::Invalid(
+                "the token that this one was exchanged for was revoked",
+            ))?)?;
+            ends.push(source.revoked.clone());
+        }
+        Ok(Caller {
+            principal,
+            credential: Credential::Token,
+            expire_time: exchanged.expire_time,
+            ends,
+        })
+    }
+}
