@@ -1,4 +1,5 @@
 //! Doors: gRPC in and out.
 
+pub(crate) mod output;
 pub(crate) mod page;
 pub(crate) mod status;

@@ -5,10 +5,12 @@
 
 mod checkpoint;
 mod frame;
+mod grep;
 mod index;
 mod item;
 mod log;
 mod outline;
+mod range;
 mod recovery;
 mod segments;
 mod sync;
@@ -44,10 +46,16 @@ use self::{
     task::{Changes, Next, Task},
 };
 pub(crate) use self::{
+    grep::{Line, Resume, Search, Searching},
     item::{Chunk, Content, Gap, Item, OutputSize, Stream},
     outline::OutOfOrder,
+    range::Part,
 };
 
+/// Bytes searched for one answer; the next goes on from there.
+const SEARCH_BYTES: usize = 64 << 20;
+/// Bytes searched at a time.
+const SEARCH_STEP_BYTES: usize = 1 << 20;
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;
 
@@ -333,6 +341,15 @@ impl OutputStore {
         Ok(self.task(task_id).await?.size())
     }
 
+    /// How many bytes of output a task has, or one stream of it, kept or not.
+    pub(crate) async fn end(
+        &self,
+        task_id: TaskId,
+        stream: Option<Stream>,
+    ) -> Result<i64, OutputError> {
+        Ok(self.task(task_id).await?.end(stream).1)
+    }
+
     /// How much output a task has, if that is known without a look at the disk, as it is while it runs.
     pub(crate) fn size_now(&self, task_id: TaskId) -> Option<OutputSize> {
         self.shared.tasks.get(task_id).map(|task| task.size())
@@ -390,6 +407,52 @@ impl OutputStore {
             // Only a drop of chunks without bytes leaves nothing to show.
             after = last;
         }
+    }
+
+    /// Looks for lines in the output of a task, of one stream or of all. `complete` says that nothing is
+    /// added any more, so that what has no end yet is a line too. Stops after a bounded amount of work;
+    /// says whether it has come to the end.
+    pub(crate) async fn grep(
+        &self,
+        task_id: TaskId,
+        stream: Option<Stream>,
+        search: Search,
+        from: Resume,
+        complete: bool,
+    ) -> Result<(Searching, bool), OutputError> {
+        let task = self.task(task_id).await?;
+        let streams = Stream::ALL
+            .into_iter()
+            .filter(|s| stream.is_none_or(|only| only == *s));
+        let mut after = streams
+            .map(|stream| task.before(Some(stream), from.offsets[stream.index()]))
+            .min()
+            .unwrap_or(0);
+        let mut searching = Searching::new(search, from);
+        let mut room = SEARCH_BYTES;
+        while room > 0 && !searching.is_stopped() {
+            let items = self.read_task(&task, after, SEARCH_STEP_BYTES).await?;
+            let Some(last) = items.last() else {
+                if complete {
+                    searching.finish();
+                }
+                let ended = !searching.is_stopped();
+                return Ok((searching, ended));
+            };
+            after = last.sequence;
+            room = room.saturating_sub(items.iter().map(Item::kept).sum::<usize>().max(1));
+            // Matching may take long: not where others wait.
+            searching = blocking(&self.shared.segments, move |_| {
+                for item in items {
+                    if stream.is_none_or(|only| only == item.stream) {
+                        searching.feed(item);
+                    }
+                }
+                Ok(searching)
+            })
+            .await?;
+        }
+        Ok((searching, false))
     }
 
     /// Forgets the output of tasks, which stops taking space.

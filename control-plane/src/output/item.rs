@@ -39,6 +39,14 @@ pub(crate) struct Point {
 }
 
 impl Point {
+    /// Bytes of all streams, or of one.
+    pub(crate) fn of(self, stream: Option<Stream>) -> i64 {
+        match stream {
+            None => self.position,
+            Some(stream) => self.offsets[stream.index()],
+        }
+    }
+
     /// The point after `length` more bytes of `stream`.
     pub(crate) fn after(mut self, stream: Stream, length: i64) -> Point {
         self.position += length;
@@ -121,9 +129,25 @@ impl Item {
         }
     }
 
-    /// Where it begins.
+    /// Where it ends.
     pub(crate) fn end_position(&self) -> i64 {
         self.position + self.length()
+    }
+
+    /// The part of it from byte `from` to byte `to`, both counted from its beginning.
+    pub(crate) fn cut(mut self, from: i64, to: i64) -> Item {
+        let to = to.clamp(0, self.length());
+        let from = from.clamp(0, to);
+        self.content = match self.content {
+            Content::Data(data) => Content::Data(data.slice(from as usize..to as usize)),
+            Content::Missing { cause, .. } => Content::Missing {
+                length: to - from,
+                cause,
+            },
+        };
+        self.offset += from;
+        self.position += from;
+        self
     }
 }
 

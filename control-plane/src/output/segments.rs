@@ -233,23 +233,24 @@ fn missing(extent: &Extent, cause: &str) -> Vec<Item> {
             extent.to.offsets[index] - extent.from.offsets[index],
         )
     });
-    let streams = lengths.iter().filter(|(_, length)| *length > 0).count() as i64;
+    let lengths = lengths.into_iter().filter(|(_, length)| *length > 0);
+    let first = extent.last - lengths.clone().count() as i64 + 1;
     let mut position = extent.from.position;
-    let mut sequence = extent.last - streams;
-    let mut gaps = Vec::new();
-    for (stream, length) in lengths.into_iter().filter(|(_, length)| *length > 0) {
-        sequence += 1;
-        gaps.push(Item {
-            sequence,
-            stream,
-            offset: extent.from.offsets[stream.index()],
-            position,
-            content: Content::Missing {
-                length,
-                cause: cause.to_owned(),
-            },
-        });
-        position += length;
-    }
-    gaps
+    (first..)
+        .zip(lengths)
+        .map(|(sequence, (stream, length))| {
+            let gap = Item {
+                sequence,
+                stream,
+                offset: extent.from.offsets[stream.index()],
+                position,
+                content: Content::Missing {
+                    length,
+                    cause: cause.to_owned(),
+                },
+            };
+            position += length;
+            gap
+        })
+        .collect()
 }

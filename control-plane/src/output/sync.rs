@@ -40,6 +40,13 @@ struct State {
     closed: bool,
 }
 
+/// What is synced in one go.
+struct Group {
+    end: LogEnd,
+    files: Vec<Arc<File>>,
+    touched: Vec<(Arc<Task>, i64)>,
+}
+
 impl Syncing {
     /// Everything up to `end` is durable.
     pub(super) fn new(end: LogEnd) -> Syncing {
@@ -100,22 +107,23 @@ impl Syncing {
         thread::Builder::new()
             .name("output-sync".to_owned())
             .spawn(move || {
-                while let Some((end, files, touched)) = self.next() {
-                    if let Err(error) = files.iter().try_for_each(|file| file.sync_data()) {
+                while let Some(group) = self.next() {
+                    if let Err(error) = group.files.iter().try_for_each(|file| file.sync_data()) {
                         error!(%error, "the output store cannot sync, and takes nothing until the next start: {error}");
                         log.fail(&format!("its disk failed: {error}"));
                         self.synced.send_replace(None);
                         return;
                     }
-                    for (task, sequence) in touched {
+                    for (task, sequence) in group.touched {
                         task.synced(sequence);
                     }
-                    self.synced.send_replace(Some(end));
+                    self.synced.send_replace(Some(group.end));
                 }
             })
     }
 
-    fn next(&self) -> Option<(LogEnd, Vec<Arc<File>>, Vec<(Arc<Task>, i64)>)> {
+    /// Waits until something is due.
+    fn next(&self) -> Option<Group> {
         let mut state = self.state.lock();
         loop {
             match state.since {
@@ -134,10 +142,10 @@ impl Syncing {
         }
         state.bytes = 0;
         state.since = None;
-        Some((
-            state.end,
-            mem::take(&mut state.files),
-            mem::take(&mut state.touched),
-        ))
+        Some(Group {
+            end: state.end,
+            files: mem::take(&mut state.files),
+            touched: mem::take(&mut state.touched),
+        })
     }
 }

@@ -280,15 +280,17 @@ impl Task {
         Next::Stored(needed)
     }
 
+    /// The highest sequence taken, and how many bytes all streams have, or one of them.
+    pub(super) fn end(&self, stream: Option<Stream>) -> (i64, i64) {
+        let state = self.state.lock();
+        (state.outline.last(), state.outline.end().of(stream))
+    }
+
     /// The sequence after which the item is read that holds a byte: one of all streams, or of one of them.
     pub(super) fn before(&self, stream: Option<Stream>, at: i64) -> i64 {
-        let measure = |point: Point| match stream {
-            None => point.position,
-            Some(stream) => point.offsets[stream.index()],
-        };
         let state = self.state.lock();
         let extents = state.outline.extents();
-        let found = extents.partition_point(|e| measure(e.to) <= at);
+        let found = extents.partition_point(|e| e.to.of(stream) <= at);
         match extents.get(found) {
             Some(extent) => extent.first - 1,
             None => extents.last().map_or(0, |e| e.last),
