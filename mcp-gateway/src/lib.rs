@@ -21,6 +21,9 @@ mod stdio;
 mod tools;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, DEFAULT_LISTEN};
 pub use gateway::{DIRECTORY, Gateway, GatewayError, has_joined, join};
 pub use http::PATH;

@@ -1,0 +1,759 @@
+//! A control plane that speaks the real contract and does what the command says: `echo TEXT`,
+//! `lines N`, `name`, `hang`, `missing`, `slow`, `break`.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use muster_proto::{
+    ERROR_DOMAIN,
+    ids::JobId,
+    v1::{
+        access_service_server::*, host_service_server::*, job_event::Event, job_service_server::*,
+        *,
+    },
+};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+#[derive(Clone)]
+pub(super) struct Fake {
+    pub(super) state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) hosts: Vec<Host>,
+    pub(super) jobs: Vec<FakeJob>,
+    /// Tokens that were presented for exchange.
+    pub(super) exchanges: Vec<String>,
+    /// What calls carried: authorization and traceparent.
+    pub(super) calls: Vec<(String, String)>,
+    pub(super) cancelled: Vec<String>,
+    /// Streams that are open.
+    pub(super) watchers: usize,
+    /// How often a stream broke off.
+    pub(super) broken: usize,
+    pub(super) down: bool,
+}
+
+pub(super) struct FakeJob {
+    pub(super) job: Job,
+    tasks: Vec<Task>,
+    output: HashMap<String, Vec<u8>>,
+}
+
+pub(super) fn error(code: Code, reason: Reason, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason.name(), ERROR_DOMAIN, []);
+    Status::with_error_details(code, message, details)
+}
+
+fn timestamp() -> prost_types::Timestamp {
+    SystemTime::now().into()
+}
+
+impl Fake {
+    pub(super) async fn start() -> (Self, SocketAddr) {
+        let fake = Self {
+            state: Arc::default(),
+            changed: watch::channel(0).0,
+        };
+        let presence = |name: &str| match name {
+            "off-1" => host::Presence::Offline,
+            _ => host::Presence::Online,
+        };
+        fake.state.lock().hosts = ["web-1", "web-2", "web-3", "db-1", "off-1"]
+            .into_iter()
+            .enumerate()
+            .map(|(n, name)| Host {
+                host_id: format!("h-0000000000000000000{n}"),
+                name: name.into(),
+                labels: HashMap::from([("role".to_owned(), name[..2].to_owned())]),
+                facts: Some(Facts {
+                    os: "linux".into(),
+                    arch: "x86_64".into(),
+                    ..Facts::default()
+                }),
+                presence: presence(name).into(),
+                ..Host::default()
+            })
+            .collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(AccessServiceServer::new(fake.clone()))
+            .add_service(HostServiceServer::new(fake.clone()))
+            .add_service(JobServiceServer::new(fake.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        (fake, address)
+    }
+
+    fn called(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let text = |key| {
+            let value: Option<&str> = metadata.get(key).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let mut state = self.state.lock();
+        if state.down {
+            return Err(Status::unavailable("down"));
+        }
+        let bearer = text("authorization");
+        state.calls.push((bearer.clone(), text("traceparent")));
+        if bearer.starts_with("Bearer mst_x_") {
+            Ok(())
+        } else {
+            Err(error(
+                Code::Unauthenticated,
+                Reason::CredentialInvalid,
+                "not one of our tokens",
+            ))
+        }
+    }
+
+    fn select(&self, selector: &str) -> Result<Vec<Host>, Status> {
+        let hosts = self.state.lock().hosts.clone();
+        match selector {
+            "" | "all" => Ok(hosts),
+            "web" => Ok(hosts
+                .into_iter()
+                .filter(|h| h.name.starts_with("web"))
+                .collect()),
+            names => names
+                .split(',')
+                .map(|name| {
+                    let found = hosts.iter().find(|h| h.name == name || h.host_id == name);
+                    found.cloned().ok_or_else(|| {
+                        let message = format!("no host is named {name:?}");
+                        error(Code::NotFound, Reason::HostNotFound, &message)
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    fn create(&self, create: CreateJobRequest, principal: &str) -> Result<String, Status> {
+        let hosts = self.select(&create.selector)?;
+        let mut state = self.state.lock();
+        let same = |job: &&FakeJob| {
+            job.job.request_id == create.request_id && job.job.principal == principal
+        };
+        if let Some(known) = state.jobs.iter().find(same) {
+            if known.job.action != create.action {
+                return Err(error(
+                    Code::AlreadyExists,
+                    Reason::RequestIdReused,
+                    "the request id was used before",
+                ));
+            }
+            return Ok(known.job.job_id.clone());
+        }
+        let mut number = [0; 32];
+        number[0] = state.jobs.len() as u8 + 1;
+        let job_id = JobId::from_bytes(&number).to_string();
+        let Some(action::Kind::Command(command)) = create.action.clone().unwrap_or_default().kind
+        else {
+            return Err(Status::invalid_argument("no action"));
+        };
+        let text = command
+            .script
+            .map_or_else(|| command.argv.join(" "), |script| script.text);
+        let mut output = HashMap::new();
+        let mut tasks = Vec::new();
+        for (n, host) in hosts.iter().enumerate() {
+            let task_id = format!("t-{}-{n}", state.jobs.len());
+            let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+            let bytes = match word {
+                "echo" => format!("{rest}\n").into_bytes(),
+                "name" => format!("{}\n", host.name).into_bytes(),
+                "lines" => (0..rest.parse::<u32>().unwrap())
+                    .flat_map(|n| format!("line {n}\n").into_bytes())
+                    .collect(),
+                "hang" | "slow" | "break" => b"started\n".to_vec(),
+                _ => Vec::new(),
+            };
+            let mut task = Task {
+                task_id: task_id.clone(),
+                job_id: job_id.clone(),
+                host_id: host.host_id.clone(),
+                host_name: host.name.clone(),
+                start_time: Some(timestamp()),
+                output_size: Some(OutputSize {
+                    stdout_bytes: bytes.len() as i64,
+                    ..OutputSize::default()
+                }),
+                ..Task::default()
+            };
+            if host.presence() == host::Presence::Offline {
+                task.set_state(task::State::Pending);
+                task.set_wait(task::Wait::ForHost);
+                task.start_time = None;
+                task.output_size = None;
+            } else if word == "missing" {
+                task.set_state(task::State::Failed);
+                task.set_reason(Reason::CommandNotFound);
+                task.output_complete = true;
+            } else if matches!(word, "hang" | "slow" | "break") {
+                task.set_state(task::State::Running);
+            } else {
+                end(&mut task, 0);
+            }
+            output.insert(task_id, bytes);
+            tasks.push(task);
+        }
+        let job = Job {
+            job_id: job_id.clone(),
+            request_id: create.request_id,
+            principal: principal.to_owned(),
+            selector: create.selector,
+            action: create.action,
+            create_time: Some(timestamp()),
+            start_deadline_time: Some(timestamp()),
+            ..Job::default()
+        };
+        state.jobs.push(FakeJob { job, tasks, output });
+        drop(state);
+        if matches!(text.as_str(), "slow" | "break") {
+            let (fake, job_id) = (self.clone(), job_id.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                fake.finish(&job_id);
+            });
+        }
+        Ok(job_id)
+    }
+
+    /// Ends what runs, with one more line.
+    pub(super) fn finish(&self, job_id: &str) {
+        let mut state = self.state.lock();
+        let job = state
+            .jobs
+            .iter_mut()
+            .find(|job| job.job.job_id == job_id)
+            .unwrap();
+        for task in &mut job.tasks {
+            if task.state() == task::State::Running {
+                let output = job.output.get_mut(&task.task_id).unwrap();
+                output.extend_from_slice(b"finished\n");
+                task.output_size = Some(OutputSize {
+                    stdout_bytes: output.len() as i64,
+                    ..OutputSize::default()
+                });
+                end(task, 0);
+            }
+        }
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn find<T>(&self, job_id: &str, look: impl FnOnce(&mut FakeJob) -> T) -> Result<T, Status> {
+        let mut state = self.state.lock();
+        let job = state.jobs.iter_mut().find(|job| job.job.job_id == job_id);
+        job.map(look)
+            .ok_or_else(|| error(Code::NotFound, Reason::JobNotFound, "there is no such job"))
+    }
+
+    /// Everything after a token, which is the number of bytes seen per task; then again at each change.
+    fn watch(&self, job_id: String, token: String, states_only: bool) -> Updates {
+        let fake = self.clone();
+        fake.state.lock().watchers += 1;
+        let guard = Watching(fake.clone());
+        let mut seen: HashMap<String, usize> = token
+            .split(';')
+            .filter_map(|part| part.split_once('='))
+            .map(|(task, bytes)| (task.to_owned(), bytes.parse().unwrap()))
+            .collect();
+        let updates = WatchStream::new(fake.changed.subscribe()).map(move |_| {
+            let _guard = &guard;
+            fake.find(&job_id, |job| {
+                let mut events = vec![Event::Job(job.job.clone())];
+                for task in &job.tasks {
+                    if !states_only {
+                        let output = &job.output[&task.task_id];
+                        let from = seen.insert(task.task_id.clone(), output.len()).unwrap_or(0);
+                        for (n, data) in output[from..].chunks(1_000).enumerate() {
+                            events.push(Event::Output(chunk(task, data, from + n * 1_000)));
+                        }
+                    }
+                    events.push(Event::Task(task.clone()));
+                }
+                let over = job.tasks.iter().all(|task| task.output_complete);
+                let token: Vec<String> = seen
+                    .iter()
+                    .map(|(task, bytes)| format!("{task}={bytes}"))
+                    .collect();
+                let events = events
+                    .into_iter()
+                    .map(|event| JobEvent { event: Some(event) });
+                (
+                    JobUpdate {
+                        events: events.collect(),
+                        resume_token: token.join(";"),
+                    },
+                    over,
+                )
+            })
+        });
+        let mut ended = false;
+        Box::pin(
+            updates
+                .take_while(move |update| {
+                    let go_on = !ended;
+                    ended = matches!(update, Ok((_, true)));
+                    std::future::ready(go_on)
+                })
+                .map(|update| update.map(|(update, _)| update)),
+        )
+    }
+}
+
+struct Watching(Fake);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.state.lock().watchers -= 1;
+    }
+}
+
+fn end(task: &mut Task, code: i32) {
+    task.set_state(task::State::Succeeded);
+    task.exit_code = Some(code);
+    task.output_complete = true;
+    task.run_time = Some(prost_types::Duration {
+        seconds: 0,
+        nanos: 3_000_000,
+    });
+}
+
+fn chunk(task: &Task, data: &[u8], position: usize) -> OutputChunk {
+    OutputChunk {
+        task_id: task.task_id.clone(),
+        stream: OutputStream::Stdout.into(),
+        offset: position as i64,
+        position: position as i64,
+        data: data.to_vec().into(),
+        ..OutputChunk::default()
+    }
+}
+
+type Updates = Pin<Box<dyn Stream<Item = Result<JobUpdate, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AccessService for Fake {
+    async fn exchange_token(
+        &self,
+        request: Request<ExchangeTokenRequest>,
+    ) -> Result<Response<ExchangeTokenResponse>, Status> {
+        if self.state.lock().down {
+            return Err(Status::unavailable("down"));
+        }
+        let name = match request.into_inner().subject {
+            Some(exchange_token_request::Subject::BearerToken(token)) => {
+                self.state.lock().exchanges.push(token.clone());
+                match token.strip_prefix("mst_ai_") {
+                    Some("locked") => {
+                        return Err(error(
+                            Code::PermissionDenied,
+                            Reason::Locked,
+                            "the token is locked",
+                        ));
+                    }
+                    Some(name) if name.len() < 8 => name.to_owned(),
+                    _ => {
+                        return Err(error(
+                            Code::Unauthenticated,
+                            Reason::CredentialInvalid,
+                            "unknown token",
+                        ));
+                    }
+                }
+            }
+            Some(exchange_token_request::Subject::AiName(name)) => name,
+            None => return Err(Status::invalid_argument("no subject")),
+        };
+        Ok(Response::new(ExchangeTokenResponse {
+            bearer_token: format!("mst_x_{name}"),
+            expire_time: Some((SystemTime::now() + Duration::from_secs(300)).into()),
+            principal: Some(Principal {
+                kind: PrincipalKind::Ai.into(),
+                name,
+                owner: String::new(),
+            }),
+        }))
+    }
+
+    async fn get_caller(
+        &self,
+        _: Request<GetCallerRequest>,
+    ) -> Result<Response<GetCallerResponse>, Status> {
+        Err(Status::unimplemented("get_caller"))
+    }
+
+    async fn create_token(
+        &self,
+        _: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        Err(Status::unimplemented("create_token"))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        Err(Status::unimplemented("list_tokens"))
+    }
+
+    async fn revoke_token(
+        &self,
+        _: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        Err(Status::unimplemented("revoke_token"))
+    }
+}
+
+#[tonic::async_trait]
+impl HostService for Fake {
+    async fn list_hosts(
+        &self,
+        request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsResponse>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let mut hosts = self.select(&request.selector)?;
+        hosts.retain(|host| host.name.contains(&request.query));
+        let total_size = hosts.len() as i32;
+        let from: usize = request.page_token.parse().unwrap_or(0);
+        let size = request.page_size.max(1) as usize;
+        let more = from + size < hosts.len();
+        Ok(Response::new(ListHostsResponse {
+            hosts: hosts.into_iter().skip(from).take(size).collect(),
+            next_page_token: if more {
+                (from + size).to_string()
+            } else {
+                String::new()
+            },
+            total_size,
+        }))
+    }
+
+    async fn get_host(
+        &self,
+        request: Request<GetHostRequest>,
+    ) -> Result<Response<GetHostResponse>, Status> {
+        self.called(request.metadata())?;
+        let host = self.select(&request.into_inner().host)?.pop();
+        Ok(Response::new(GetHostResponse { host }))
+    }
+
+    type WatchHostsStream = Answers<WatchHostsResponse>;
+
+    async fn watch_hosts(
+        &self,
+        _: Request<WatchHostsRequest>,
+    ) -> Result<Response<Self::WatchHostsStream>, Status> {
+        Ok(Response::new(Box::pin(stream::empty())))
+    }
+
+    async fn update_host(
+        &self,
+        request: Request<UpdateHostRequest>,
+    ) -> Result<Response<UpdateHostResponse>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let host = state
+            .hosts
+            .iter_mut()
+            .find(|host| host.host_id == request.host)
+            .unwrap();
+        for path in request.update_mask.unwrap_or_default().paths {
+            let key = path.strip_prefix("labels.").unwrap();
+            match request.labels.get(key) {
+                Some(value) => host.labels.insert(key.to_owned(), value.clone()),
+                None => host.labels.remove(key),
+            };
+        }
+        Ok(Response::new(UpdateHostResponse {
+            host: Some(host.clone()),
+        }))
+    }
+
+    async fn set_instruction(
+        &self,
+        request: Request<SetInstructionRequest>,
+    ) -> Result<Response<SetInstructionResponse>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let host = state
+            .hosts
+            .iter_mut()
+            .find(|host| host.host_id == request.host)
+            .unwrap();
+        let old = host.instruction.take().unwrap_or_default();
+        if !request.etag.is_empty() && request.etag != old.etag {
+            host.instruction = Some(old);
+            return Err(error(
+                Code::Aborted,
+                Reason::EtagMismatch,
+                "the instruction has changed",
+            ));
+        }
+        host.instruction = Some(Instruction {
+            text: request.text,
+            version: old.version + 1,
+            etag: format!("e{}", old.version + 1),
+            author: "ai/one".into(),
+            create_time: Some(timestamp()),
+        });
+        Ok(Response::new(SetInstructionResponse {
+            instruction: host.instruction.clone(),
+        }))
+    }
+
+    async fn list_instructions(
+        &self,
+        _: Request<ListInstructionsRequest>,
+    ) -> Result<Response<ListInstructionsResponse>, Status> {
+        Err(Status::unimplemented("list_instructions"))
+    }
+
+    async fn lock_host(
+        &self,
+        _: Request<LockHostRequest>,
+    ) -> Result<Response<LockHostResponse>, Status> {
+        Err(Status::unimplemented("lock_host"))
+    }
+
+    async fn unlock_host(
+        &self,
+        _: Request<UnlockHostRequest>,
+    ) -> Result<Response<UnlockHostResponse>, Status> {
+        Err(Status::unimplemented("unlock_host"))
+    }
+
+    async fn remove_host(
+        &self,
+        _: Request<RemoveHostRequest>,
+    ) -> Result<Response<RemoveHostResponse>, Status> {
+        Err(Status::unimplemented("remove_host"))
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Fake {
+    async fn create_job(
+        &self,
+        _: Request<CreateJobRequest>,
+    ) -> Result<Response<CreateJobResponse>, Status> {
+        Err(Status::unimplemented("create_job"))
+    }
+
+    type RunJobStream = Answers<RunJobResponse>;
+
+    async fn run_job(
+        &self,
+        request: Request<RunJobRequest>,
+    ) -> Result<Response<Self::RunJobStream>, Status> {
+        self.called(request.metadata())?;
+        let principal = request
+            .metadata()
+            .get("authorization")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let create = request.into_inner().create.unwrap();
+        let breaks = format!("{:?}", create.action).contains("break");
+        let job_id = self.create(create, &principal)?;
+        let updates = self.watch(job_id, String::new(), false);
+        let answers = updates.map(|update| {
+            update.map(|update| RunJobResponse {
+                update: Some(update),
+            })
+        });
+        if breaks {
+            self.state.lock().broken += 1;
+            let broken = stream::once(async { Err(Status::unavailable("cut")) });
+            return Ok(Response::new(Box::pin(answers.take(1).chain(broken))));
+        }
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    type WatchJobStream = Answers<WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let updates = self.watch(request.job_id, request.resume_token, request.states_only);
+        Ok(Response::new(Box::pin(updates.map(|update| {
+            update.map(|update| WatchJobResponse {
+                update: Some(update),
+            })
+        }))))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<GetJobRequest>,
+    ) -> Result<Response<GetJobResponse>, Status> {
+        self.called(request.metadata())?;
+        let job = self.find(&request.into_inner().job_id, |job| job.job.clone())?;
+        Ok(Response::new(GetJobResponse { job: Some(job) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        self.called(request.metadata())?;
+        let state = self.state.lock();
+        let jobs = state.jobs.iter().rev().map(|job| job.job.clone()).collect();
+        Ok(Response::new(ListJobsResponse {
+            jobs,
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let hosts = self.select(&request.selector)?;
+        let tasks = self.find(&request.job_id, |job| job.tasks.clone())?;
+        let tasks = tasks
+            .into_iter()
+            .filter(|task| hosts.iter().any(|host| host.host_id == task.host_id));
+        Ok(Response::new(ListTasksResponse {
+            tasks: tasks.collect(),
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<ReadOutputResponse>, Status> {
+        use read_output_request::Part;
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let state = self.state.lock();
+        let (task, output) = state
+            .jobs
+            .iter()
+            .find_map(|job| {
+                let task = job
+                    .tasks
+                    .iter()
+                    .find(|task| task.task_id == request.task_id)?;
+                Some((task.clone(), job.output[&request.task_id].clone()))
+            })
+            .ok_or_else(|| {
+                error(
+                    Code::NotFound,
+                    Reason::TaskNotFound,
+                    "there is no such task",
+                )
+            })?;
+        let mut answer = ReadOutputResponse {
+            size: task.output_size,
+            output_complete: task.output_complete,
+            ..ReadOutputResponse::default()
+        };
+        let max = request.max_bytes as usize;
+        let text = String::from_utf8(output.clone()).unwrap();
+        let (from, to) = match request.part.unwrap() {
+            Part::Range(range) => {
+                let from = (range.from as usize).min(output.len());
+                let length = if range.length == 0 {
+                    max
+                } else {
+                    max.min(range.length as usize)
+                };
+                (from, (from + length).min(output.len()))
+            }
+            Part::Tail(tail) => {
+                let lines: Vec<&str> = text
+                    .split_inclusive('\n')
+                    .rev()
+                    .take(tail.lines as usize)
+                    .collect();
+                let bytes: usize = lines.iter().map(|line| line.len()).sum();
+                (output.len() - bytes.min(max), output.len())
+            }
+            Part::Grep(grep) => {
+                let pattern = regex::Regex::new(&grep.pattern).map_err(|e| {
+                    error(
+                        Code::InvalidArgument,
+                        Reason::PatternInvalid,
+                        &e.to_string(),
+                    )
+                })?;
+                let mut bytes = 0;
+                let skip: usize = request.page_token.parse().unwrap_or(0);
+                for (n, line) in text
+                    .lines()
+                    .enumerate()
+                    .skip(skip)
+                    .filter(|(_, line)| pattern.is_match(line))
+                {
+                    bytes += line.len();
+                    if bytes > max {
+                        answer.next_page_token = n.to_string();
+                        break;
+                    }
+                    answer.match_count += 1;
+                    answer.lines.push(OutputLine {
+                        number: n as i64 + 1,
+                        data: line.as_bytes().to_vec().into(),
+                        r#match: true,
+                        ..OutputLine::default()
+                    });
+                }
+                (0, 0)
+            }
+        };
+        if from < to {
+            answer.chunks.push(chunk(&task, &output[from..to], from));
+        }
+        answer.end_position = to as i64;
+        answer.task = Some(task);
+        Ok(Response::new(answer))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        self.called(request.metadata())?;
+        let job_id = request.into_inner().job_id;
+        let job = self.find(&job_id, |job| {
+            for task in &mut job.tasks {
+                if matches!(task.state(), task::State::Running | task::State::Pending) {
+                    task.set_state(task::State::Cancelled);
+                    task.set_reason(Reason::CancelRequested);
+                    task.output_complete = true;
+                }
+            }
+            job.job.clone()
+        })?;
+        self.state.lock().cancelled.push(job_id);
+        self.changed.send_modify(|n| *n += 1);
+        Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+}
