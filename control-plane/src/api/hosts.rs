@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::messages::{facts, timestamp};
+use self::messages::{host_message, instruction_message};
 use super::{
     caller::Caller,
     page::{self, Query},
     status,
 };
-pub(crate) use self::messages::{facts, timestamp};
-use self::messages::{host_message, instruction_message};
 use crate::{
     hosts::{Edit, Host, Inventory, Labels},
     selector::Selector,
@@ -57,7 +57,9 @@ impl HostDoor {
         if word.is_empty() {
             return Err(status::invalid("host", "is empty; give a name or an id"));
         }
-        self.inventory.find(word).map_err(|error| status::of(&error))
+        self.inventory
+            .find(word)
+            .map_err(|error| status::of(&error))
     }
 
     fn message(&self, host: &Host) -> v1::Host {
@@ -83,7 +85,12 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let query = Query::new(&["ListHosts", &caller.principal, &asked.selector, &asked.query]);
+        let query = Query::new(&[
+            "ListHosts",
+            &caller.principal,
+            &asked.selector,
+            &asked.query,
+        ]);
         let from = query.place(&asked.page_token)?.unwrap_or_default();
         let size = page::size(asked.page_size, 100, 1000)?;
         let text = asked.query.to_lowercase();
@@ -96,7 +103,11 @@ impl HostService for HostDoor {
         found.retain(|host| host.name >= from);
         let next_page_token = found.get(size).map(|next| query.token(&next.name));
         Ok(Response::new(v1::ListHostsResponse {
-            hosts: found.iter().take(size).map(|host| self.message(host)).collect(),
+            hosts: found
+                .iter()
+                .take(size)
+                .map(|host| self.message(host))
+                .collect(),
             next_page_token: next_page_token.unwrap_or_default(),
             total_size: i32::try_from(total).unwrap_or(i32::MAX),
         }))
