@@ -1,2 +1,15 @@
 //! Stories about a fleet, over real TLS, real SQLite and real processes.
 #![allow(clippy::unwrap_used)]
+
+mod access;
+mod adoption;
+mod bad_commands;
+mod bad_starts;
+mod cuts;
+mod deadlines;
+mod enrollment;
+mod gateway;
+mod identities;
+mod kills;
+mod road;
+mod settings;

@@ -1,6 +1,6 @@
 //! A wire that can be cut, stalled and slowed: a TCP proxy between an agent and the control plane.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,7 +29,8 @@ pub enum Wire {
 pub struct Cut {
     address: SocketAddr,
     wire: watch::Sender<Wire>,
-    carried: watch::Sender<u64>,
+    up: watch::Sender<u64>,
+    down: watch::Sender<u64>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -45,12 +46,14 @@ impl Cut {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let wire = watch::Sender::new(Wire::Whole);
-        let carried = watch::Sender::new(0);
-        let accepting = tokio::spawn(accept(listener, target, wire.clone(), carried.clone()));
+        let (up, down) = (watch::Sender::new(0), watch::Sender::new(0));
+        let carried = (up.clone(), down.clone());
+        let accepting = tokio::spawn(accept(listener, target, wire.clone(), carried));
         Self {
             address,
             wire,
-            carried,
+            up,
+            down,
             _accepting: AbortOnDropHandle::new(accepting),
         }
     }
@@ -75,22 +78,34 @@ impl Cut {
         self.set(Wire::Whole);
     }
 
-    /// Returns once `bytes` more than now have been carried up.
+    /// Returns once `bytes` more than now have been carried to the control plane.
     pub async fn carried_up(&self, bytes: u64) {
-        let mut carried = self.carried.subscribe();
-        let goal = *carried.borrow() + bytes;
-        carried
-            .wait_for(|so_far| *so_far >= goal)
-            .await
-            .expect("the proxy lives as long as self");
+        more(&self.up, bytes).await;
+    }
+
+    /// Returns once `bytes` more than now have been carried from the control plane.
+    pub async fn carried_down(&self, bytes: u64) {
+        more(&self.down, bytes).await;
     }
 }
+
+async fn more(carried: &watch::Sender<u64>, bytes: u64) {
+    let mut carried = carried.subscribe();
+    let goal = *carried.borrow() + bytes;
+    carried
+        .wait_for(|so_far| *so_far >= goal)
+        .await
+        .expect("the proxy lives as long as the wire");
+}
+
+/// Bytes carried up and down.
+type Carried = (watch::Sender<u64>, watch::Sender<u64>);
 
 async fn accept(
     listener: TcpListener,
     target: SocketAddr,
     wire: watch::Sender<Wire>,
-    carried: watch::Sender<u64>,
+    carried: Carried,
 ) {
     while let Ok((near, _)) = listener.accept().await {
         if *wire.borrow() == Wire::Cut {
@@ -115,17 +130,16 @@ async fn carry(
     mut near: TcpStream,
     mut far: TcpStream,
     mut wire: watch::Receiver<Wire>,
-    carried: watch::Sender<u64>,
+    (up, down): Carried,
 ) {
     let _ = near.set_nodelay(true);
     let _ = far.set_nodelay(true);
     let over = CancellationToken::new();
     let (near_read, near_write) = near.split();
     let (far_read, far_write) = far.split();
-    let carried = Arc::new(carried);
     tokio::select! {
-        () = pump(near_read, far_write, Direction::Up, wire.clone(), &carried) => over.cancel(),
-        () = pump(far_read, near_write, Direction::Down, wire.clone(), &carried) => over.cancel(),
+        () = pump(near_read, far_write, Direction::Up, wire.clone(), &up) => over.cancel(),
+        () = pump(far_read, near_write, Direction::Down, wire.clone(), &down) => over.cancel(),
         _ = wire.wait_for(|wire| *wire == Wire::Cut) => {}
     }
     if !over.is_cancelled() {
@@ -164,8 +178,6 @@ async fn pump(
         if !still_there || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
-        if direction == Direction::Up {
-            carried.send_modify(|total| *total += count as u64);
-        }
+        carried.send_modify(|total| *total += count as u64);
     }
 }

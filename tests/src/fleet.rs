@@ -11,8 +11,12 @@ use std::{
     time::Duration,
 };
 
+use muster_client::identity::Identity;
+use muster_proto::v1::host::Presence;
+use muster_runtime::tls::{ConnectError, connect};
 use parking_lot::Mutex;
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 use crate::{
     PATIENCE,
@@ -35,6 +39,8 @@ pub struct Fleet {
     directory: TempDir,
     mark: String,
     address: SocketAddr,
+    mcp_address: SocketAddr,
+    role: &'static str,
     settings: Settings,
     agent_settings: Settings,
     control_plane: Mutex<Option<Process>>,
@@ -62,8 +68,19 @@ impl Plan {
         self
     }
 
-    /// Starts it.
+    /// Starts a control plane.
     pub async fn start(self) -> Fleet {
+        self.start_role("control-plane").await
+    }
+
+    /// Starts `muster up`: control plane, gateway and an agent for this machine in one process.
+    pub async fn start_up(self) -> Fleet {
+        let fleet = self.start_role("up").await;
+        fleet.up_is_whole().await;
+        fleet
+    }
+
+    async fn start_role(self, role: &'static str) -> Fleet {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let directory = tempfile::Builder::new()
             .prefix("muster-")
@@ -80,6 +97,8 @@ impl Plan {
             ),
             directory,
             address: free_address(),
+            mcp_address: free_address(),
+            role,
             settings: self.settings,
             agent_settings: self.agent_settings,
             control_plane: Mutex::new(None),
@@ -123,6 +142,11 @@ impl Fleet {
         (fleet, host)
     }
 
+    /// What its processes carry in their environment.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
     /// A directory of this fleet for a story's own files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -143,6 +167,31 @@ impl Fleet {
         self.address
     }
 
+    /// Where the gateway of `up` listens.
+    pub fn mcp_address(&self) -> SocketAddr {
+        self.mcp_address
+    }
+
+    /// The token that `up` made for MCP clients.
+    pub fn mcp_token(&self) -> String {
+        let token = fs::read_to_string(self.data_dir().join("mcp-token")).unwrap();
+        token.trim().to_owned()
+    }
+
+    /// Waits until `up` serves MCP and its host is online.
+    pub async fn up_is_whole(&self) {
+        let operator = self.operator();
+        eventually(PATIENCE, "up is whole", || async {
+            let hosts = operator.all_hosts().await;
+            let online = hosts.iter().any(|host| host.presence() == Presence::Online);
+            let served = tokio::net::TcpStream::connect(self.mcp_address)
+                .await
+                .is_ok();
+            (online && served).then_some(())
+        })
+        .await;
+    }
+
     /// What the control plane has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.logs().join("control-plane.log")).unwrap_or_default()
@@ -159,6 +208,11 @@ impl Fleet {
     /// Runs `muster` with these arguments to its end.
     pub async fn cli(&self, args: &[&str]) -> Ended {
         self.muster(args).run(&self.logs()).await
+    }
+
+    /// `muster-agent`, without settings yet.
+    pub fn agent_program(&self, name: &str) -> Start {
+        self.program(name.to_owned(), &process::muster_agent())
     }
 
     /// A program of the fleet: with its home directory, and marked as part of it.
@@ -191,10 +245,13 @@ impl Fleet {
     /// Starts the control plane and does not wait.
     pub fn spawn_control_plane(&self, more: &[(&'static str, &str)]) {
         let mut start = self
-            .program("control-plane".to_owned(), &process::muster())
+            .program("control-plane".to_owned(), Path::new("/bin/sh"))
             .env("MUSTER_DATA_DIR", self.data_dir())
             .env("MUSTER_LISTEN", self.address.to_string())
-            .args(["control-plane"]);
+            .env("MUSTER_MCP_LISTEN", self.mcp_address.to_string())
+            // So that a limit on file sizes fails writes, as a full disk does, instead of killing it.
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .args([process::muster().as_os_str(), self.role.as_ref()]);
         for (name, value) in &self.settings {
             start = start.env(name, value);
         }
@@ -214,6 +271,18 @@ impl Fleet {
     pub async fn stop_control_plane(&self) -> Ended {
         let process = self.control_plane.lock().take();
         process.expect("it runs").stop().await
+    }
+
+    /// Lets no file of the control plane grow beyond `bytes`, as a full disk would; `None` lets them again.
+    pub async fn limit_files(&self, bytes: Option<u64>) {
+        let pid = self.control_plane.lock().as_ref().expect("it runs").pid();
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let ended = self
+            .program("prlimit".to_owned(), Path::new("/usr/bin/prlimit"))
+            .args([format!("--pid={pid}"), format!("--fsize={limit}:unlimited")])
+            .run(&self.logs())
+            .await;
+        assert_eq!(ended.code(), 0, "{}", ended.stderr);
     }
 
     /// Waits until the control plane holds at its failpoint.
@@ -337,6 +406,17 @@ impl Agent {
         &self.directory
     }
 
+    /// The files of its journal.
+    pub fn journal(&self) -> Vec<PathBuf> {
+        let journal = self.directory.join("agent/journal");
+        if journal.is_dir() {
+            let entries = fs::read_dir(journal).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        } else {
+            vec![journal]
+        }
+    }
+
     /// Its wire to the control plane.
     pub fn wire(&self) -> &Cut {
         &self.wire
@@ -351,7 +431,7 @@ impl Agent {
     /// Joins with this string, over the host's own wire.
     pub async fn join(&self, fleet: &Fleet, join: &str) -> Ended {
         fleet
-            .program(format!("{}-join", self.name), &process::muster_agent())
+            .agent_program(&format!("{}-join", self.name))
             .env("MUSTER_DATA_DIR", &self.directory)
             .env("MUSTER_JOIN", over(join, self.wire.address()))
             .args(["join"])
@@ -362,13 +442,19 @@ impl Agent {
     /// Starts its agent.
     pub fn start(&self, fleet: &Fleet) {
         let mut start = fleet
-            .program(self.name.clone(), &process::muster_agent())
+            .agent_program(&self.name)
             .env("MUSTER_DATA_DIR", &self.directory)
             .args(["run"]);
         for (name, value) in &fleet.agent_settings {
             start = start.env(name, value);
         }
         *self.process.lock() = Some(start.spawn(&fleet.logs()));
+    }
+
+    /// A connection to `address` with this host's certificate.
+    pub async fn dial(&self, address: SocketAddr) -> Result<Channel, ConnectError> {
+        let identity = Identity::load(&self.directory.join("agent")).unwrap();
+        connect(&address.to_string(), &identity.client_tls().unwrap()).await
     }
 
     /// Kills its agent the hard way.
@@ -395,4 +481,18 @@ fn over(join: &str, address: SocketAddr) -> String {
     let (secret, rest) = join.split_once('@').expect("SECRET@HOST:PORT#PIN");
     let (_, pin) = rest.split_once('#').expect("SECRET@HOST:PORT#PIN");
     format!("{secret}@{address}#{pin}")
+}
+
+/// Copies a directory with all it holds.
+pub fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
+use muster_client::identity::{Identity, load_authorities};
 use muster_proto::v1::{
     Action, CancelJobRequest, Command, CreateJobRequest, CreateJoinTokenRequest,
-    CreateTokenRequest, GetHostRequest, GetJobRequest, Host, Job, JoinKind, ListTasksRequest,
-    OutputStream, PrincipalKind, ReadOutputRequest, Reason, Script, Task, WatchJobRequest,
-    access_service_client::AccessServiceClient, enrollment_service_client::EnrollmentServiceClient,
-    host::Presence, host_service_client::HostServiceClient, job_event::Event,
-    job_service_client::JobServiceClient, read_output_request, task,
+    CreateTokenRequest, GetHostRequest, GetJobRequest, Host, Job, JoinKind, ListHostsRequest,
+    ListTasksRequest, OutputStream, PrincipalKind, ReadOutputRequest, Reason, Script, Task,
+    WatchJobRequest, access_service_client::AccessServiceClient,
+    enrollment_service_client::EnrollmentServiceClient, host::Presence,
+    host_service_client::HostServiceClient, job_event::Event, job_service_client::JobServiceClient,
+    read_output_request, task,
 };
 use muster_runtime::tls::{ClientTls, connect_lazily};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tonic::{
     Request, Status, metadata::MetadataValue, service::Interceptor,
     service::interceptor::InterceptedService, transport::Channel,
@@ -117,19 +118,15 @@ pub struct Operator {
 impl Operator {
     /// A caller that dials this address.
     pub fn new(address: SocketAddr, credential: Credential) -> Self {
-        let read = |path: PathBuf| CertificateDer::from_pem_file(path).unwrap();
-        let (ca, token) = match &credential {
-            Credential::Directory(directory) => (read(directory.join("ca.pem")), None),
-            Credential::Token { token, ca } => (read(ca.clone()), Some(token)),
-            Credential::None { ca } => (read(ca.clone()), None),
+        let anonymous = |ca: PathBuf| ClientTls::new(&load_authorities(&ca).unwrap()).unwrap();
+        let (tls, token) = match credential {
+            Credential::Directory(directory) => (
+                Identity::load(&directory).unwrap().client_tls().unwrap(),
+                None,
+            ),
+            Credential::Token { token, ca } => (anonymous(ca), Some(token)),
+            Credential::None { ca } => (anonymous(ca), None),
         };
-        let tls = ClientTls::new(&[ca]).unwrap();
-        if let Credential::Directory(directory) = &credential {
-            let chain = CertificateDer::pem_file_iter(directory.join("cert.pem")).unwrap();
-            let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).unwrap();
-            tls.set_identity(chain.map(Result::unwrap).collect(), key)
-                .unwrap();
-        }
         Self {
             channel: connect_lazily(&address.to_string(), &tls),
             bearer: Bearer(token.map(|token| format!("Bearer {token}").parse().unwrap())),
@@ -196,6 +193,12 @@ impl Operator {
             .await
             .unwrap();
         answer.into_inner().host.unwrap()
+    }
+
+    /// Every host, by name.
+    pub async fn all_hosts(&self) -> Vec<Host> {
+        let listed = self.hosts().list_hosts(ListHostsRequest::default()).await;
+        listed.unwrap().into_inner().hosts
     }
 
     /// Waits until a host's presence is this.

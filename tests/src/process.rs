@@ -267,3 +267,12 @@ pub fn reap(mark: &str, grace: Duration) -> Vec<String> {
         std::thread::yield_now();
     }
 }
+
+/// Kills what carries `mark` and has `text` in its command line, as a reboot would.
+pub fn reap_matching(mark: &str, text: &str) {
+    for (pid, command) in marked(mark) {
+        if command.contains(text) {
+            let _ = signal::kill(pid, Signal::SIGKILL);
+        }
+    }
+}

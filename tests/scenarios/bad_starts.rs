@@ -1,0 +1,170 @@
+//! Days on which a program cannot start, or cannot go on: one clear line each, and a next step.
+
+use std::{fs, net::TcpListener};
+
+use muster_proto::v1::{ListHostsRequest, Reason, task::State};
+use muster_tests::{
+    PATIENCE, eventually,
+    fleet::{Fleet, free_address},
+    operator::{reason, request, script},
+    process::Ended,
+    tally::Tally,
+};
+
+/// A refusal to start: a code that is no success, and one line that says all of this.
+#[track_caller]
+fn refuses(ended: &Ended, words: &[&str]) {
+    assert!(ended.code() > 0, "{ended:?}");
+    let last = ended.stderr.lines().last().unwrap_or_default();
+    for word in words {
+        assert!(
+            last.contains(word),
+            "no {word:?} in the last line of:\n{}",
+            ended.stderr
+        );
+    }
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let fleet = Fleet::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let start = fleet
+        .muster(&["control-plane"])
+        .env("MUSTER_DATA_DIR", fleet.directory().join("other"));
+    let ended = start
+        .env("MUSTER_LISTEN", &address)
+        .run(&fleet.logs())
+        .await;
+    refuses(&ended, &[&address, "--listen"]);
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_written_is_named() {
+    let fleet = Fleet::start().await;
+    let file = fleet.directory().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("data");
+    let start = fleet
+        .muster(&["control-plane"])
+        .env("MUSTER_DATA_DIR", &below);
+    let start = start.env("MUSTER_LISTEN", free_address().to_string());
+    refuses(
+        &start.run(&fleet.logs()).await,
+        &[file.to_str().unwrap(), "--data-dir"],
+    );
+}
+
+#[tokio::test]
+async fn a_data_directory_that_is_in_use_is_not_used_twice() {
+    let (fleet, host) = Fleet::with_host("web-1").await;
+    let start = fleet
+        .muster(&["control-plane"])
+        .env("MUSTER_LISTEN", free_address().to_string());
+    refuses(
+        &start.run(&fleet.logs()).await,
+        &[fleet.data_dir().to_str().unwrap()],
+    );
+
+    let start = fleet
+        .agent_program("second")
+        .env("MUSTER_DATA_DIR", host.directory());
+    refuses(
+        &start.args(["run"]).run(&fleet.logs()).await,
+        &[host.directory().to_str().unwrap()],
+    );
+    fleet.operator().run("web-1", "true").await.succeeds().await;
+}
+
+#[tokio::test]
+async fn a_ledger_from_a_newer_version_is_left_alone() {
+    let fleet = Fleet::start().await;
+    fleet.stop_control_plane().await;
+    let ledger = fleet.data_dir().join("control-plane/ledger.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&ledger);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9999, 'of tomorrow', TRUE, x'00', 0)";
+    sqlx::query(newer).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    let before = fs::read(&ledger).unwrap();
+    let start = fleet
+        .muster(&["control-plane"])
+        .env("MUSTER_LISTEN", fleet.address().to_string());
+    refuses(&start.run(&fleet.logs()).await, &["ledger.db", "newer"]);
+    assert!(fs::read(&ledger).unwrap() == before);
+}
+
+#[tokio::test]
+async fn an_agent_waits_for_a_control_plane_that_is_down() {
+    let fleet = Fleet::start().await;
+    let host = fleet.joined("web-1", &[]).await;
+    fleet.stop_control_plane().await;
+    host.start(&fleet);
+    eventually(PATIENCE, "it says that it tries again", || async {
+        host.log(&fleet).contains("again").then_some(())
+    })
+    .await;
+    let asked = fleet.cli(&["host", "list"]).await;
+    refuses(&asked, &[&fleet.address().to_string()]);
+    assert_eq!(asked.code(), 69);
+    fleet.start_control_plane().await;
+    fleet.operator().online("web-1").await;
+}
+
+#[tokio::test]
+async fn a_full_disk_accepts_no_job_and_loses_none() {
+    let (fleet, _host) = Fleet::with_host("web-1").await;
+    let operator = fleet.operator();
+    let tally = Tally::new(fleet.directory());
+    operator.run("web-1", tally.mark()).await.succeeds().await;
+
+    fleet.limit_files(Some(4096)).await;
+    let wanted = request("web-1", script(tally.mark()));
+    let refused = operator.create(wanted.clone()).await.unwrap_err();
+    assert_eq!(reason(&refused), Reason::LedgerUnavailable);
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    // Reading goes on.
+    operator
+        .hosts()
+        .list_hosts(ListHostsRequest::default())
+        .await
+        .unwrap();
+
+    fleet.limit_files(None).await;
+    let job = eventually(PATIENCE, "the ledger takes jobs again", || async {
+        operator.create(wanted.clone()).await.ok()
+    })
+    .await;
+    job.succeeds().await;
+    assert_eq!(tally.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_on_a_host_costs_output_and_says_so() {
+    // Output must leave 99 percent of the disk free: a disk on which anything stands is full.
+    let fleet = Fleet::plan()
+        .set_agents("MUSTER_SPOOL_FREE", 99)
+        .start()
+        .await;
+    let host = fleet.host("web-1").await;
+    let job = fleet
+        .operator()
+        .run("web-1", "seq 1 400000; echo end")
+        .await;
+    host.wire().carried_up(64 << 10).await;
+    host.wire().cut();
+    eventually(PATIENCE, "the process ends", || async {
+        fleet.processes("seq").is_empty().then_some(())
+    })
+    .await;
+    host.wire().mend();
+    job.reaches(State::Succeeded).await;
+    let task = job.complete().await;
+    let size = task.output_size.unwrap();
+    assert!(size.dropped_bytes > 0, "{size:?}");
+    let seen = job.watch().await;
+    assert_eq!(seen.missing, size.dropped_bytes, "what is missing is said");
+}
