@@ -67,7 +67,7 @@ impl Agent {
     /// Opens identity, journal and spool, and takes up what an earlier agent left. Call it inside the
     /// runtime that will run it.
     pub async fn open(config: Config) -> Result<Self, AgentError> {
-        let directory = config.directory.clone();
+        let directory = config.directory();
         let lock = lock(&directory)?;
         let mut identity = match Identity::load(&directory) {
             Err(IdentityError::Missing(_)) => return Err(AgentError::NotJoined),

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Agent")]
 pub struct Config {
-    /// Where the agent keeps identity, journal and spool: `agent` in the data directory. Set by the
-    /// program, as it follows from `--data-dir`.
+    /// The data directory, of which the part `agent` holds identity, journal and spool. Set by the program.
     #[arg(skip)]
-    pub directory: PathBuf,
+    pub data_dir: PathBuf,
 
     /// Address of the control plane, as "HOST:PORT" [default: that of the join string]
     #[arg(long, env = "MUSTER_CONTROL_PLANE", value_name = "HOST:PORT")]
@@ -38,15 +37,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, in this directory.
-    pub fn new(directory: PathBuf) -> Self {
+    /// The defaults, in this data directory.
+    pub fn new(data_dir: PathBuf) -> Self {
         Self {
-            directory,
+            data_dir,
             control_plane: None,
             max_tasks: 1024,
             task_spool: 1024,
             spool: 4096,
             spool_free: 5,
         }
+    }
+
+    /// Where the agent keeps its state.
+    pub fn directory(&self) -> PathBuf {
+        self.data_dir.join("agent")
     }
 }

@@ -29,7 +29,7 @@ pub struct Join {
     pub join_file: Option<PathBuf>,
 
     /// What this host would like to be called, unless the join token says [default: its host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, env = "MUSTER_HOST_NAME", value_name = "NAME")]
     pub name: Option<String>,
 }
 
@@ -90,7 +90,7 @@ fn limited(source: impl Read) -> io::Result<String> {
     Ok(text)
 }
 
-/// Exchanges a join string for an identity of this host, in the directory of the configuration. `name`
+/// Exchanges a join string for an identity of this host, in the agent's part of the data directory. `name`
 /// is what the host would like to be called; empty means its host name. Safe to repeat.
 pub async fn join(
     config: &Config,
@@ -99,5 +99,5 @@ pub async fn join(
 ) -> Result<Identity, EnrollmentError> {
     let hostname = facts::hostname();
     let name = if name.is_empty() { &hostname } else { name };
-    enrollment::join(&config.directory, join_string, name).await
+    enrollment::join(&config.directory(), join_string, name).await
 }

@@ -14,6 +14,11 @@ mod process;
 mod renewal;
 mod tasks;
 
+#[cfg(test)]
+mod fake_control_plane;
+#[cfg(test)]
+mod tests;
+
 pub use agent::{Agent, AgentError};
 pub use config::Config;
 pub use join::{Join, NoJoinString, join};

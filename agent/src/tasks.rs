@@ -468,9 +468,12 @@ impl Tasks {
         tokio::spawn(
             async move {
                 let settled = report::report(Arc::clone(&task), Arc::clone(&session), fresh).await;
-                session.leaves_report(task.id);
                 if settled {
                     tasks.settle(&task);
+                }
+                if session.leaves_report(task.id) && settled {
+                    // Offered again while its settlement was on the way.
+                    tasks.answer(task.id, &session, None);
                 }
             }
             .instrument(span),

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::{PATIENCE, eventually};
 
 /// Marks every process of a fleet, and of the tasks on its hosts, in its environment.
-pub const MARK: &str = "MUSTER_TESTS_FLEET";
+pub const MARK: &str = "FLEET_UNDER_TEST";
 
 /// Where the programs of this workspace stand, built from the sources as they are.
 static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| {

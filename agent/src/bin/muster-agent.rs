@@ -60,12 +60,12 @@ fn main() -> ExitCode {
 
 async fn start(settings: Settings) -> anyhow::Result<()> {
     let telemetry = telemetry::start(&settings.telemetry, "muster-agent", Level::INFO)?;
-    let directory = settings.data_dir.path()?.join("agent");
+    let data_dir = settings.data_dir.path()?;
     let done = match settings.command {
         Command::Join(settings) => {
             let join_string = settings.join_string()?;
             let name = settings.name.unwrap_or_default();
-            let identity = join(&Config::new(directory), &join_string, &name).await?;
+            let identity = join(&Config::new(data_dir), &join_string, &name).await?;
             tracing::info!(
                 "joined {} as {} ({})",
                 identity.address(),
@@ -74,13 +74,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             );
             Ok(())
         }
-        Command::Run(config) => {
-            run(Config {
-                directory,
-                ..config
-            })
-            .await
-        }
+        Command::Run(config) => run(Config { data_dir, ..config }).await,
     };
     telemetry.stop().await;
     done

@@ -1,6 +1,9 @@
 //! One attach, as the reports that ride on it see it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use muster_proto::ids::TaskId;
 use muster_runtime::tls::{ClientTls, connect_lazily};
@@ -16,7 +19,7 @@ pub(crate) struct Session {
     main: Channel,
     // Plain locks: held to look and to set.
     bulk: Mutex<Option<Channel>>,
-    reported: Mutex<HashSet<TaskId>>,
+    reported: Mutex<HashMap<TaskId, bool>>,
     ended: CancellationToken,
 }
 
@@ -49,14 +52,27 @@ impl Session {
             .clone()
     }
 
-    /// Takes the right to report a task in this session; `false` if somebody has it.
+    /// Takes the right to report a task in this session; `false` if somebody has it, who then learns that
+    /// it was asked for again.
     pub(crate) fn takes_report(&self, task_id: TaskId) -> bool {
-        !self.ended.is_cancelled() && self.reported.lock().insert(task_id)
+        if self.ended.is_cancelled() {
+            return false;
+        }
+        match self.reported.lock().entry(task_id) {
+            Entry::Vacant(entry) => {
+                entry.insert(false);
+                true
+            }
+            Entry::Occupied(mut asked_again) => {
+                asked_again.insert(true);
+                false
+            }
+        }
     }
 
-    /// Gives that right back.
-    pub(crate) fn leaves_report(&self, task_id: TaskId) {
-        self.reported.lock().remove(&task_id);
+    /// Gives that right back. Says whether it was asked for again meanwhile.
+    pub(crate) fn leaves_report(&self, task_id: TaskId) -> bool {
+        self.reported.lock().remove(&task_id).unwrap_or(false)
     }
 
     /// Resolves when the session is over.

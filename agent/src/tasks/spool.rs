@@ -95,6 +95,7 @@ struct Inner {
     files: HashMap<SegmentId, Arc<SegmentFile>>,
     memory: HashMap<SegmentId, Vec<Piece>>,
     ended: bool,
+    warned: bool,
     waker: Option<Waker>,
     backlog: Arc<Notify>,
 }
@@ -156,6 +157,7 @@ impl Spool {
                 files: HashMap::new(),
                 memory: HashMap::new(),
                 ended: false,
+                warned: false,
                 waker: None,
                 backlog: Arc::new(Notify::new()),
             }),
@@ -252,8 +254,7 @@ impl Spool {
         if placed.place == Place::Disk
             && let Err(error) = self.write(&placed, file, stream, &content)
         {
-            tracing::warn!(task.id = %self.task_id, %error, "output cannot be written and is held in memory: {error}");
-            self.hold(&placed, stream, content);
+            self.hold(&placed, stream, content, &error);
         }
     }
 
@@ -284,8 +285,11 @@ impl Spool {
     }
 
     /// Keeps a piece in memory that could not be written.
-    fn hold(&self, placed: &Placed, stream: usize, content: Content) {
+    fn hold(&self, placed: &Placed, stream: usize, content: Content, error: &io::Error) {
         let mut inner = self.inner.lock();
+        if !std::mem::replace(&mut inner.warned, true) {
+            tracing::warn!(task.id = %self.task_id, %error, "output cannot be written, so little of it can be kept: {error}");
+        }
         inner.place = Place::Memory;
         let segment = inner
             .plan
@@ -631,3 +635,6 @@ fn throw_away(files: Vec<Arc<SegmentFile>>) {
         file.throw_away();
     }
 }
+
+#[cfg(test)]
+mod tests;

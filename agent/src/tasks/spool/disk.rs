@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, IoSlice, Write},
+    io::{self, IoSlice, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -97,7 +97,7 @@ impl SegmentFile {
             .create(true)
             .truncate(true)
             .read(true)
-            .append(true)
+            .write(true)
             .mode(0o600)
             .open(&path)?;
         let mut head = [0; FILE_HEAD];
@@ -155,6 +155,7 @@ impl SegmentFile {
             other => {
                 // A part may stand there, and no later frame may follow it.
                 self.file.set_len(size)?;
+                (&self.file).seek(SeekFrom::Start(size))?;
                 Err(other
                     .err()
                     .unwrap_or_else(|| io::ErrorKind::StorageFull.into()))
@@ -164,11 +165,7 @@ impl SegmentFile {
 
     /// Notes the sequence of the first piece.
     pub(super) fn number(&self, first: i64) -> io::Result<()> {
-        // The file is open for appending, where Linux ignores the place of a write.
-        OpenOptions::new()
-            .write(true)
-            .open(&self.path)?
-            .write_all_at(&first.to_le_bytes(), 8)
+        self.file.write_all_at(&first.to_le_bytes(), 8)
     }
 
     /// Reads pieces from a place in the file on, up to about `max_bytes` and at least one; returns them
@@ -238,7 +235,7 @@ impl SegmentFile {
         path: PathBuf,
         id: SegmentId,
     ) -> io::Result<(Self, Segment)> {
-        let file = OpenOptions::new().read(true).append(true).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let mut head = [0; FILE_HEAD];
         file.read_exact_at(&mut head, 0)?;
         if &head[..8] != MAGIC {

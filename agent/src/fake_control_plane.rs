@@ -1,0 +1,528 @@
+//! A control plane for tests: speaks the real proto over real TLS, keeps what agents report, and is
+//! strict about the order of output.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicI64, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use muster_client::identity::Identity;
+use muster_proto::{
+    agent::v1::{
+        Ack, AttachRequest, AttachResponse, Cancel, Drain, Hello, Offer, Open, ReportRequest,
+        ReportResponse, Resume, SealedOffer, Settled, Welcome,
+        agent_service_server::{AgentService, AgentServiceServer},
+        attach_request, attach_response, report_request, report_response, task_state,
+    },
+    ids::TaskId,
+    v1::{Action, Command, OutputStream, action, task},
+};
+use muster_runtime::tls::{AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind};
+use parking_lot::Mutex;
+use prost::Message;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The id of the one host.
+pub(crate) const HOST: &str = "h-00000000000000000000";
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct FakeControlPlane {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    tls: ServerTls,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    tasks_made: AtomicI64,
+    stop: CancellationToken,
+}
+
+/// How the fake behaves.
+#[derive(Default)]
+pub(crate) struct Behaviour {
+    /// Says that output is durable.
+    pub(crate) acknowledges: bool,
+    /// Says that tasks are settled.
+    pub(crate) settles: bool,
+    /// Stops reading reports, as the flow control of a stalled network would.
+    pub(crate) reads_nothing: bool,
+    /// Expected at the next attach.
+    pub(crate) expected: Vec<String>,
+}
+
+struct State {
+    seen: watch::Sender<Seen>,
+    behaviour: Mutex<Behaviour>,
+}
+
+/// What agents said.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) messages: Vec<attach_request::Message>,
+    pub(crate) tasks: HashMap<String, Reported>,
+    pub(crate) violations: Vec<String>,
+    session: Option<mpsc::Sender<Result<AttachResponse, Status>>>,
+}
+
+/// What was reported of a task.
+#[derive(Default, Clone, Debug)]
+pub(crate) struct Reported {
+    pub(crate) opens: Vec<Open>,
+    pub(crate) started: Option<task_state::Started>,
+    pub(crate) ended: Option<task_state::Ended>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    /// Bytes that were not kept, stdout and stderr.
+    pub(crate) missing: [i64; 2],
+    pub(crate) last_sequence: i64,
+    pub(crate) output_ended: bool,
+    pub(crate) settled: bool,
+    offsets: [i64; 2],
+}
+
+struct Everybody;
+
+impl Admission for Everybody {
+    fn admits(&self, _: &SpiffeId) -> bool {
+        true
+    }
+}
+
+impl FakeControlPlane {
+    pub(crate) async fn start() -> Self {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, key()).unwrap();
+        let server_key = key();
+        let server = CertificateParams::new([muster_proto::CONTROL_PLANE_NAME.to_owned()])
+            .unwrap()
+            .signed_by(&server_key, &authority)
+            .unwrap();
+        let authorities = [authority.der().clone()];
+        let tls = ServerTls::new(
+            vec![server.der().clone(), authority.der().clone()],
+            server_key.into(),
+            &authorities,
+            Arc::new(Everybody),
+        )
+        .unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let incoming = tls.incoming(listener, AcceptLimits::default(), stop.clone());
+        let state = Arc::new(State {
+            seen: watch::Sender::default(),
+            behaviour: Mutex::new(Behaviour {
+                acknowledges: true,
+                settles: true,
+                ..Behaviour::default()
+            }),
+        });
+        let service =
+            AgentServiceServer::new(Service(Arc::clone(&state))).max_decoding_message_size(8 << 20);
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .tcp_nodelay(true)
+                .initial_stream_window_size(1 << 20)
+                .initial_connection_window_size(200 << 20)
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
+        Self {
+            address,
+            state,
+            tls,
+            authority,
+            tasks_made: AtomicI64::new(0),
+            stop,
+        }
+    }
+
+    /// Gives the agent's directory the identity of the one host.
+    pub(crate) fn enroll(&self, directory: &Path) {
+        let key = key();
+        let mut leaf = CertificateParams::default();
+        let id = format!("spiffe://muster.internal/host/{HOST}");
+        leaf.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        leaf.not_before = (SystemTime::now() - Duration::from_secs(300)).into();
+        leaf.not_after = (SystemTime::now() + Duration::from_secs(86_400)).into();
+        let leaf = leaf.signed_by(&key, &self.authority).unwrap();
+        let chain = vec![leaf.der().clone(), self.authority.der().clone()];
+        let authorities = vec![self.authority.der().clone()];
+        let address = self.address.to_string();
+        Identity::new(
+            directory,
+            key,
+            chain,
+            authorities,
+            address,
+            "web-1".to_owned(),
+        )
+        .unwrap()
+        .store()
+        .unwrap();
+    }
+
+    pub(crate) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.state.behaviour.lock());
+        self.state.seen.send_modify(|_| {});
+    }
+
+    /// Waits until what was seen is as wanted, and returns what that gives.
+    pub(crate) async fn until<T>(
+        &self,
+        what: &str,
+        mut wanted: impl FnMut(&Seen) -> Option<T>,
+    ) -> T {
+        let mut seen = self.state.seen.subscribe();
+        let mut found = None;
+        let waited = tokio::time::timeout(
+            PATIENCE,
+            seen.wait_for(|seen| {
+                assert_eq!(seen.violations, Vec::<String>::new());
+                found = wanted(seen);
+                found.is_some()
+            }),
+        );
+        match waited.await {
+            Ok(done) => drop(done.unwrap()),
+            Err(_) => panic!(
+                "never came: {what}; tasks: {:?}",
+                self.state
+                    .seen
+                    .borrow()
+                    .tasks
+                    .values()
+                    .map(|t| (
+                        &t.started,
+                        &t.ended,
+                        t.last_sequence,
+                        t.output_ended,
+                        t.opens.len()
+                    ))
+                    .collect::<Vec<_>>()
+            ),
+        }
+        found.unwrap()
+    }
+
+    pub(crate) async fn attached(&self, times: usize) {
+        self.until("an attach", |seen| {
+            (seen.hellos.len() >= times).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a task is settled.
+    pub(crate) async fn settled(&self, task_id: &str) -> Reported {
+        self.until("a settled task", |seen| {
+            seen.tasks.get(task_id).filter(|task| task.settled).cloned()
+        })
+        .await
+    }
+
+    /// Waits until a task has been reported in this way.
+    pub(crate) async fn task(&self, task_id: &str, wanted: impl Fn(&Reported) -> bool) -> Reported {
+        self.until("a reported task", |seen| {
+            seen.tasks.get(task_id).filter(|task| wanted(task)).cloned()
+        })
+        .await
+    }
+
+    /// An offer of a command, as the control plane would seal it.
+    pub(crate) fn offer_of(&self, command: Command) -> (String, Offer) {
+        let number = self.tasks_made.fetch_add(1, Ordering::Relaxed);
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes[8..12].copy_from_slice(&rand::random::<u32>().to_be_bytes());
+        let task_id = TaskId::from_bytes(&bytes).to_string();
+        let sealed = SealedOffer {
+            task_id: task_id.clone(),
+            host_id: HOST.to_owned(),
+            action: Some(Action {
+                kind: Some(action::Kind::Command(command)),
+            }),
+            not_after: Some((SystemTime::now() + Duration::from_secs(600)).into()),
+            ..Default::default()
+        };
+        let offer = Offer {
+            sealed_offer: sealed.encode_to_vec().into(),
+            seal: vec![7; 32].into(),
+            trace: HashMap::new(),
+        };
+        (task_id, offer)
+    }
+
+    /// Offers a command to the attached host.
+    pub(crate) async fn offer(&self, command: Command) -> String {
+        let (task_id, offer) = self.offer_of(command);
+        self.send(attach_response::Message::Offer(offer)).await;
+        task_id
+    }
+
+    pub(crate) async fn cancel(&self, task_id: &str, grace: Option<Duration>) {
+        let cancel = Cancel {
+            task_id: task_id.to_owned(),
+            grace: grace.map(|grace| grace.try_into().unwrap()),
+            not_after: Some((SystemTime::now() + Duration::from_secs(600)).into()),
+        };
+        self.send(attach_response::Message::Cancel(cancel)).await;
+    }
+
+    pub(crate) async fn drain(&self) {
+        let drain = Drain {
+            retry_after: Some(Duration::from_millis(10).try_into().unwrap()),
+        };
+        self.send(attach_response::Message::Drain(drain)).await;
+    }
+
+    pub(crate) async fn send(&self, message: attach_response::Message) {
+        let session = self.until("a session", |seen| seen.session.clone()).await;
+        let message = AttachResponse {
+            message: Some(message),
+        };
+        session.send(Ok(message)).await.unwrap();
+    }
+
+    /// Cuts every connection of the host.
+    pub(crate) fn cut(&self) {
+        self.state.seen.send_modify(|seen| seen.session = None);
+        let id = SpiffeId::new("muster.internal", SpiffeKind::Host, HOST);
+        self.tls.close(&id);
+    }
+}
+
+impl Drop for FakeControlPlane {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
+}
+
+struct Service(Arc<State>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Service {
+    type AttachStream = Answers<AttachResponse>;
+    type ReportStream = Answers<ReportResponse>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut incoming = request.into_inner();
+        let Some(attach_request::Message::Hello(hello)) = incoming
+            .message()
+            .await?
+            .and_then(|message| message.message)
+        else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let (sender, receiver) = mpsc::channel(1024);
+        let welcome = Welcome {
+            session_epoch: self.0.seen.borrow().hellos.len() as i64 + 1,
+            generation: "one".to_owned(),
+            time: Some(SystemTime::now().into()),
+            heartbeat_interval: Some(Duration::from_millis(200).try_into().unwrap()),
+            expected_task_ids: self.0.behaviour.lock().expected.clone(),
+            host_name: "web-1".to_owned(),
+            ..Default::default()
+        };
+        let welcome = AttachResponse {
+            message: Some(attach_response::Message::Welcome(welcome)),
+        };
+        sender.send(Ok(welcome)).await.unwrap();
+        self.0.seen.send_modify(|seen| {
+            seen.hellos.push(hello);
+            seen.session = Some(sender.clone());
+        });
+        let state = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = incoming.message().await {
+                if let Some(attach_request::Message::Heartbeat(_)) = &message.message {
+                    let ack = AttachResponse {
+                        message: Some(attach_response::Message::HeartbeatAck(Default::default())),
+                    };
+                    let _ = sender.send(Ok(ack)).await;
+                }
+                state
+                    .seen
+                    .send_modify(|seen| seen.messages.extend(message.message));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn report(
+        &self,
+        request: Request<Streaming<ReportRequest>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let mut incoming = request.into_inner();
+        let Some(report_request::Message::Open(open)) = incoming
+            .message()
+            .await?
+            .and_then(|message| message.message)
+        else {
+            return Err(Status::invalid_argument("no open"));
+        };
+        let (sender, receiver) = mpsc::channel(1024);
+        let (task_id, fresh) = (open.task_id.clone(), open.fresh);
+        let mut after_sequence = 0;
+        self.0.seen.send_modify(|seen| {
+            let task = seen.tasks.entry(task_id.clone()).or_default();
+            task.opens.push(open);
+            after_sequence = task.last_sequence;
+        });
+        if !fresh {
+            let resume = report_response::Message::Resume(Resume { after_sequence });
+            sender
+                .send(Ok(ReportResponse {
+                    message: Some(resume),
+                }))
+                .await
+                .unwrap();
+        }
+        let state = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut seen = state.seen.subscribe();
+            loop {
+                let reading = seen
+                    .wait_for(|_| !state.behaviour.lock().reads_nothing)
+                    .await;
+                drop(reading.unwrap());
+                let Ok(Some(message)) = incoming.message().await else {
+                    return;
+                };
+                let Some(message) = message.message else {
+                    return;
+                };
+                let answer = state.take(&task_id, message);
+                if let Some(answer) = answer
+                    && sender
+                        .send(Ok(ReportResponse {
+                            message: Some(answer),
+                        }))
+                        .await
+                        .is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(
+            ReceiverStream::new(receiver).map(|answer| answer),
+        )))
+    }
+}
+
+impl State {
+    fn take(
+        &self,
+        task_id: &str,
+        message: report_request::Message,
+    ) -> Option<report_response::Message> {
+        let mut answer = None;
+        self.seen.send_modify(|seen| {
+            let Seen {
+                tasks, violations, ..
+            } = seen;
+            let task = tasks.get_mut(task_id).unwrap();
+            let behaviour = self.behaviour.lock();
+            let output = match message {
+                report_request::Message::Open(_) => {
+                    violations.push("opened twice".to_owned());
+                    return;
+                }
+                report_request::Message::State(state) => {
+                    match state.event {
+                        Some(task_state::Event::Started(started)) => task.started = Some(started),
+                        Some(task_state::Event::Ended(ended)) => task.ended = Some(ended),
+                        None => violations.push("a state without an event".to_owned()),
+                    }
+                    return;
+                }
+                report_request::Message::OutputEnd(end) => {
+                    if end.last_sequence > task.last_sequence {
+                        violations.push(format!(
+                            "ends at {} after {}",
+                            end.last_sequence, task.last_sequence
+                        ));
+                    }
+                    task.output_ended = true;
+                    if behaviour.settles && task.ended.is_some() {
+                        task.settled = true;
+                        answer = Some(report_response::Message::Settled(Settled {}));
+                    }
+                    return;
+                }
+                report_request::Message::Chunk(chunk) => {
+                    (chunk.sequence, chunk.stream, chunk.offset, Ok(chunk.data))
+                }
+                report_request::Message::Gap(gap) => {
+                    (gap.sequence, gap.stream, gap.offset, Err(gap.length))
+                }
+            };
+            let (sequence, stream, offset, content) = output;
+            if sequence <= task.last_sequence {
+                return;
+            }
+            let stream = usize::from(stream == i32::from(OutputStream::Stderr));
+            if sequence != task.last_sequence + 1 || offset != task.offsets[stream] {
+                violations.push(format!(
+                    "sequence {sequence} at {offset} after {} at {:?}",
+                    task.last_sequence, task.offsets
+                ));
+            }
+            task.last_sequence = sequence;
+            match content {
+                Ok(data) => {
+                    task.offsets[stream] += data.len() as i64;
+                    if stream == 0 {
+                        &mut task.stdout
+                    } else {
+                        &mut task.stderr
+                    }
+                    .extend_from_slice(&data);
+                }
+                Err(length) => {
+                    task.offsets[stream] += length;
+                    task.missing[stream] += length;
+                }
+            }
+            if behaviour.acknowledges {
+                answer = Some(report_response::Message::Ack(Ack { sequence }));
+            }
+        });
+        answer
+    }
+}
+
+impl Reported {
+    pub(crate) fn state(&self) -> task::State {
+        self.ended
+            .as_ref()
+            .map_or(task::State::Unspecified, task_state::Ended::state)
+    }
+
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}

@@ -1,0 +1,243 @@
+use std::{task::Waker, time::Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn task() -> TaskId {
+    TaskId::from_bytes(&[9; 32])
+}
+
+fn room(directory: &std::path::Path, limit: u64) -> Arc<Room> {
+    Arc::new(Room::new(directory.to_owned(), limit, 0))
+}
+
+/// Takes all that a report could take after a sequence.
+fn drain(spool: &Spool, mut after: i64) -> Vec<Piece> {
+    let (mut taken, mut position) = (Vec::new(), Position::default());
+    loop {
+        match spool.next(after, Waker::noop()) {
+            Next::Piece(piece) => {
+                after = piece.sequence;
+                taken.push(piece);
+            }
+            Next::Stored => {
+                let pieces = spool.read(after, &mut position).unwrap();
+                assert!(!pieces.is_empty(), "nothing is stored after {after}");
+                after = pieces.last().unwrap().sequence;
+                taken.extend(pieces);
+            }
+            Next::Nothing | Next::End { .. } => return taken,
+        }
+    }
+}
+
+/// What a control plane would make of it: checks order, and returns bytes and holes of each stream.
+#[derive(Default, Debug, PartialEq, Clone)]
+struct Taken {
+    sequence: i64,
+    bytes: [Vec<Option<u8>>; 2],
+}
+
+impl Taken {
+    fn take(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            if piece.sequence <= self.sequence {
+                continue;
+            }
+            assert_eq!(piece.sequence, self.sequence + 1);
+            self.sequence = piece.sequence;
+            let bytes = &mut self.bytes[piece.stream];
+            assert_eq!(piece.offset, bytes.len() as i64);
+            match piece.content {
+                Content::Data(data) => bytes.extend(data.iter().copied().map(Some)),
+                Content::Missing { length, .. } => {
+                    bytes.resize(bytes.len() + usize::try_from(length).unwrap(), None);
+                }
+            }
+        }
+    }
+
+    fn missing(&self) -> usize {
+        self.bytes
+            .iter()
+            .flatten()
+            .filter(|byte| byte.is_none())
+            .count()
+    }
+}
+
+#[test]
+fn what_is_written_comes_out_at_once_and_again_from_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+    spool.append(OutputStream::Stdout, "one".into());
+    spool.append(OutputStream::Stderr, "two".into());
+    let first = drain(&spool, 0);
+    assert_eq!(first.len(), 2);
+    assert_eq!(drain(&spool, 0), first);
+    assert_eq!(drain(&spool, 1), first[1..]);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    spool.end();
+    assert!(matches!(
+        spool.next(2, Waker::noop()),
+        Next::End { last_sequence: 2 }
+    ));
+    spool.forget();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn beyond_the_limit_beginning_and_end_are_kept_and_the_rest_is_a_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 64_000);
+    let mut written = Vec::new();
+    for n in 0..1000u32 {
+        let line = format!("{n:0>999}\n");
+        written.extend_from_slice(line.as_bytes());
+        spool.append(OutputStream::Stdout, line.into());
+    }
+    spool.end();
+    let mut taken = Taken::default();
+    taken.take(drain(&spool, 0));
+    let bytes = &taken.bytes[0];
+    assert_eq!(bytes.len(), written.len());
+    assert!(
+        bytes
+            .iter()
+            .zip(&written)
+            .all(|(kept, wrote)| kept.is_none_or(|kept| kept == *wrote))
+    );
+    let kept = bytes.len() - taken.missing();
+    assert!((32_000..=64_000).contains(&kept), "{kept}");
+    assert!(bytes[..20_000].iter().all(Option::is_some));
+    assert!(bytes[bytes.len() - 20_000..].iter().all(Option::is_some));
+    // The control plane asks again from the middle, and gets the same.
+    let mut again = taken.clone();
+    again.sequence = 10;
+    for stream in &mut again.bytes {
+        stream.truncate(10_000.min(stream.len()));
+    }
+    again.take(drain(&spool, 10));
+    assert_eq!(again, taken);
+}
+
+#[test]
+fn without_room_on_the_disk_output_still_flows() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 0), 1 << 30);
+    let mut taken = Taken::default();
+    for _ in 0..100 {
+        spool.append(OutputStream::Stdout, vec![b'x'; 100_000].into());
+        taken.take(drain(&spool, taken.sequence));
+        spool.acknowledge(taken.sequence);
+    }
+    assert_eq!(taken.bytes[0].len(), 10_000_000);
+    assert_eq!(taken.missing(), 0);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn damaged_files_become_gaps() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+    for _ in 0..10 {
+        spool.append(OutputStream::Stdout, vec![b'x'; 100].into());
+        spool.append(OutputStream::Stderr, vec![b'y'; 50].into());
+    }
+    drain(&spool, 0);
+    let path = std::fs::read_dir(directory.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    spool.end();
+    let mut taken = Taken::default();
+    taken.take(drain(&spool, 0));
+    assert_eq!(taken.sequence, 20);
+    assert_eq!((taken.bytes[0].len(), taken.bytes[1].len()), (1000, 500));
+    assert!((100..1000).contains(&taken.missing()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is written, taken, acknowledged and asked for again, with whatever room, and with another
+    /// agent coming in between: sequences and offsets have no holes, and each byte comes out as it was
+    /// written or is covered by a gap.
+    #[test]
+    fn nothing_is_lost_silently(
+        task_limit in 200..4000u64,
+        disk in prop_oneof![Just(0u64), Just(3000), Just(1 << 30)],
+        steps in proptest::collection::vec((0..8u8, 1..200usize), 1..120),
+        restart in any::<bool>(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(task(), room(directory.path(), disk), task_limit);
+        let mut written: [Vec<u8>; 2] = Default::default();
+        let mut taken = Taken::default();
+        let mut resume = Taken::default();
+        for (kind, size) in steps {
+            match kind {
+                0..=3 => {
+                    let stream = usize::from(kind % 2);
+                    let data: Vec<u8> = (0..size).map(|n| (n * 7 + written[stream].len()) as u8).collect();
+                    written[stream].extend_from_slice(&data);
+                    let name = [OutputStream::Stdout, OutputStream::Stderr][stream];
+                    spool.append(name, data.into());
+                }
+                4 | 5 => taken.take(drain(&spool, taken.sequence)),
+                6 => {
+                    // What is acknowledged is never asked for again.
+                    spool.acknowledge(taken.sequence);
+                    resume = taken.clone();
+                }
+                _ => taken = resume.clone(),
+            }
+        }
+        if restart && disk > 1 << 20 {
+            let produced = spool.produced();
+            drop(spool);
+            spool = Spool::recover(task(), room(directory.path(), disk), task_limit, Some(produced)).unwrap();
+            taken = resume.clone();
+            spool.acknowledge(taken.sequence);
+        }
+        spool.end();
+        taken.take(drain(&spool, taken.sequence));
+        for (stream, written) in written.iter().enumerate() {
+            let out = &taken.bytes[stream];
+            prop_assert_eq!(out.len(), written.len());
+            prop_assert!(out.iter().zip(written).all(|(kept, wrote)| kept.is_none_or(|kept| kept == *wrote)));
+        }
+        let Next::End { last_sequence } = spool.next(taken.sequence, Waker::noop()) else {
+            panic!("not the end");
+        };
+        prop_assert_eq!(last_sequence, taken.sequence);
+        spool.forget();
+        prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+/// Not a benchmark, but a guard against a spool that would hold up a fast process.
+#[test]
+fn writing_is_not_the_bottleneck() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+    let data = Bytes::from(vec![b'x'; 256 << 10]);
+    let began = Instant::now();
+    for _ in 0..256 {
+        spool.append(OutputStream::Stdout, data.clone());
+        let Next::Piece(piece) = spool.next(spool.last_sequence() - 1, Waker::noop()) else {
+            panic!("not at once")
+        };
+        spool.acknowledge(piece.sequence);
+    }
+    let rate = 64.0 / began.elapsed().as_secs_f64();
+    assert!(rate > 20.0, "{rate} MiB/s");
+    eprintln!("{rate:.0} MiB/s");
+}

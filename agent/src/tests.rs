@@ -1,0 +1,393 @@
+//! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use muster_proto::{
+    agent::v1::attach_request,
+    v1::{Command, Reason, Script, task::State},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Agent, AgentError, Config, fake_control_plane::FakeControlPlane};
+
+/// A host with an agent, in a directory that goes with it.
+struct Host {
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+    running: Option<JoinHandle<Result<(), AgentError>>>,
+}
+
+impl Host {
+    async fn start(control_plane: &FakeControlPlane) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        control_plane.enroll(&directory.path().join("agent"));
+        let mut host = Self {
+            directory,
+            stop: CancellationToken::new(),
+            running: None,
+        };
+        host.start_agent().await;
+        host
+    }
+
+    fn config(&self) -> Config {
+        Config::new(self.directory.path().to_owned())
+    }
+
+    async fn start_agent(&mut self) {
+        let agent = Agent::open(self.config()).await.unwrap();
+        self.stop = CancellationToken::new();
+        self.running = Some(tokio::spawn(agent.run(self.stop.clone())));
+    }
+
+    async fn stop(&mut self) -> Result<(), AgentError> {
+        self.stop.cancel();
+        self.running.take().unwrap().await.unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+fn command(argv: &[&str]) -> Command {
+    Command {
+        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        ..Command::default()
+    }
+}
+
+fn script(text: &str) -> Command {
+    Command {
+        script: Some(Script {
+            text: text.to_owned(),
+            shell: String::new(),
+        }),
+        ..Command::default()
+    }
+}
+
+fn alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|line| !line[line.rfind(')').unwrap()..].starts_with(") Z"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_runs_and_is_reported_until_it_is_settled() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let task_id = control_plane
+        .offer(script("echo out; echo err >&2; exit 3"))
+        .await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.out(), "out\n");
+    assert_eq!(task.stderr, b"err\n");
+    assert_eq!(task.state(), State::Failed);
+    assert_eq!(task.ended.unwrap().exit_code, Some(3));
+    assert!(task.started.unwrap().pid > 0);
+    assert!(task.opens[0].fresh && task.opens.len() == 1);
+
+    let task_id = control_plane.offer(command(&["true"])).await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Succeeded);
+    assert_eq!(task.last_sequence, 0);
+    host.stop().await.unwrap();
+    control_plane
+        .until("a goodbye", |seen| {
+            seen.messages
+                .iter()
+                .any(|message| matches!(message, attach_request::Message::Goodbye(_)))
+                .then_some(())
+        })
+        .await;
+    assert_eq!(fs::read_dir(host.path("agent/spool")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_gets_its_input_environment_and_directory() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mut wanted = script(
+        "pwd; echo $WORD; wc -c; echo $MUSTER_TASK_ID; ps -o sid= -p $$ | tr -d ' '; echo $$",
+    );
+    wanted.cwd = "/usr".to_owned();
+    wanted.env.insert("WORD".to_owned(), "a=b c".to_owned());
+    wanted.stdin = vec![b'x'; 300_000].into();
+    let task_id = control_plane.offer(wanted).await;
+    let task = control_plane.settled(&task_id).await;
+    let out = task.out();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(&lines[..4], ["/usr", "a=b c", "300000", &task_id]);
+    assert_eq!(lines[4], lines[5], "the process leads a session of its own");
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_start_says_why() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    fs::write(host.path("plain"), "no program").unwrap();
+    let plain = host.path("plain").display().to_string();
+    let with = |change: fn(&mut Command)| {
+        let mut command = command(&["true"]);
+        change(&mut command);
+        command
+    };
+    let cases = [
+        (command(&["no-such-program"]), Reason::CommandNotFound),
+        (command(&["/no/such/program"]), Reason::CommandNotFound),
+        (command(&[&plain]), Reason::CommandNotExecutable),
+        (
+            with(|c| c.cwd = "/no/such/place".to_owned()),
+            Reason::WorkingDirectoryMissing,
+        ),
+        (
+            with(|c| c.cwd = "/etc/passwd".to_owned()),
+            Reason::WorkingDirectoryMissing,
+        ),
+        (
+            with(|c| c.user = "nobody-of-that-name".to_owned()),
+            Reason::UserNotPermitted,
+        ),
+        (
+            with(|c| c.argv.push("x".repeat(200 << 10))),
+            Reason::ArgumentListTooLong,
+        ),
+        (
+            with(|c| c.argv.push("a\0b".to_owned())),
+            Reason::StartFailed,
+        ),
+        (with(|c| c.argv.clear()), Reason::ArgumentInvalid),
+    ];
+    for (command, reason) in cases {
+        let task_id = control_plane.offer(command).await;
+        let task = control_plane.settled(&task_id).await;
+        let ended = task.ended.clone().unwrap();
+        assert_eq!(ended.reason(), reason, "{}", ended.message);
+        assert_eq!(task.state(), State::Failed);
+        assert!(!ended.message.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_ends_the_whole_tree() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    // One child in the tree, one that has left session and parents, one that does not go politely.
+    let text = "sleep 600 & echo $!
+        setsid sh -c '(sleep 601 & echo $!) ' &
+        sh -c 'trap \"\" TERM; echo $$; while :; do sleep 602; done' &
+        wait";
+    let task_id = control_plane.offer(script(text)).await;
+    let task = control_plane
+        .task(&task_id, |task| task.out().lines().count() == 3)
+        .await;
+    let pids: Vec<i32> = task.out().lines().map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.iter().all(|&pid| alive(pid)));
+    control_plane
+        .cancel(&task_id, Some(Duration::from_millis(300)))
+        .await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Cancelled);
+    assert_eq!(task.ended.unwrap().reason(), Reason::CancelRequested);
+    assert!(!pids.iter().any(|&pid| alive(pid)));
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeout_ends_the_tree_too() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mut wanted = script("sleep 600 & echo $!; wait");
+    wanted.timeout = Some(Duration::from_millis(300).try_into().unwrap());
+    let task_id = control_plane.offer(wanted).await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::TimedOut);
+    assert!(!alive(task.out().trim().parse().unwrap()));
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn something_left_running_does_not_hold_the_task() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let task_id = control_plane.offer(script("sleep 600 & echo $!")).await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Succeeded);
+    assert!(
+        task.ended
+            .as_ref()
+            .unwrap()
+            .message
+            .contains("left running")
+    );
+    let left = task.out().trim().parse().unwrap();
+    assert!(alive(left), "what a task leaves behind on purpose goes on");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(left),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_in_mid_output_loses_and_repeats_nothing() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let go_on = host.path("go-on");
+    let text = format!(
+        "seq 1 200000; while [ ! -e {} ]; do sleep 0.01; done; seq 1 1000",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    control_plane
+        .task(&task_id, |task| task.stdout.len() > 100_000)
+        .await;
+    control_plane.cut();
+    control_plane.attached(2).await;
+    fs::write(go_on, "").unwrap();
+    let task = control_plane.settled(&task_id).await;
+    let expected: String = (1..=200_000)
+        .chain(1..=1000)
+        .map(|n| format!("{n}\n"))
+        .collect();
+    assert!(
+        task.out() == expected,
+        "{} of {} bytes",
+        task.stdout.len(),
+        expected.len()
+    );
+    assert!(!task.opens.last().unwrap().sealed_offer.is_empty());
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_that_comes_again_is_answered_not_started() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mark = host.path("ran");
+    let (task_id, offer) =
+        control_plane.offer_of(script(&format!("echo once >> {}", mark.display())));
+    let offer = muster_proto::agent::v1::attach_response::Message::Offer(offer);
+    control_plane.send(offer.clone()).await;
+    control_plane.settled(&task_id).await;
+    control_plane.send(offer).await;
+    let task = control_plane
+        .task(&task_id, |task| task.opens.len() == 2)
+        .await;
+    assert!(!task.opens[1].fresh);
+    control_plane.drain().await;
+    control_plane.attached(2).await;
+    assert_eq!(fs::read_to_string(mark).unwrap(), "once\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_was_cancelled_before_it_came_never_starts() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mark = host.path("ran");
+    let (task_id, offer) = control_plane.offer_of(script(&format!("touch {}", mark.display())));
+    control_plane.cancel(&task_id, None).await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Cancelled);
+    control_plane
+        .send(muster_proto::agent::v1::attach_response::Message::Offer(
+            offer,
+        ))
+        .await;
+    let task = control_plane
+        .task(&task_id, |task| task.opens.len() == 2)
+        .await;
+    assert_eq!(task.state(), State::Cancelled);
+    assert!(!mark.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_tasks_are_named_and_late_offers_expire() {
+    let control_plane = FakeControlPlane::start().await;
+    let (unknown, mut late) = control_plane.offer_of(command(&["true"]));
+    control_plane.behave(|behaviour| behaviour.expected = vec![unknown.clone()]);
+    let host = Host::start(&control_plane).await;
+    control_plane
+        .until("not held", |seen| {
+            seen.messages.iter().find_map(|message| match message {
+                attach_request::Message::NotHeld(not_held) => {
+                    (not_held.task_ids == [unknown.clone()]).then_some(())
+                }
+                _ => None,
+            })
+        })
+        .await;
+    use prost::Message as _;
+    let mut sealed = muster_proto::agent::v1::SealedOffer::decode(late.sealed_offer).unwrap();
+    sealed.not_after = Some((std::time::SystemTime::now() - Duration::from_secs(1)).into());
+    late.sealed_offer = sealed.encode_to_vec().into();
+    control_plane
+        .send(muster_proto::agent::v1::attach_response::Message::Offer(
+            late,
+        ))
+        .await;
+    let task = control_plane.settled(&unknown).await;
+    assert_eq!(task.state(), State::Expired);
+    assert_eq!(task.ended.unwrap().reason(), Reason::StartDeadlinePassed);
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_agent_ends_what_runs_and_says_so() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let task_id = control_plane.offer(script("echo $$; sleep 600")).await;
+    let task = control_plane
+        .task(&task_id, |task| !task.stdout.is_empty())
+        .await;
+    let pid = task.out().trim().parse().unwrap();
+    host.stop().await.unwrap();
+    assert!(!alive(pid));
+    host.start_agent().await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Lost);
+    assert_eq!(task.ended.unwrap().reason(), Reason::AgentDied);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_network_never_holds_up_the_process() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    control_plane.behave(|behaviour| behaviour.reads_nothing = true);
+    let mark = host.path("done");
+    let text = format!("head -c 50000000 /dev/zero; touch {}", mark.display());
+    let task_id = control_plane.offer(script(&text)).await;
+    let written = async {
+        while !mark.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), written)
+        .await
+        .unwrap();
+    // Another task is not held up by it.
+    control_plane.behave(|behaviour| behaviour.reads_nothing = false);
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.stdout.len(), 50_000_000);
+    assert_eq!(task.missing, [0, 0]);
+}
+
+#[tokio::test]
+async fn an_agent_that_has_not_joined_says_so_and_a_directory_has_one_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config::new(directory.path().to_owned());
+    assert!(matches!(
+        Agent::open(config).await,
+        Err(AgentError::NotJoined)
+    ));
+
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    assert!(matches!(
+        Agent::open(host.config()).await,
+        Err(AgentError::Taken(_))
+    ));
+}
