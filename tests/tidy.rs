@@ -30,10 +30,17 @@ impl Source {
         directories.iter().any(|start| self.path.starts_with(start))
     }
 
+    /// Whether the whole file is a test.
+    fn is_test(&self) -> bool {
+        self.is_below(&["tests/"])
+            || self.path.contains("/tests/")
+            || self.path.ends_with("/tests.rs")
+    }
+
     /// Numbered lines of the program itself: without comments, and without tests where they stand at the end
     /// or in a file of their own.
     fn program(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_test = self.is_below(&["tests/", "bench/"]) || self.path.ends_with("/tests.rs");
+        let is_test = self.is_below(&["bench/"]) || self.is_test();
         self.text
             .lines()
             .take_while(move |line| !is_test && !line.starts_with("#[cfg(test)]"))
@@ -137,9 +144,17 @@ fn a_status_is_made_in_one_file() {
         "Status::unimplemented(",
         "Status::unknown(",
     ];
+    // The other programs only receive them; what they put in a status of their own stays inside.
+    let home = [
+        "control-plane/src/api/status.rs",
+        "agent/",
+        "cli/",
+        "client/",
+        "mcp-gateway/",
+    ];
     none(
         "errors meet the outside in api/status.rs, where each has its reason",
-        strays(&["control-plane/src/api/status.rs"], &made),
+        strays(&home, &made),
     );
 }
 
@@ -211,7 +226,7 @@ fn a_file_has_one_job() {
     for source in rust() {
         let lines = source.text.lines().count();
         let line = format!("{}: {lines} lines", source.path);
-        if lines > LONGEST_FILE {
+        if lines > LONGEST_FILE && !source.is_test() {
             too_long.push(line);
         } else if lines > LONG_FILE {
             println!("long: {line}");
@@ -225,7 +240,7 @@ fn no_test_sleeps() {
     let allowed = ["tests/src/patience.rs", "tests/src/cut.rs", "tests/tidy.rs"];
     let mut breaches = Vec::new();
     for source in rust().filter(|source| !source.is_below(&allowed)) {
-        let whole = source.is_below(&["tests/"]) || source.path.ends_with("/tests.rs");
+        let whole = source.is_test();
         let lines = source.text.lines().enumerate();
         for (index, line) in lines.skip_while(|(_, line)| !whole && *line != "#[cfg(test)]") {
             if line.contains("sleep(") && !line.trim_start().starts_with("//") {
@@ -238,11 +253,18 @@ fn no_test_sleeps() {
 
 #[test]
 fn no_page_names_a_machine() {
-    let words = ["/root/", "/work/", "/Users/", "/home/ada/"];
+    let words = ["/root/", "/work/", "/Users/"];
+    // Not where it goes on from a longer path, as in an address.
+    let named = |line: &str| {
+        words.iter().any(|word| {
+            let before = line.find(word).map(|at| line[..at].chars().next_back());
+            before.is_some_and(|before| before.is_none_or(|c| !c.is_ascii_alphanumeric()))
+        })
+    };
     let mut breaches = Vec::new();
     for source in sources() {
         for (index, line) in source.text.lines().enumerate() {
-            if words.iter().any(|word| line.contains(word)) && source.path != "tests/tidy.rs" {
+            if named(line) && source.path != "tests/tidy.rs" {
                 breaches.push(format!("{}:{}: {}", source.path, index + 1, line.trim()));
             }
         }

@@ -168,6 +168,7 @@ impl Refusal {
     }
 
     /// Says everything that is wrong and ends the process: 0 after help, else [`EXIT_USAGE`].
+    #[allow(clippy::disallowed_methods)] // nothing has started yet that could be cut off
     pub fn exit(self) -> ! {
         if let Some(error) = &self.usage {
             // Nobody is left to tell when the terminal is gone.
