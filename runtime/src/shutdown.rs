@@ -21,7 +21,8 @@ pub fn on_signal() -> io::Result<CancellationToken> {
         stop.cancel();
         let (name, number) = signals.next().await;
         warn!("{name} again: ending at once");
-        #[allow(clippy::disallowed_methods)] // whoever asks twice does not want to wait for the rest
+        #[allow(clippy::disallowed_methods)]
+        // whoever asks twice does not want to wait for the rest
         std::process::exit(128 + number);
     });
     Ok(token)
