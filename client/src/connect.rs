@@ -1,8 +1,10 @@
 //! One channel to the control plane, and who speaks over it.
 
 use std::{
+    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use muster_proto::v1::{
@@ -108,6 +110,14 @@ impl Client {
         Ok(Self::over(self.channel.clone(), Credential::bearer(token)?))
     }
 
+    /// The same with a W3C trace context ("traceparent", "tracestate") that came from elsewhere: calls made
+    /// outside of any trace of this process carry it on.
+    pub fn with_trace(&self, context: HashMap<String, String>) -> Self {
+        let mut client = self.clone();
+        client.credential.trace = Some(Arc::new(context));
+        client
+    }
+
     /// The channel, without a token.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
@@ -151,7 +161,10 @@ fn open(credentials: &Credentials) -> Result<(ClientTls, Credential), ClientErro
 
 /// Puts the token, if there is one, and the current trace on each call.
 #[derive(Clone, Default)]
-pub struct Credential(Option<MetadataValue<Ascii>>);
+pub struct Credential {
+    bearer: Option<MetadataValue<Ascii>>,
+    trace: Option<Arc<HashMap<String, String>>>,
+}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,17 +178,25 @@ impl Credential {
             .parse()
             .map_err(|_| ClientError::Token)?;
         value.set_sensitive(true);
-        Ok(Self(Some(value)))
+        Ok(Self {
+            bearer: Some(value),
+            trace: None,
+        })
     }
 }
 
 impl Interceptor for Credential {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
-        if let Some(bearer) = &self.0 {
+        if let Some(bearer) = &self.bearer {
             metadata.insert("authorization", bearer.clone());
         }
         trace::inject(metadata);
+        if let (Some(context), None) = (&self.trace, metadata.get("traceparent")) {
+            for (key, value) in context.iter() {
+                trace::Carrier::set(metadata, key, value.clone());
+            }
+        }
         Ok(request)
     }
 }

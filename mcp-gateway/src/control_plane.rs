@@ -11,19 +11,11 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use muster_proto::v1::{
-    ExchangeTokenRequest, PrincipalKind, access_service_client::AccessServiceClient,
-    exchange_token_request, host_service_client::HostServiceClient,
-    job_service_client::JobServiceClient,
-};
+use muster_client::{Client, ClientError};
+use muster_proto::v1::{ExchangeTokenRequest, PrincipalKind, exchange_token_request};
 use muster_runtime::telemetry::trace;
 use tokio::sync::Semaphore;
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataMap, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::Channel,
-};
+use tonic::Request;
 
 /// Exchanged tokens kept at once; beyond it the one that expires first goes.
 const TOKENS_MAX: usize = 1_024;
@@ -33,8 +25,6 @@ const RENEW_BEFORE: Duration = Duration::from_secs(60);
 const EXCHANGES_MAX: usize = 8;
 /// How long an exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
-/// One answer of the control plane: a page of hosts or jobs, an update of a job.
-const MESSAGE_MAX: usize = 16 << 20;
 
 /// Whom to act for.
 #[derive(Clone, Copy)]
@@ -47,7 +37,7 @@ pub(crate) enum Subject<'a> {
 
 /// The control plane as the gateway sees it.
 pub(crate) struct ControlPlane {
-    channel: Channel,
+    client: Client,
     exchanged: parking_lot::Mutex<HashMap<[u8; 32], Caller>>,
     exchanges: Semaphore,
 }
@@ -57,31 +47,31 @@ pub(crate) struct ControlPlane {
 pub(crate) struct Caller {
     /// Kind and name, as `ai/claude`.
     pub(crate) principal: Arc<str>,
-    bearer: MetadataValue<Ascii>,
+    /// Calls in its name.
+    pub(crate) client: Client,
     renew_at: SystemTime,
-    channel: Channel,
     /// Under which the token is remembered.
     key: [u8; 32],
 }
 
 impl ControlPlane {
-    /// Over a channel that identifies itself by its certificate and connects again by itself.
-    pub(crate) fn new(channel: Channel) -> Self {
+    /// Over a client that identifies itself by its certificate and connects again by itself.
+    pub(crate) fn new(client: Client) -> Self {
         Self {
-            channel,
+            client,
             exchanged: parking_lot::Mutex::default(),
             exchanges: Semaphore::new(EXCHANGES_MAX),
         }
     }
 
     /// Who this is, and a token to act for it.
-    pub(crate) async fn caller(&self, subject: Subject<'_>) -> Result<Caller, Status> {
+    pub(crate) async fn caller(&self, subject: Subject<'_>) -> Result<Caller, ClientError> {
         let key = key(subject);
         if let Some(caller) = self.known(&key) {
             return Ok(caller);
         }
-        let turn = self.exchanges.acquire();
-        let _turn = turn.await.map_err(|_| Status::internal("closed"))?;
+        let turn = self.exchanges.acquire().await;
+        let _turn = turn.expect("the semaphore is never closed");
         if let Some(caller) = self.known(&key) {
             return Ok(caller);
         }
@@ -108,7 +98,7 @@ impl ControlPlane {
         (SystemTime::now() < caller.renew_at).then(|| caller.clone())
     }
 
-    async fn exchange(&self, subject: Subject<'_>, key: [u8; 32]) -> Result<Caller, Status> {
+    async fn exchange(&self, subject: Subject<'_>, key: [u8; 32]) -> Result<Caller, ClientError> {
         let subject = match subject {
             Subject::Bearer(token) => {
                 exchange_token_request::Subject::BearerToken(token.to_owned())
@@ -119,21 +109,15 @@ impl ControlPlane {
             subject: Some(subject),
         });
         request.set_timeout(EXCHANGE_LIMIT);
-        let answer = AccessServiceClient::new(self.channel.clone())
-            .exchange_token(request)
-            .await?
-            .into_inner();
+        let answer = self.client.access().exchange_token(request).await?;
+        let answer = answer.into_inner();
         let principal = answer
             .principal
-            .ok_or_else(|| Status::internal("the exchange names no principal"))?;
-        let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", answer.bearer_token)
-            .parse()
-            .map_err(|_| Status::internal("the exchanged token is no header value"))?;
-        bearer.set_sensitive(true);
+            .ok_or(ClientError::Answer("the exchange names no principal"))?;
         let expires = answer
             .expire_time
             .and_then(|time| SystemTime::try_from(time).ok())
-            .ok_or_else(|| Status::internal("the exchanged token has no end"))?;
+            .ok_or(ClientError::Answer("the exchanged token has no end"))?;
         let kind = match principal.kind() {
             PrincipalKind::Operator => "operator",
             PrincipalKind::Ai => "ai",
@@ -144,9 +128,8 @@ impl ControlPlane {
         };
         Ok(Caller {
             principal: format!("{kind}/{}", principal.name).into(),
-            bearer,
+            client: self.client.with_token(&answer.bearer_token)?,
             renew_at: renew_at(SystemTime::now(), expires),
-            channel: self.channel.clone(),
             key,
         })
     }
@@ -171,49 +154,6 @@ fn key(subject: Subject<'_>) -> [u8; 32] {
     key
 }
 
-/// Says on each call for whom it is made, and what trace it belongs to.
-#[derive(Clone)]
-pub(crate) struct Credential {
-    bearer: MetadataValue<Ascii>,
-    trace: Trace,
-}
-
-impl Interceptor for Credential {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let metadata = request.metadata_mut();
-        metadata.insert("authorization", self.bearer.clone());
-        self.trace.write(metadata);
-        Ok(request)
-    }
-}
-
-impl Caller {
-    /// Jobs, as this caller may see and make them.
-    pub(crate) fn jobs(
-        &self,
-        trace: &Trace,
-    ) -> JobServiceClient<InterceptedService<Channel, Credential>> {
-        JobServiceClient::with_interceptor(self.channel.clone(), self.credential(trace))
-            .max_decoding_message_size(MESSAGE_MAX)
-    }
-
-    /// Hosts, as this caller may see and change them.
-    pub(crate) fn hosts(
-        &self,
-        trace: &Trace,
-    ) -> HostServiceClient<InterceptedService<Channel, Credential>> {
-        HostServiceClient::with_interceptor(self.channel.clone(), self.credential(trace))
-            .max_decoding_message_size(MESSAGE_MAX)
-    }
-
-    fn credential(&self, trace: &Trace) -> Credential {
-        Credential {
-            bearer: self.bearer.clone(),
-            trace: trace.clone(),
-        }
-    }
-}
-
 /// The W3C trace context that the caller sent.
 #[derive(Clone, Default)]
 pub(crate) struct Trace(HashMap<String, String>);
@@ -235,15 +175,12 @@ impl Trace {
         trace::adopt(span, &self.0);
     }
 
-    /// The current span's context; the caller's own where we trace nothing.
-    fn write(&self, metadata: &mut MetadataMap) {
-        trace::inject(metadata);
-        if metadata.contains_key("traceparent") {
-            return;
+    /// The caller's client, whose calls carry this trace on.
+    pub(crate) fn carried_by(self, client: &Client) -> Client {
+        if self.0.is_empty() {
+            return client.clone();
         }
-        for (key, value) in &self.0 {
-            trace::Carrier::set(metadata, key, value.clone());
-        }
+        client.with_trace(self.0)
     }
 }
 

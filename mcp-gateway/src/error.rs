@@ -3,10 +3,10 @@
 //! Only what the model can do nothing about in this call (an unknown tool, a broken request) is a
 //! protocol error: clients hide those from the model. Everything else comes through here.
 
-use muster_proto::{ERROR_DOMAIN, v1::Reason};
+use muster_client::ClientError;
+use muster_proto::v1::Reason;
 use rmcp::model::{CallToolResult, ContentBlock};
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic::Code;
 
 use crate::render::{clean, words};
 
@@ -44,54 +44,32 @@ impl From<Refusal> for CallToolResult {
     }
 }
 
-impl From<Status> for Refusal {
-    fn from(status: Status) -> Self {
-        let reason = reason(&status);
-        let cause = match reason {
-            Reason::Unspecified => transport_cause(&status),
-            reason => format!("{} ({})", status.message(), reason.name()),
-        };
-        Self::new(cause, next_step(reason, status.code()))
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Self {
+        let code = error.code().unwrap_or(Code::Unknown);
+        match error.reason() {
+            Some(reason) => Self::new(
+                format!("{error} ({})", reason.name()),
+                next_step(reason, code),
+            ),
+            None => Self::new(
+                foreign_cause(&error, code),
+                next_step(Reason::Unspecified, code),
+            ),
+        }
     }
 }
 
-/// The machine-readable reason of a failed call; unspecified if it did not come from Muster.
-pub(crate) fn reason(status: &Status) -> Reason {
-    status
-        .get_details_error_info()
-        .filter(|info| info.domain == ERROR_DOMAIN)
-        .and_then(|info| Reason::from_name(&info.reason))
-        .unwrap_or_default()
-}
-
-/// Whether asking again may help, since the control plane could not be asked or had no time.
-pub(crate) fn is_passing(status: &Status) -> bool {
-    match reason(status) {
-        Reason::Unspecified => matches!(
-            status.code(),
-            Code::Unavailable
-                | Code::Unknown
-                | Code::Cancelled
-                | Code::DeadlineExceeded
-                | Code::Aborted
-        ),
-        reason => matches!(
-            reason,
-            Reason::ShuttingDown | Reason::Overloaded | Reason::LedgerUnavailable
-        ),
-    }
-}
-
-fn transport_cause(status: &Status) -> String {
-    match status.code() {
-        Code::Unavailable | Code::Unknown | Code::Cancelled => {
+/// Why a call failed that the control plane never refused. Addresses and TLS are the operator's business:
+/// they are in the log.
+fn foreign_cause(error: &ClientError, code: Code) -> String {
+    tracing::warn!(%error, "the control plane gave no answer: {error}");
+    match code {
+        Code::DeadlineExceeded => "the control plane did not answer in time".to_owned(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
             "the control plane cannot be reached".to_owned()
         }
-        Code::DeadlineExceeded => "the control plane did not answer in time".to_owned(),
-        code => format!(
-            "the control plane refused the call ({code:?}): {}",
-            status.message()
-        ),
+        code => format!("the control plane refused the call ({code:?})"),
     }
 }
 
@@ -177,42 +155,11 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic_types::ErrorDetails;
-
-    fn status(code: Code, reason: Reason, message: &str) -> Status {
-        let details = ErrorDetails::with_error_info(reason.name(), ERROR_DOMAIN, []);
-        Status::with_error_details(code, message, details)
-    }
-
     #[test]
-    fn a_reason_decides_the_next_step() {
-        let refusal = Refusal::from(status(
-            Code::NotFound,
-            Reason::HostNotFound,
-            "no host is named \"web-9\"",
-        ));
-        assert_eq!(
-            refusal.text(),
-            "no host is named \"web-9\" (HOST_NOT_FOUND)\nnext: host_list shows the names; \
-             a label is written KEY=VALUE, or KEY=* if it only has to exist"
-        );
-    }
-
-    #[test]
-    fn words_of_a_foreign_error_decide_nothing() {
-        let refusal = Refusal::from(Status::unavailable("HOST_NOT_FOUND tcp connect error"));
+    fn what_is_no_refusal_names_no_address() {
+        let refusal = Refusal::from(ClientError::Answer("it is empty"));
         assert_eq!(refusal.cause, "the control plane cannot be reached");
-        assert!(is_passing(&Status::unavailable("")));
-        assert!(is_passing(&status(
-            Code::Unavailable,
-            Reason::LedgerUnavailable,
-            ""
-        )));
-        assert!(!is_passing(&status(
-            Code::NotFound,
-            Reason::JobNotFound,
-            ""
-        )));
+        assert!(refusal.next.starts_with("call again"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use muster_client::{
+    Client,
     enrollment::{self, EnrollmentError},
     identity::{Identity, IdentityError},
     join::JoinString,
@@ -18,7 +19,6 @@ use muster_runtime::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::{
@@ -54,7 +54,7 @@ pub struct Gateway {
     config: Config,
     identity: Identity,
     tls: ClientTls,
-    channel: Channel,
+    client: Client,
 }
 
 /// Exchanges a join token of kind gateway for an identity in `data_dir`.
@@ -85,12 +85,12 @@ impl Gateway {
             identity = enrollment::rejoin(&identity).await?;
         }
         let tls = identity.client_tls()?;
-        let channel = connect_lazily(identity.address(), &tls);
+        let client = Client::from_channel(connect_lazily(identity.address(), &tls));
         Ok(Self {
             config,
             identity,
             tls,
-            channel,
+            client,
         })
     }
 
@@ -101,7 +101,7 @@ impl Gateway {
         stop: CancellationToken,
     ) -> Result<(), GatewayError> {
         let shared = Arc::new(Shared {
-            control_plane: Arc::new(ControlPlane::new(self.channel)),
+            control_plane: Arc::new(ControlPlane::new(self.client)),
             who: Who::Request,
             slots: Slots::default(),
         });

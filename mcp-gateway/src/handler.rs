@@ -6,6 +6,7 @@ mod resources;
 
 use std::sync::Arc;
 
+use muster_client::ClientError;
 use muster_proto::v1::Reason;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -18,12 +19,11 @@ use rmcp::{
     },
     service::RequestContext,
 };
-use tonic::Status;
 use tracing::Instrument as _;
 
 use crate::{
     control_plane::{Caller, ControlPlane, Subject, Trace},
-    error::{self, Refusal},
+    error::Refusal,
     progress::Progress,
     slots::Slots,
     tools::{self, Call},
@@ -64,7 +64,7 @@ impl Handler {
         Self { shared }
     }
 
-    async fn caller(&self, context: &RequestContext<RoleServer>) -> Result<Caller, Status> {
+    async fn caller(&self, context: &RequestContext<RoleServer>) -> Result<Caller, ClientError> {
         match &self.shared.who {
             Who::Ai(name) => self.shared.control_plane.caller(Subject::Ai(name)).await,
             Who::Request => {
@@ -72,7 +72,7 @@ impl Handler {
                 let caller = parts.and_then(|parts| parts.extensions.get::<Caller>());
                 caller
                     .cloned()
-                    .ok_or_else(|| Status::unauthenticated("the request names no caller"))
+                    .ok_or(ClientError::Answer("nobody was let in with this request"))
             }
         }
     }
@@ -80,15 +80,10 @@ impl Handler {
     /// All that a request needs to be answered.
     async fn call(&self, context: &RequestContext<RoleServer>) -> Result<Call, Refusal> {
         let caller = self.caller(context).await.map_err(Refusal::from)?;
-        let mut trace = Trace::default();
-        if let Some(parts) = context.extensions.get::<http::request::Parts>() {
-            trace.take(|key| Some(parts.headers.get(key)?.to_str().ok()?.to_owned()));
-        }
-        trace.take(|key| Some(context.meta.get(key)?.as_str()?.to_owned()));
         Ok(Call {
+            client: trace(context).carried_by(&caller.client),
             caller,
             control_plane: self.shared.control_plane.clone(),
-            trace,
             progress: Progress::new(&context.peer, context.meta.get_progress_token()),
             stop: context.ct.clone(),
         })
@@ -115,7 +110,7 @@ impl Handler {
             .into());
         };
         let span = tracing::info_span!("tool", tool = %request.name, %principal);
-        call.trace.adopt(&span);
+        trace(context).adopt(&span);
         let answer = async {
             let answer = tools::call(&request.name, request.arguments, &mut call).await;
             let failed = answer.as_ref().and_then(|answer| answer.is_error);
@@ -135,6 +130,16 @@ impl Handler {
     }
 }
 
+/// The trace that a request belongs to: as its `_meta` says, or else its HTTP headers.
+fn trace(context: &RequestContext<RoleServer>) -> Trace {
+    let mut trace = Trace::default();
+    if let Some(parts) = context.extensions.get::<http::request::Parts>() {
+        trace.take(|key| Some(parts.headers.get(key)?.to_str().ok()?.to_owned()));
+    }
+    trace.take(|key| Some(context.meta.get(key)?.as_str()?.to_owned()));
+    trace
+}
+
 /// A refusal where the protocol has room for errors only.
 fn protocol_error(refusal: Refusal) -> ErrorData {
     ErrorData::internal_error(refusal.text(), None)
@@ -146,10 +151,10 @@ fn not_found(refusal: Refusal) -> ErrorData {
 }
 
 /// What a call for one thing becomes when it fails.
-fn lookup_error(status: Status) -> ErrorData {
-    match error::reason(&status) {
-        Reason::HostNotFound | Reason::JobNotFound => not_found(status.into()),
-        _ => protocol_error(status.into()),
+fn lookup_error(error: ClientError) -> ErrorData {
+    match error.reason() {
+        Some(Reason::HostNotFound) => not_found(error.into()),
+        _ => protocol_error(error.into()),
     }
 }
 

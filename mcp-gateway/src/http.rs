@@ -18,16 +18,16 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use muster_client::ClientError;
 use muster_proto::v1::Reason;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::{
     config::Config,
     control_plane::{ControlPlane, Subject},
-    error,
     handler::{Handler, Shared},
 };
 use connections::Bounded;
@@ -96,7 +96,7 @@ async fn admit(State(door): State<Door>, mut request: Request<Body>, next: Next)
     };
     let caller = match caller {
         Ok(caller) => caller,
-        Err(status) => return refused(&status),
+        Err(error) => return refused(&error),
     };
     if let Some(id) = request.headers().get(SESSION_ID)
         && !id
@@ -133,27 +133,24 @@ fn challenge(challenge: &'static str, body: &'static str) -> Response {
     response
 }
 
-fn refused(status: &Status) -> Response {
-    let reason = error::reason(status);
-    match (reason, status.code()) {
-        (Reason::Locked | Reason::NotAllowed, _) | (_, Code::PermissionDenied) => {
-            let body = format!("{} ({})\n", status.message(), reason.name());
+fn refused(error: &ClientError) -> Response {
+    let reason = error.reason();
+    match (reason, error.code()) {
+        (Some(reason @ (Reason::Locked | Reason::NotAllowed)), _) => {
+            let body = format!("{error} ({})\n", reason.name());
             (StatusCode::FORBIDDEN, body).into_response()
         }
-        (_, Code::Unauthenticated | Code::InvalidArgument) => challenge(
+        (Some(_), Some(Code::Unauthenticated | Code::InvalidArgument)) => challenge(
             "Bearer realm=\"muster\", error=\"invalid_token\"",
             "the bearer token is not valid: ask an operator for a new one\n",
         ),
         _ => {
-            tracing::warn!(code = ?status.code(), reason = reason.name(), "no caller could be verified: {}", status.message());
-            let mut response = (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the control plane cannot be asked who you are; try again in a few seconds\n",
-            )
-                .into_response();
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            tracing::warn!(%error, "no caller can be verified: {error}");
+            let body =
+                "the control plane cannot be asked who you are; try again in a few seconds\n";
+            let mut response = (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
+            let after = HeaderValue::from_static("5");
+            response.headers_mut().insert(header::RETRY_AFTER, after);
             response
         }
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use muster_client::Client;
 use rmcp::{ServiceExt as _, transport};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::{
     control_plane::ControlPlane,
@@ -23,16 +23,16 @@ pub enum StdioError {
     Broken(#[from] tokio::task::JoinError),
 }
 
-/// Serves one client over standard input and output until it ends or `stop`. `channel` carries an
+/// Serves one client over standard input and output until it ends or `stop`. `client` speaks with an
 /// operator's certificate; calls are made as the AI `ai_name` that this operator owns, never as the
 /// operator. Nothing but the protocol may be written to standard output.
 pub async fn serve_stdio(
-    channel: Channel,
+    client: Client,
     ai_name: String,
     stop: CancellationToken,
 ) -> Result<(), StdioError> {
     let handler = Handler::new(Arc::new(Shared {
-        control_plane: Arc::new(ControlPlane::new(channel)),
+        control_plane: Arc::new(ControlPlane::new(client)),
         who: Who::Ai(ai_name),
         slots: Slots::default(),
     }));

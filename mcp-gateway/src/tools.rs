@@ -18,13 +18,14 @@ use std::{
 };
 
 use aws_lc_rs::rand;
+use muster_client::{Client, ClientError};
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
-    control_plane::{Caller, ControlPlane, Trace},
+    control_plane::{Caller, ControlPlane},
     error::Refusal,
     progress::Progress,
     render::job::Sheet,
@@ -56,8 +57,8 @@ pub(crate) struct Call {
     pub(crate) caller: Caller,
     /// Where the caller's token came from.
     pub(crate) control_plane: Arc<ControlPlane>,
-    /// The trace that it belongs to.
-    pub(crate) trace: Trace,
+    /// Calls in its name, within its trace.
+    pub(crate) client: Client,
     /// Whom to tell how it goes.
     pub(crate) progress: Progress,
     /// The caller has gone: detach.
@@ -66,11 +67,12 @@ pub(crate) struct Call {
 
 impl Call {
     /// What a failed call becomes. A token that was not taken is not used again.
-    pub(crate) fn refused(&self, status: Status) -> Refusal {
-        if status.code() == Code::Unauthenticated {
+    pub(crate) fn refused(&self, error: impl Into<ClientError>) -> Refusal {
+        let error = error.into();
+        if error.code() == Some(Code::Unauthenticated) {
             self.control_plane.forget(&self.caller);
         }
-        Refusal::from(status)
+        Refusal::from(error)
     }
 
     /// Waits for an answer, unless the caller goes.
@@ -100,9 +102,9 @@ pub(crate) async fn call(
             "run" => run::call(call, arguments).await,
             "job_get" => job_get::call(call, arguments).await,
             "job_cancel" => job_cancel::call(call, arguments).await,
-            _ => Err(Refusal::new(
-                format!("{name} is not implemented"),
-                "use another tool",
+            other => Err(Refusal::new(
+                format!("there is no tool {other}"),
+                "use one of tools/list",
             )),
         }
     };

@@ -3,15 +3,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures_util::{Stream, StreamExt as _};
-use muster_proto::v1::{
-    CreateJobRequest, Job, JobUpdate, RunJobRequest, Task, WatchJobRequest, job_event,
-};
+use muster_client::JobWatch;
+use muster_proto::v1::{CreateJobRequest, Job, JobUpdate, Task, job_event, task};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::{Code, Status};
 
 use crate::{
-    error::{self, Refusal},
+    error::Refusal,
     render::{clean, job::TaskView, kept::Kept, words},
     tools::Call,
 };
@@ -21,9 +18,7 @@ const KEPT_MAX: usize = 16 << 20;
 /// The least that is kept of each end of a task's output.
 const KEPT_MIN: usize = 256;
 /// How long the control plane may take for what needs no waiting.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Pause before a broken stream is opened again.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// What of a job has been seen.
 pub(crate) struct Seen {
@@ -34,7 +29,6 @@ pub(crate) struct Seen {
     places: HashMap<String, usize>,
     /// Kept of each end of a task's output; 0 where output is not looked at.
     keep: usize,
-    resume_token: String,
     /// The task whose output came last.
     latest: Option<usize>,
     /// Tasks that are not named yet are none of ours.
@@ -49,7 +43,6 @@ impl Seen {
             tasks: Vec::new(),
             places: HashMap::new(),
             keep,
-            resume_token: String::new(),
             latest: None,
             closed: false,
         }
@@ -63,12 +56,14 @@ impl Seen {
         seen
     }
 
-    /// Nothing more will happen, and all output is there.
+    /// Nothing more will happen, and all output that is to come is there.
     pub(crate) fn is_over(&self) -> bool {
-        !self.tasks.is_empty()
-            && self.tasks.iter().all(|view| {
-                words::is_final(view.task.state()) && (self.keep == 0 || view.task.output_complete)
-            })
+        let over = |task: &Task| match task.state() {
+            // Whoever is lost may never say that its output is complete.
+            task::State::Lost => true,
+            state => words::is_final(state) && task.output_complete,
+        };
+        !self.tasks.is_empty() && self.tasks.iter().all(|view| over(&view.task))
     }
 
     fn take(&mut self, update: JobUpdate) {
@@ -105,9 +100,6 @@ impl Seen {
                 Err(length) => kept.gap(length.max(0) as u64),
             }
             self.latest = Some(place);
-        }
-        if !update.resume_token.is_empty() {
-            self.resume_token = update.resume_token;
         }
     }
 
@@ -161,153 +153,76 @@ pub(crate) async fn run(
 ) -> Result<Seen, Refusal> {
     let deadline = Instant::now() + wait;
     let key = create.request_id.clone();
-    let mut seen = Seen::nothing(keep);
     call.progress.tell("asking".to_owned()).await;
-    let may_have_started = |refusal: Refusal| {
-        Refusal::new(
-            format!("{}; the job may have started", refusal.cause),
-            format!(
-                "call run again with the same arguments and key={key}: it finds the same job, and starts nothing twice"
-            ),
-        )
+    let client = call.client.clone();
+    let accepted = tokio::select! {
+        accepted = timeout_at(deadline + ANSWER_LIMIT, client.run(create)) => accepted,
+        () = call.stop.cancelled() => return Err(detached()),
     };
-    loop {
-        let mut jobs = call.caller.jobs(&call.trace);
-        let request = RunJobRequest {
-            create: Some(create.clone()),
-        };
-        let attempt = async {
-            let stream = jobs.run_job(request).await?.into_inner();
-            let mut updates =
-                stream.map(|answer| answer.map(|answer| answer.update.unwrap_or_default()));
-            let first = updates.next().await.unwrap_or_else(|| Err(broken()))?;
-            Ok::<_, Status>((first, updates))
-        };
-        let attempt = tokio::select! {
-            attempt = timeout_at(deadline + ANSWER_LIMIT, attempt) => attempt,
-            () = call.stop.cancelled() => return Err(detached()),
-        };
-        match attempt {
-            Ok(Ok((first, updates))) => {
-                seen.take(first);
-                let ended = follow_stream(call, &mut seen, updates, deadline).await?;
-                return go_on(call, seen, ended, deadline).await;
-            }
-            // The request id makes asking again safe: it finds the same job, if there is one.
-            Ok(Err(status)) if error::is_passing(&status) && Instant::now() < deadline => {
-                pause(call, deadline).await?;
-            }
-            Ok(Err(status)) => {
-                let maybe = error::is_passing(&status);
-                let refusal = call.refused(status);
-                return Err(if maybe {
-                    may_have_started(refusal)
-                } else {
-                    refusal
-                });
-            }
-            Err(_) => return Err(may_have_started(Status::deadline_exceeded("").into())),
+    let mut watch = match accepted {
+        Ok(Ok(watch)) => watch,
+        Ok(Err(error)) if error.is_transient() => {
+            return Err(may_have_started(&call.refused(error), &key));
         }
+        Ok(Err(error)) => return Err(call.refused(error)),
+        Err(_) => {
+            let silence = Refusal::new("the control plane cannot be reached", "");
+            return Err(may_have_started(&silence, &key));
+        }
+    };
+    let mut seen = Seen::nothing(keep);
+    // The first update is there already, and names the job and all its tasks.
+    if let Some(first) = watch.next().await {
+        seen.take(first.map_err(|error| call.refused(error))?);
     }
+    go_on(call, &mut seen, &mut watch, deadline).await?;
+    Ok(seen)
 }
 
-/// Follows a job that exists, from where `seen` stands, until `deadline`.
+/// Follows the states of those tasks that `seen` names until they are final or `deadline` comes; other
+/// tasks of the job do not hold the answer up.
 pub(crate) async fn follow(
     call: &mut Call,
-    seen: Seen,
-    deadline: Instant,
-) -> Result<Seen, Refusal> {
-    go_on(call, seen, Ended::Broken, deadline).await
-}
-
-/// Follows only the tasks that `seen` names; others of the job do not hold the answer up.
-pub(crate) async fn follow_these(
-    call: &mut Call,
     mut seen: Seen,
     deadline: Instant,
 ) -> Result<Seen, Refusal> {
-    seen.closed = true;
-    follow(call, seen, deadline).await
-}
-
-/// Why a stream was left.
-enum Ended {
-    /// The job is over, or the time is up.
-    Enough,
-    /// It broke off.
-    Broken,
-}
-
-async fn go_on(
-    call: &mut Call,
-    mut seen: Seen,
-    mut ended: Ended,
-    deadline: Instant,
-) -> Result<Seen, Refusal> {
-    let mut first = true;
-    while matches!(ended, Ended::Broken) && !seen.is_over() && Instant::now() < deadline {
-        if !first {
-            pause(call, deadline).await?;
-        }
-        first = false;
-        let request = WatchJobRequest {
-            job_id: seen.job.job_id.clone(),
-            resume_token: seen.resume_token.clone(),
-            states_only: seen.keep == 0,
-        };
-        let mut jobs = call.caller.jobs(&call.trace);
-        let opened = tokio::select! {
-            opened = timeout_at(deadline, jobs.watch_job(request)) => opened,
-            () = call.stop.cancelled() => return Err(detached()),
-        };
-        ended = match opened {
-            Ok(Ok(stream)) => {
-                let updates = stream
-                    .into_inner()
-                    .map(|answer| answer.map(|answer| answer.update.unwrap_or_default()));
-                follow_stream(call, &mut seen, updates, deadline).await?
-            }
-            Ok(Err(status)) if error::is_passing(&status) => Ended::Broken,
-            Ok(Err(status)) => return Err(call.refused(status)),
-            Err(_) => Ended::Enough,
-        };
+    if !seen.is_over() && Instant::now() < deadline {
+        seen.closed = true;
+        let mut watch = call.client.watch_states(&seen.job.job_id);
+        go_on(call, &mut seen, &mut watch, deadline).await?;
     }
     Ok(seen)
 }
 
-async fn follow_stream(
+async fn go_on(
     call: &mut Call,
     seen: &mut Seen,
-    mut updates: impl Stream<Item = Result<JobUpdate, Status>> + Unpin,
+    watch: &mut JobWatch,
     deadline: Instant,
-) -> Result<Ended, Refusal> {
-    loop {
-        if seen.is_over() || Instant::now() >= deadline {
-            return Ok(Ended::Enough);
-        }
+) -> Result<(), Refusal> {
+    while !seen.is_over() && Instant::now() < deadline {
         tokio::select! {
-            update = updates.next() => match update {
+            update = watch.next() => match update {
                 Some(Ok(update)) => seen.take(update),
-                Some(Err(status)) if error::is_passing(&status) => return Ok(Ended::Broken),
-                Some(Err(status)) => return Err(call.refused(status)),
-                None => return Ok(Ended::Broken),
+                Some(Err(error)) => return Err(call.refused(error)),
+                None => return Ok(()),
             },
-            () = sleep_until(deadline) => return Ok(Ended::Enough),
+            () = sleep_until(deadline) => return Ok(()),
             () = call.stop.cancelled() => return Err(detached()),
             () = call.progress.due() => call.progress.tell(seen.sign()).await,
         }
     }
+    Ok(())
 }
 
-async fn pause(call: &Call, deadline: Instant) -> Result<(), Refusal> {
-    tokio::select! {
-        () = sleep_until(deadline.min(Instant::now() + AGAIN_AFTER)) => Ok(()),
-        () = call.stop.cancelled() => Err(detached()),
-    }
-}
-
-fn broken() -> Status {
-    Status::new(Code::Unavailable, "the stream ended without an answer")
+/// Nobody said whether the job was accepted: the key tells it apart from a second one.
+fn may_have_started(refusal: &Refusal, key: &str) -> Refusal {
+    Refusal::new(
+        format!("{}; the job may have started", refusal.cause),
+        format!(
+            "call run again with the same arguments and key={key}: it finds the same job, and starts nothing twice"
+        ),
+    )
 }
 
 /// Nobody reads this: the caller has gone. The job goes on.

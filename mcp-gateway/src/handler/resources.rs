@@ -74,8 +74,11 @@ pub(super) async fn read(call: &mut Call, uri: &str) -> Result<ReadResourceResul
         let request = GetHostRequest {
             host: name.to_owned(),
         };
-        let mut hosts = call.caller.hosts(&call.trace);
-        let answer = hosts.get_host(request).await.map_err(lookup_error)?;
+        let mut hosts = call.client.hosts();
+        let answer = hosts
+            .get_host(request)
+            .await
+            .map_err(|status| lookup_error(status.into()))?;
         let host = answer.into_inner().host.unwrap_or_default();
         (tools::full(&host).to_string(), "application/json")
     } else if let Some(id) = uri.strip_prefix(JOB) {
@@ -109,8 +112,8 @@ pub(super) async fn complete(
             page_size: VALUES_MAX as i32,
             ..ListJobsRequest::default()
         };
-        let answer = call.caller.jobs(&call.trace).list_jobs(list).await;
-        let answer = answer.map_err(|status| protocol_error(status.into()))?;
+        let answer = call.client.jobs().list_jobs(list).await;
+        let answer = answer.map_err(|status| protocol_error(call.refused(status)))?;
         answer
             .into_inner()
             .jobs

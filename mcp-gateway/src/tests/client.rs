@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use muster_client::Client;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +53,7 @@ pub(super) fn shared(address: SocketAddr, who: Who) -> Arc<Shared> {
         .unwrap()
         .connect_lazy();
     Arc::new(Shared {
-        control_plane: Arc::new(ControlPlane::new(channel)),
+        control_plane: Arc::new(ControlPlane::new(Client::from_channel(channel))),
         who,
         slots: Slots::default(),
     })
@@ -163,7 +164,7 @@ impl McpClient {
         body: String,
     ) -> Answer {
         let request = self.request(method, headers, body);
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let answer = async {
             let (parts, body) = client.request(request).await.unwrap().into_parts();
             let body = body.collect().await.unwrap().to_bytes();

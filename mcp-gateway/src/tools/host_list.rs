@@ -64,7 +64,7 @@ pub(crate) async fn page_of_hosts(
     call: &Call,
     request: ListHostsRequest,
 ) -> Result<ListHostsResponse, Refusal> {
-    let mut service = call.caller.hosts(&call.trace);
+    let mut service = call.client.hosts();
     call.ask(service.list_hosts(request)).await
 }
 

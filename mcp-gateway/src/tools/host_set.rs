@@ -3,16 +3,13 @@
 use std::collections::HashMap;
 
 use futures_util::{StreamExt as _, stream};
+use muster_client::ClientError;
 use muster_proto::v1::{Host, ListHostsRequest, Reason, SetInstructionRequest, UpdateHostRequest};
 use rmcp::model::CallToolResult;
 use serde_json::{Map, Value, json};
-use tonic::Status;
 
 use super::{Arguments, Call, structured};
-use crate::{
-    error::{self, Refusal},
-    render::words,
-};
+use crate::{error::Refusal, render::words};
 
 /// Hosts changed by one call at most.
 const HOSTS_MAX: i32 = 100;
@@ -44,7 +41,7 @@ pub(super) async fn call(
     let hosts = hosts(call, selector).await?;
     let call = &*call;
     let change = &change;
-    let results: Vec<(Host, Result<Value, Status>)> = stream::iter(hosts)
+    let results: Vec<(Host, Result<Value, ClientError>)> = stream::iter(hosts)
         .map(|host| async move {
             let result = set(call, &host, change).await;
             (host, result)
@@ -53,16 +50,15 @@ pub(super) async fn call(
         .collect()
         .await;
 
-    if let [(_, Err(status))] = results.as_slice() {
-        return Err(call.refused(status.clone()));
-    }
+    let alone = results.len() == 1;
     let (mut changed, mut failed) = (Vec::new(), Vec::new());
     for (host, result) in results {
         match result {
             Ok(value) => changed.push(value),
-            Err(status) => {
-                let reason = error::reason(&status);
-                let refusal = call.refused(status);
+            Err(error) if alone => return Err(call.refused(error)),
+            Err(error) => {
+                let reason = error.reason().unwrap_or_default();
+                let refusal = call.refused(error);
                 failed.push(json!({
                     "name": host.name, "reason": reason.name(), "cause": refusal.cause, "next": refusal.next
                 }));
@@ -82,7 +78,7 @@ async fn hosts(call: &Call, selector: String) -> Result<Vec<Host>, Refusal> {
         page_size: HOSTS_MAX,
         ..ListHostsRequest::default()
     };
-    let mut hosts = call.caller.hosts(&call.trace);
+    let mut hosts = call.client.hosts();
     let page = call.ask(hosts.list_hosts(request)).await?;
     if page.hosts.is_empty() {
         return Err(Refusal::new(
@@ -102,8 +98,8 @@ async fn hosts(call: &Call, selector: String) -> Result<Vec<Host>, Refusal> {
     Ok(page.hosts)
 }
 
-async fn set(call: &Call, host: &Host, change: &Change) -> Result<Value, Status> {
-    let mut service = call.caller.hosts(&call.trace);
+async fn set(call: &Call, host: &Host, change: &Change) -> Result<Value, ClientError> {
+    let mut service = call.client.hosts();
     let mut changed = Map::new();
     changed.insert("name".into(), json!(host.name));
     changed.insert("id".into(), json!(host.host_id));

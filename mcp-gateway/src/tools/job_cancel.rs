@@ -36,7 +36,7 @@ pub(super) async fn call(
         selector: host.clone(),
         grace: grace.map(seconds),
     };
-    let mut jobs = call.caller.jobs(&call.trace);
+    let mut jobs = call.client.jobs();
     let answer = call.ask(jobs.cancel_job(request)).await?;
     let tasks = ListTasksRequest {
         job_id: job_id.clone(),
@@ -46,7 +46,7 @@ pub(super) async fn call(
     };
     let tasks = call.ask(jobs.list_tasks(tasks)).await?.tasks;
     let seen = Seen::states(answer.job.unwrap_or_default(), tasks);
-    let seen = watch::follow_these(call, seen, deadline).await?;
+    let seen = watch::follow(call, seen, deadline).await?;
 
     let sheet = sheet(ANSWER_BYTES);
     let mut answer = job::answer(&seen.job, &seen.tasks, &sheet);

@@ -71,7 +71,7 @@ pub(super) async fn call(
 
     let mut seen = states(call, &job_id, host.as_deref()).await?;
     if wait > 0 && !matches!(part, Part::Page(_)) {
-        seen = watch::follow_these(call, seen, deadline).await?;
+        seen = watch::follow(call, seen, deadline).await?;
     }
     let several = seen.tasks.len() > 1;
     let sheet = sheet(max_bytes);
@@ -155,7 +155,7 @@ fn part(arguments: &mut Arguments) -> Result<Part, Refusal> {
 
 /// The job and its tasks, or those on the hosts that match.
 pub(crate) async fn states(call: &Call, job_id: &str, host: Option<&str>) -> Result<Seen, Refusal> {
-    let mut jobs = call.caller.jobs(&call.trace);
+    let mut jobs = call.client.jobs();
     let get = GetJobRequest {
         job_id: job_id.to_owned(),
     };
@@ -177,7 +177,7 @@ async fn tasks(call: &Call, job_id: &str, host: Option<&str>) -> Result<Vec<Task
         page_size: TASKS_PER_PAGE,
         ..ListTasksRequest::default()
     };
-    let mut jobs = call.caller.jobs(&call.trace);
+    let mut jobs = call.client.jobs();
     let mut tasks = Vec::new();
     for _ in 0..PAGES_MAX {
         let page = call.ask(jobs.list_tasks(request.clone())).await?;

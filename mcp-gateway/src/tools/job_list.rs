@@ -34,7 +34,7 @@ pub(super) async fn call(
             "job_get without other arguments lists the jobs",
         ));
     }
-    let mut jobs = call.caller.jobs(&call.trace);
+    let mut jobs = call.client.jobs();
     let answer = call.ask(jobs.list_jobs(request)).await?;
     let mut lines = format!(
         "{}, newest first\n",

@@ -245,7 +245,7 @@ fn request(task: &Task, part: Part, max_bytes: usize) -> ReadOutputRequest {
 }
 
 async fn read(call: &Call, request: ReadOutputRequest) -> Result<ReadOutputResponse, Refusal> {
-    let mut jobs = call.caller.jobs(&call.trace);
+    let mut jobs = call.client.jobs();
     call.ask(jobs.read_output(request)).await
 }
 
