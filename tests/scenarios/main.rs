@@ -11,5 +11,6 @@ mod enrollment;
 mod gateway;
 mod identities;
 mod kills;
+mod people;
 mod road;
 mod settings;
