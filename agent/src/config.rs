@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// How an agent runs.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Agent")]
+#[group(skip)]
 pub struct Config {
     /// The data directory, of which the part `agent` holds identity, journal and spool. Set by the program.
     #[arg(skip)]

@@ -1,2 +1,40 @@
 //! Operate a fleet of machines as one.
-fn main() {}
+//!
+//! Two kinds of commands: roles, which serve until they are told to stop (`roles`), and operator commands,
+//! which ask a control plane for something over the SDK (`hosts`, `jobs`, `run`, `tokens`).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(clippy::print_stdout)] // this is the program that prints
+
+mod commands;
+mod failure;
+mod hosts;
+mod jobs;
+mod json;
+mod operator;
+mod roles;
+mod run;
+mod screen;
+mod time;
+mod tokens;
+
+use std::process::ExitCode;
+
+use muster_runtime::config;
+
+use crate::{commands::Cli, failure::Failure};
+
+fn main() -> ExitCode {
+    let cli: Cli = config::parse();
+    let json = cli.command.wants_json();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::internal(format!("no runtime: {error}")).report(json),
+    };
+    let code = match runtime.block_on(cli.run()) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(json),
+    };
+    // A thread that still reads a terminal would hold up an orderly end for ever.
+    runtime.shutdown_background();
+    code
+}

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 /// How the gateway is reached.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Gateway")]
+#[group(skip)]
 pub struct Config {
     /// Where MCP clients connect, over HTTP. Only processes of this machine can, unless another address is
     /// given; then put TLS in front.

@@ -27,6 +27,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// What is written about the process itself, and where to.
 #[derive(clap::Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Telemetry")]
+#[group(skip)]
 pub struct Config {
     /// How logs look on standard error.
     #[arg(

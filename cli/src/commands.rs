@@ -1,0 +1,190 @@
+//! Every command, and what it leads to.
+
+use std::io;
+
+use clap::CommandFactory as _;
+use muster_runtime::{
+    config::DataDir,
+    telemetry::{self, Telemetry},
+};
+use serde_json::json;
+use tracing::Level;
+
+use crate::{
+    failure::Failure,
+    hosts::{self, HostCommand},
+    jobs::{self, JobCommand},
+    operator::Operator,
+    roles::{self, agent::AgentCommand, gateway::GatewayCommand},
+    run::RunCommand,
+    screen,
+    tokens::{self, TokenCommand},
+};
+
+/// Operate a fleet of machines as one: from a shell, from scripts, from AI clients.
+#[derive(clap::Parser, Debug)]
+#[command(
+    name = "muster",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "First steps:
+  muster up                              a whole fleet of one, on this machine
+  muster run all -- uname -a             run a command on it
+  muster token create host web-1         make the command that adds another machine
+
+Every flag that shows [env: …] can be set there. Settings under a heading can also stand in config.toml of the
+data directory, in the section of that name: [control-plane] listen = \"0.0.0.0:8766\". A flag stands over the
+environment, which stands over the file."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    data_dir: DataDir,
+    #[command(flatten)]
+    telemetry: telemetry::Config,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Join or serve this machine as a host
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Join or serve as MCP gateway, over HTTP
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Serve MCP over standard input and output, for AI clients that start it themselves
+    Mcp(roles::mcp::Mcp),
+
+    /// Hosts: list, show, label, lock, remove, watch, instruct
+    Host {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: HostCommand,
+    },
+    /// Run a command on hosts, as if it ran here
+    Run {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(flatten)]
+        run: Box<RunCommand>,
+    },
+    /// Jobs: list, show, watch, read output, cancel
+    Job {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: JobCommand,
+    },
+    /// Tokens: let machines join, let people, AI clients and scripts ask
+    Token {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Print completions for a shell
+    #[command(after_help = "Examples:
+  muster completion bash > ~/.local/share/bash-completion/completions/muster
+  muster completion zsh > \"${fpath[1]}/_muster\"
+  muster completion fish > ~/.config/fish/completions/muster.fish")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    /// Errors are JSON too where the answer would be.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Host { operator, .. }
+            | Self::Run { operator, .. }
+            | Self::Job { operator, .. }
+            | Self::Token { operator, .. } => operator.json,
+            Self::Version { json } => *json,
+            _ => false,
+        }
+    }
+
+    /// The name in traces, and what is logged unless a setting says otherwise.
+    fn telemetry(&self) -> (&'static str, Level) {
+        match self {
+            Self::Agent(_) => ("muster-agent", Level::INFO),
+            Self::Gateway(_) => ("muster-mcp-gateway", Level::INFO),
+            Self::Mcp(_) => ("muster-mcp", Level::WARN),
+            _ => ("muster", Level::WARN),
+        }
+    }
+}
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<u8, Failure> {
+        let (service, level) = self.command.telemetry();
+        let telemetry = telemetry::start(&self.telemetry, service, level)
+            .map_err(|error| Failure::internal(error.to_string()))?;
+        let done = self.dispatch().await;
+        Telemetry::stop(telemetry).await;
+        done
+    }
+
+    async fn dispatch(self) -> Result<u8, Failure> {
+        let data_dir = || {
+            self.data_dir
+                .path()
+                .map_err(|error| Failure::usage(error.to_string()))
+        };
+        let at =
+            |operator: Operator| -> Result<Operator, Failure> { Ok(operator.within(data_dir()?)) };
+        match self.command {
+            Command::Agent(command) => roles::agent::run(command, data_dir()?).await,
+            Command::Gateway(command) => roles::gateway::run(command, data_dir()?).await,
+            Command::Mcp(mcp) => mcp.run(data_dir()?).await,
+            Command::Host { operator, command } => hosts::run(command, &at(operator)?).await,
+            Command::Run { operator, run } => run.run(&at(operator)?).await,
+            Command::Job { operator, command } => jobs::run(command, &at(operator)?).await,
+            Command::Token { operator, command } => tokens::run(command, &at(operator)?).await,
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "muster", &mut script);
+                io::Write::write_all(&mut io::stdout().lock(), &script)?;
+                Ok(0)
+            }
+            Command::Version { json } => {
+                let version = env!("CARGO_PKG_VERSION");
+                if json {
+                    screen::print_json(&json!({"version": version}))?;
+                } else {
+                    screen::print(&format!("muster {version}\n"))?;
+                }
+                Ok(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn operator_flags_may_stand_behind_the_command() {
+        let cli = Cli::try_parse_from(["muster", "host", "list", "--json", "--address", "h:1"]);
+        assert!(cli.unwrap().command.wants_json());
+    }
+}

@@ -1,0 +1,258 @@
+//! `muster job …`: what was asked for, and what became of it.
+
+mod output;
+mod view;
+
+use std::time::{Duration, SystemTime};
+
+use muster_client::Client;
+use muster_proto::v1::{GetJobRequest, Job, ListJobsRequest, ListTasksRequest, Task, job::State};
+use serde_json::json;
+
+use crate::{
+    failure::Failure,
+    json,
+    operator::Operator,
+    run::follow,
+    screen::{self, clean, say},
+};
+
+/// Tasks in one answer.
+const PAGE: i32 = 500;
+
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum JobCommand {
+    /// List jobs, newest first
+    #[command(after_help = "Examples:
+  muster job list
+  muster job list --state running
+  muster job list --host web-1 --since 1d
+  muster job list --host 'env=prod' --state failed --principal ai/claude")]
+    List(List),
+    /// Show a job and its tasks
+    Get {
+        /// The job
+        job_id: String,
+    },
+    /// Follow a job: everything from its beginning, then live
+    Watch {
+        /// The job
+        job_id: String,
+    },
+    /// Read a task's output: all of it, its tail, matching lines or a range
+    Output(output::Output),
+    /// End a job's processes: politely, then, after the grace, hard
+    Cancel {
+        /// The job
+        job_id: String,
+        /// Only on these hosts: names, ids or requirements
+        #[arg(
+            long,
+            default_value = "",
+            hide_default_value = true,
+            value_name = "SELECTOR"
+        )]
+        host: String,
+        /// How long they may take to end politely; 0s kills at once [default: as the job says]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        grace: Option<Duration>,
+        /// Do not wait for the hosts to confirm it
+        #[arg(long, short)]
+        detach: bool,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct List {
+    /// Keep jobs in this state; may be repeated
+    #[arg(long = "state", value_name = "STATE")]
+    states: Vec<JobState>,
+    /// Keep jobs with a task on these hosts: names, ids or requirements
+    #[arg(
+        long,
+        value_name = "SELECTOR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    host: String,
+    /// Keep jobs of this principal, as operator/ada
+    #[arg(long, default_value = "", hide_default_value = true)]
+    principal: String,
+    /// Keep jobs that are not older than this
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    since: Option<Duration>,
+    /// Keep jobs that are older than this
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    until: Option<Duration>,
+    /// At most this many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+}
+
+/// Where a job stands.
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+pub(crate) enum JobState {
+    /// No task has started
+    Pending,
+    /// Some task has started, and some are not final
+    Running,
+    /// Every task succeeded
+    Succeeded,
+    /// Some task neither succeeded nor was cancelled
+    Failed,
+    /// None failed, and some task was cancelled
+    Cancelled,
+}
+
+impl JobState {
+    fn wire(self) -> i32 {
+        match self {
+            Self::Pending => State::Pending,
+            Self::Running => State::Running,
+            Self::Succeeded => State::Succeeded,
+            Self::Failed => State::Failed,
+            Self::Cancelled => State::Cancelled,
+        }
+        .into()
+    }
+}
+
+pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, Failure> {
+    let client = operator.connect().await?;
+    match command {
+        JobCommand::List(list) => list.run(&client, operator.json).await?,
+        JobCommand::Get { job_id } => get(&client, job_id, operator.json).await?,
+        JobCommand::Watch { job_id } => {
+            let watch = client.watch(&job_id, "");
+            return follow::follow(&client, watch, operator.json).await;
+        }
+        JobCommand::Output(output) => output.run(&client, operator.json).await?,
+        JobCommand::Cancel {
+            job_id,
+            host,
+            grace,
+            detach,
+        } => {
+            let job = client.cancel(&job_id, &host, grace).await;
+            let mut job = job.map_err(|error| Failure::in_selector(error, &host))?;
+            if !detach && host.is_empty() {
+                job = ended(&client, job).await?;
+            }
+            if operator.json {
+                screen::print_json(&json!({"job": json::job(&job)}))?;
+            } else {
+                screen::print(&format!(
+                    "{} {}\n",
+                    clean(&job.job_id),
+                    view::standing(&job)
+                ))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Waits until every task is final.
+async fn ended(client: &Client, mut job: Job) -> Result<Job, Failure> {
+    let mut watch = client.watch_states(&job.job_id);
+    loop {
+        let update = tokio::select! {
+            update = watch.next() => update,
+            _ = tokio::signal::ctrl_c() => return Ok(job),
+        };
+        let Some(update) = update else {
+            return Ok(job);
+        };
+        for event in update?.events {
+            if let Some(muster_proto::v1::job_event::Event::Job(now)) = event.event {
+                job = now;
+            }
+        }
+    }
+}
+
+impl List {
+    async fn run(&self, client: &Client, json: bool) -> Result<(), Failure> {
+        let before = |age: Option<Duration>| {
+            age.and_then(|age| SystemTime::now().checked_sub(age))
+                .map(Into::into)
+        };
+        let limit = self.limit as usize;
+        let mut request = ListJobsRequest {
+            states: self.states.iter().map(|state| state.wire()).collect(),
+            selector: self.host.clone(),
+            principal: self.principal.clone(),
+            create_time_from: before(self.since),
+            create_time_to: before(self.until),
+            page_size: i32::try_from(limit.min(1_000)).unwrap_or(1_000),
+            page_token: String::new(),
+        };
+        let mut jobs: Vec<Job> = Vec::new();
+        let more = loop {
+            let answer = client.jobs().list_jobs(request.clone()).await;
+            let answer = answer
+                .map_err(|status| Failure::in_selector(status.into(), &self.host))?
+                .into_inner();
+            jobs.extend(answer.jobs);
+            request.page_token = answer.next_page_token;
+            if request.page_token.is_empty() || jobs.len() >= limit {
+                break !request.page_token.is_empty() || jobs.len() > limit;
+            }
+        };
+        jobs.truncate(limit);
+        if json {
+            let jobs: Vec<_> = jobs.iter().map(json::job).collect();
+            screen::print_json(&json!({"jobs": jobs, "more": more}))?;
+            return Ok(());
+        }
+        if jobs.is_empty() {
+            say("no jobs");
+            return Ok(());
+        }
+        screen::print(&view::table(&jobs))?;
+        if more {
+            say(&format!("there are more; --limit {} shows them", limit * 4));
+        }
+        Ok(())
+    }
+}
+
+async fn get(client: &Client, job_id: String, json: bool) -> Result<(), Failure> {
+    let answer = client
+        .jobs()
+        .get_job(GetJobRequest {
+            job_id: job_id.clone(),
+        })
+        .await?;
+    let job = answer.into_inner().job.unwrap_or_default();
+    let tasks = tasks(client, job_id).await?;
+    if json {
+        let tasks: Vec<_> = tasks.iter().map(json::task).collect();
+        screen::print_json(&json!({"job": json::job(&job), "tasks": tasks}))?;
+    } else {
+        screen::print(&view::details(&job, &tasks))?;
+    }
+    Ok(())
+}
+
+/// All tasks of a job, by host name.
+async fn tasks(client: &Client, job_id: String) -> Result<Vec<Task>, Failure> {
+    let mut request = ListTasksRequest {
+        job_id,
+        page_size: PAGE,
+        ..ListTasksRequest::default()
+    };
+    let mut tasks = Vec::new();
+    loop {
+        let answer = client
+            .jobs()
+            .list_tasks(request.clone())
+            .await?
+            .into_inner();
+        tasks.extend(answer.tasks);
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(tasks);
+        }
+    }
+}

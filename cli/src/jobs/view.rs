@@ -1,0 +1,235 @@
+//! Jobs and tasks as people see them.
+
+use muster_proto::v1::{Job, Task, action};
+
+use crate::{
+    json,
+    run::result,
+    screen::{Fields, Rows, bytes, clean},
+    time,
+};
+
+/// A command longer than this is cut in tables.
+const WHAT_MAX: usize = 60;
+
+/// One line a job.
+pub(super) fn table(jobs: &[Job]) -> String {
+    let mut rows = Rows::new(&["JOB", "STATE", "CREATED", "BY", "HOSTS", "WHAT"]);
+    for job in jobs {
+        rows.add([
+            job.job_id.clone(),
+            standing(job),
+            time::ago(job.create_time.as_ref()),
+            job.principal.clone(),
+            job.selector.clone(),
+            cut(&what(job)),
+        ]);
+    }
+    rows.render()
+}
+
+/// A job and its tasks.
+pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
+    let mut fields = Fields::new();
+    fields
+        .add("job", &job.job_id)
+        .add("state", standing(job))
+        .add("what", what(job))
+        .add("hosts", &job.selector)
+        .add("by", &job.principal)
+        .add("request id", &job.request_id)
+        .add("created", time::local(job.create_time.as_ref()))
+        .add("started", time::local(job.start_time.as_ref()))
+        .add("ended", time::local(job.end_time.as_ref()));
+    if job.start_time.is_none() && job.end_time.is_none() {
+        fields.add("expires", time::until(job.start_deadline_time.as_ref()));
+    }
+    if job.cancel_time.is_some() {
+        let when = time::local(job.cancel_time.as_ref());
+        fields.add("cancelled", format!("{when} by {}", job.cancelled_by));
+    }
+    fields.add("note", &job.note);
+    let mut rows = Rows::new(&["HOST", "STATE", "TIME", "OUTPUT", "TASK", "REMARK"]);
+    for task in tasks {
+        rows.add([
+            task.host_name.clone(),
+            json::task_state(task).replace('_', " "),
+            run_time(task),
+            output(task),
+            task.task_id.clone(),
+            remark(task),
+        ]);
+    }
+    format!("{}\n{}", fields.render(), rows.render())
+}
+
+/// "failed (3 succeeded, 1 failed)"; the counts only where they say more.
+pub(super) fn standing(job: &Job) -> String {
+    let state = json::job_state(job);
+    if job.counts.len() < 2 {
+        return state;
+    }
+    let counts: Vec<String> = job
+        .counts
+        .iter()
+        .map(|count| {
+            let state = json::word(count.state().as_str_name(), "STATE_").replace('_', " ");
+            format!("{} {state}", count.tasks)
+        })
+        .collect();
+    format!("{state} ({})", counts.join(", "))
+}
+
+fn what(job: &Job) -> String {
+    let Some(action::Kind::Command(command)) = job.action.as_ref().and_then(|a| a.kind.as_ref())
+    else {
+        return "an action that this version does not know".to_owned();
+    };
+    match &command.script {
+        Some(script) => {
+            let shell = if script.shell.is_empty() {
+                "sh"
+            } else {
+                &script.shell
+            };
+            format!("{shell}: {}", script.text.trim())
+        }
+        None => command
+            .argv
+            .iter()
+            .map(|argument| quoted(argument))
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
+}
+
+/// As a shell would take it.
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+^".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
+    }
+}
+
+fn cut(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= WHAT_MAX && line.len() == text.len() {
+        return line.to_owned();
+    }
+    let line: String = line.chars().take(WHAT_MAX - 1).collect();
+    format!("{line}…")
+}
+
+fn run_time(task: &Task) -> String {
+    match (
+        time::span(task.run_time.as_ref()),
+        &task.start_time,
+        &task.end_time,
+    ) {
+        (Some(ran), ..) => time::short(ran),
+        (None, Some(start), None) => {
+            format!("since {}", time::ago(Some(start)).replace(" ago", ""))
+        }
+        _ => String::new(),
+    }
+}
+
+fn output(task: &Task) -> String {
+    let Some(size) = &task.output_size else {
+        return String::new();
+    };
+    let total = size.stdout_bytes + size.stderr_bytes;
+    match (total, size.dropped_bytes) {
+        (0, _) => String::new(),
+        (_, 0) => bytes(total),
+        (_, dropped) => format!("{} ({} dropped)", bytes(total), bytes(dropped)),
+    }
+}
+
+fn remark(task: &Task) -> String {
+    if let Some(hold_up) = result::hold_up(task) {
+        return hold_up;
+    }
+    let outcome = result::outcome(task);
+    // The state stands beside it already.
+    let state = json::task_state(task).replace('_', " ");
+    let rest = outcome.strip_prefix(&state).unwrap_or(&outcome);
+    clean(rest.trim_start_matches([':', ' '])).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::v1::{Action, Command, Reason, Script, job, task};
+
+    use super::*;
+
+    fn job(command: Command) -> Job {
+        Job {
+            job_id: "j-1".to_owned(),
+            state: job::State::Failed.into(),
+            counts: vec![
+                job::Count {
+                    state: task::State::Succeeded.into(),
+                    tasks: 2,
+                },
+                job::Count {
+                    state: task::State::TimedOut.into(),
+                    tasks: 1,
+                },
+            ],
+            action: Some(Action {
+                kind: Some(action::Kind::Command(command)),
+            }),
+            ..Job::default()
+        }
+    }
+
+    #[test]
+    fn a_command_reads_as_a_shell_would_take_it() {
+        let argv = ["grep", "-e", "it's", "", "/var/log/x"]
+            .map(str::to_owned)
+            .to_vec();
+        let job = job(Command {
+            argv,
+            ..Command::default()
+        });
+        assert_eq!(what(&job), "grep -e 'it'\\''s' '' /var/log/x");
+        assert_eq!(standing(&job), "failed (2 succeeded, 1 timed out)");
+    }
+
+    #[test]
+    fn long_scripts_are_cut_in_tables() {
+        let script = Script {
+            text: format!("echo {}\nls", "x".repeat(90)),
+            shell: String::new(),
+        };
+        let job = job(Command {
+            script: Some(script),
+            ..Command::default()
+        });
+        let cut = cut(&what(&job));
+        assert!(
+            cut.starts_with("sh: echo xxx") && cut.ends_with('…'),
+            "{cut}"
+        );
+        assert_eq!(cut.chars().count(), WHAT_MAX);
+    }
+
+    #[test]
+    fn a_remark_does_not_repeat_the_state() {
+        let mut task = Task {
+            state: task::State::Lost.into(),
+            reason: Reason::HostGone.into(),
+            message: "silent for 24h".to_owned(),
+            ..Task::default()
+        };
+        assert_eq!(remark(&task), "[HOST_GONE]: silent for 24h");
+        task = Task {
+            state: task::State::Succeeded.into(),
+            ..Task::default()
+        };
+        assert_eq!(remark(&task), "");
+    }
+}

@@ -1,0 +1,79 @@
+//! The roles that one binary can play. Each opens what it needs, binds, says so, and serves until SIGTERM,
+//! SIGINT or SIGHUP.
+
+pub(crate) mod agent;
+pub(crate) mod gateway;
+pub(crate) mod mcp;
+
+use std::{io, net::SocketAddr};
+
+use muster_client::enrollment::EnrollmentError;
+use muster_runtime::shutdown;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Failure, exit};
+
+/// A fleet that dials in at once finds room to wait in; the kernel may grant less.
+const BACKLOG: u32 = 4_096;
+
+/// Binds an address; `flag` is what names another.
+fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    let socket = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    socket().map_err(|error: io::Error| {
+        let failure = Failure::new(
+            exit::UNAVAILABLE,
+            format!("cannot listen on {address}: {error}"),
+        );
+        match error.kind() {
+            io::ErrorKind::AddrInUse => failure.next(format!(
+                "stop what listens there (another `muster up`?), or choose another with {flag}"
+            )),
+            _ => failure.next(format!("choose another with {flag}")),
+        }
+    })
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    shutdown::on_signal().map_err(|error| Failure::internal(format!("no signals: {error}")))
+}
+
+/// Why a machine did not join, with what to do about it.
+fn not_joined(error: EnrollmentError) -> Failure {
+    let message = error.to_string();
+    let known = match error {
+        EnrollmentError::Connect(error) => Failure::from(muster_client::ClientError::from(error)),
+        EnrollmentError::Refused { reason, .. } => Failure {
+            reason: Some(reason),
+            ..Failure::new(exit::NOT_ALLOWED, message.clone())
+                .next("make a new join token where the control plane runs: `muster token create`")
+        },
+        EnrollmentError::Interrupted(_) => {
+            Failure::new(exit::UNAVAILABLE, message.clone()).next("try again: it is safe")
+        }
+        _ => Failure::internal(message.clone()),
+    };
+    Failure { message, ..known }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_names_the_way_out() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
+        let taken = bind(first.local_addr().unwrap(), "--listen").unwrap_err();
+        assert_eq!(taken.code, exit::UNAVAILABLE);
+        assert!(taken.to_string().contains("--listen"), "{taken}");
+    }
+}
