@@ -163,15 +163,32 @@ impl McpClient {
         headers: &[(&str, &str)],
         body: String,
     ) -> Answer {
+        self.send_watching(method, headers, body, |_| ()).await
+    }
+
+    /// Shows what has come of the answer, whenever more has.
+    async fn send_watching(
+        &self,
+        method: Method,
+        headers: &[(&str, &str)],
+        body: String,
+        mut watch: impl FnMut(&str),
+    ) -> Answer {
         let request = self.request(method, headers, body);
         let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let answer = async {
-            let (parts, body) = client.request(request).await.unwrap().into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
+            let (parts, mut stream) = client.request(request).await.unwrap().into_parts();
+            let mut body = String::new();
+            while let Some(frame) = stream.frame().await {
+                if let Ok(data) = frame.unwrap().into_data() {
+                    body.push_str(std::str::from_utf8(&data).unwrap());
+                    watch(&body);
+                }
+            }
             Answer {
                 status: parts.status,
                 headers: parts.headers,
-                body: String::from_utf8(body.to_vec()).unwrap(),
+                body,
             }
         };
         tokio::time::timeout(Duration::from_secs(20), answer)
@@ -184,7 +201,18 @@ impl McpClient {
     }
 
     /// A request in this client's era.
-    pub(super) async fn ask(&self, method: &str, mut params: Value, meta: Value) -> Answer {
+    pub(super) async fn ask(&self, method: &str, params: Value, meta: Value) -> Answer {
+        self.ask_watching(method, params, meta, |_| ()).await
+    }
+
+    /// The same, shown what has come of the answer.
+    pub(super) async fn ask_watching(
+        &self,
+        method: &str,
+        mut params: Value,
+        meta: Value,
+        watch: impl FnMut(&str),
+    ) -> Answer {
         let name = params
             .get("name")
             .or(params.get("uri"))
@@ -205,11 +233,9 @@ impl McpClient {
             }
             headers
         };
-        self.post(
-            &headers,
-            &json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}),
-        )
-        .await
+        let message = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        self.send_watching(Method::POST, &headers, message.to_string(), watch)
+            .await
     }
 
     /// Calls a tool and returns its result.

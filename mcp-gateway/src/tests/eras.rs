@@ -154,10 +154,21 @@ async fn what_is_not_there_is_an_error_of_the_protocol() {
 async fn progress_comes_first_at_once_and_with_the_last_line() {
     let world = World::start().await;
     for client in [world.modern(), world.legacy().await] {
-        let call = json!({"name": "run", "arguments": {"target": "web-1", "command": "slow"}});
-        let answer = client
-            .ask("tools/call", call, json!({"progressToken": "p-1"}))
-            .await;
+        let call = json!({"name": "run", "arguments": {"target": "web-1", "command": "hang"}});
+        let fake = world.fake.clone();
+        let end = |so_far: &str| {
+            let job = fake
+                .state
+                .lock()
+                .jobs
+                .last()
+                .map(|job| job.job.job_id.clone());
+            if let (Some(job), true) = (job, so_far.contains("running: started")) {
+                fake.finish(&job);
+            }
+        };
+        let meta = json!({"progressToken": "p-1"});
+        let answer = client.ask_watching("tools/call", call, meta, end).await;
         assert_eq!(answer.headers["content-type"], "text/event-stream");
         let messages = answer.messages();
         let (result, notes) = messages.split_last().unwrap();

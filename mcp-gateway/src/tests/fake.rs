@@ -1,5 +1,5 @@
 //! A control plane that speaks the real contract and does what the command says: `echo TEXT`,
-//! `lines N`, `name`, `hang`, `missing`, `slow`, `break`.
+//! `lines N`, `name`, `hang`, `missing`, `break`.
 
 mod services;
 
@@ -180,7 +180,7 @@ impl Fake {
                 "lines" => (0..rest.parse::<u32>().unwrap())
                     .flat_map(|n| format!("line {n}\n").into_bytes())
                     .collect(),
-                "hang" | "slow" | "break" => b"started\n".to_vec(),
+                "hang" | "break" => b"started\n".to_vec(),
                 _ => Vec::new(),
             };
             let mut task = Task {
@@ -204,7 +204,7 @@ impl Fake {
                 task.set_state(task::State::Failed);
                 task.set_reason(Reason::CommandNotFound);
                 task.output_complete = true;
-            } else if matches!(word, "hang" | "slow" | "break") {
+            } else if matches!(word, "hang" | "break") {
                 task.set_state(task::State::Running);
             } else {
                 end(&mut task, 0);
@@ -224,13 +224,6 @@ impl Fake {
         };
         state.jobs.push(FakeJob { job, tasks, output });
         drop(state);
-        if matches!(text.as_str(), "slow" | "break") {
-            let (fake, job_id) = (self.clone(), job_id.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(700)).await;
-                fake.finish(&job_id);
-            });
-        }
         Ok(job_id)
     }
 

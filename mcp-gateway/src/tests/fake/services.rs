@@ -260,6 +260,12 @@ impl JobService for Fake {
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         self.called(request.metadata())?;
         let request = request.into_inner();
+        let breaks = self.find(&request.job_id, |job| {
+            format!("{:?}", job.job.action).contains("break")
+        })?;
+        if breaks {
+            self.finish(&request.job_id);
+        }
         let updates = self.watch(request.job_id, request.resume_token, request.states_only);
         Ok(Response::new(Box::pin(updates.map(|update| {
             update.map(|update| WatchJobResponse {
