@@ -10,11 +10,12 @@ mod index;
 mod item;
 mod log;
 mod outline;
-mod range;
+mod read;
 mod recovery;
 mod segments;
 mod sync;
 mod task;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -43,19 +44,16 @@ use self::{
     outline::{Admission, Outline},
     segments::Segments,
     sync::Syncing,
-    task::{Changes, Next, Task},
+    task::{Changes, Task},
+    tasks::Tasks,
 };
 pub(crate) use self::{
     grep::{Line, Resume, Search, Searching},
     item::{Chunk, Content, Gap, Item, OutputSize, Stream},
     outline::OutOfOrder,
-    range::Part,
+    read::Part,
 };
 
-/// Bytes searched for one answer; the next goes on from there.
-const SEARCH_BYTES: usize = 64 << 20;
-/// Bytes searched at a time.
-const SEARCH_STEP_BYTES: usize = 1 << 20;
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;
 
@@ -139,43 +137,6 @@ struct Running {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.log.close();
-    }
-}
-
-/// The tasks in memory: those with output under way, and those that were read a moment ago.
-#[derive(Default)]
-struct Tasks {
-    // Held for a look-up only.
-    tasks: Mutex<HashMap<TaskId, Arc<Task>>>,
-}
-
-impl Tasks {
-    fn get(&self, task_id: TaskId) -> Option<Arc<Task>> {
-        self.tasks.lock().get(&task_id).cloned()
-    }
-
-    /// The task, as it is if it came meanwhile, or else with what is known of it.
-    fn get_or_insert(&self, task_id: TaskId, outline: Outline) -> Arc<Task> {
-        self.tasks
-            .lock()
-            .entry(task_id)
-            .or_insert_with(|| Arc::new(Task::new(task_id, outline)))
-            .clone()
-    }
-
-    /// Lets the tasks go that nobody uses; the index knows them.
-    fn evict(&self) {
-        let mut tasks = self.tasks.lock();
-        tasks.retain(|_, task| Arc::strong_count(task) > 1 || !task.is_idle());
-        if tasks.capacity() > 4 * tasks.len() {
-            tasks.shrink_to_fit();
-        }
-    }
-
-    fn drop_segment(&self, segment: u32) {
-        for task in self.tasks.lock().values() {
-            task.drop_segment(segment);
-        }
     }
 }
 
@@ -355,116 +316,9 @@ impl OutputStore {
         self.shared.tasks.get(task_id).map(|task| task.size())
     }
 
-    /// What comes after a sequence, in order: about `max_bytes`, and at least one item if there is any.
-    pub(crate) async fn read_after(
-        &self,
-        task_id: TaskId,
-        sequence: i64,
-        max_bytes: usize,
-    ) -> Result<Vec<Item>, OutputError> {
-        self.read_task(&*self.task(task_id).await?, sequence, max_bytes)
-            .await
-    }
-
-    async fn read_task(
-        &self,
-        task: &Task,
-        sequence: i64,
-        max_bytes: usize,
-    ) -> Result<Vec<Item>, OutputError> {
-        let mut after = sequence;
-        loop {
-            let extents = match task.after(after, max_bytes) {
-                Next::Nothing => return Ok(Vec::new()),
-                Next::Items(items) => return Ok(items),
-                Next::Stored(extents) => extents,
-            };
-            let Some(last) = extents.last().map(|e| e.last) else {
-                return Ok(Vec::new());
-            };
-            let key = task.key;
-            let items = blocking(&self.shared.segments, move |segments| {
-                let mut items = Vec::new();
-                let mut bytes = 0;
-                for extent in &extents {
-                    for item in segments.items(extent, &key)? {
-                        if item.sequence <= sequence {
-                            continue;
-                        }
-                        bytes += item.kept();
-                        if bytes > max_bytes && !items.is_empty() {
-                            return Ok(items);
-                        }
-                        items.push(item);
-                    }
-                }
-                Ok(items)
-            })
-            .await?;
-            if !items.is_empty() {
-                return Ok(items);
-            }
-            // Only a drop of chunks without bytes leaves nothing to show.
-            after = last;
-        }
-    }
-
-    /// Looks for lines in the output of a task, of one stream or of all. `complete` says that nothing is
-    /// added any more, so that what has no end yet is a line too. Stops after a bounded amount of work;
-    /// says whether it has come to the end.
-    pub(crate) async fn grep(
-        &self,
-        task_id: TaskId,
-        stream: Option<Stream>,
-        search: Search,
-        from: Resume,
-        complete: bool,
-    ) -> Result<(Searching, bool), OutputError> {
-        let task = self.task(task_id).await?;
-        let streams = Stream::ALL
-            .into_iter()
-            .filter(|s| stream.is_none_or(|only| only == *s));
-        let mut after = streams
-            .map(|stream| task.before(Some(stream), from.offsets[stream.index()]))
-            .min()
-            .unwrap_or(0);
-        let mut searching = Searching::new(search, from);
-        let mut room = SEARCH_BYTES;
-        while room > 0 && !searching.is_stopped() {
-            let items = self.read_task(&task, after, SEARCH_STEP_BYTES).await?;
-            let Some(last) = items.last() else {
-                if complete {
-                    searching.finish();
-                }
-                let ended = !searching.is_stopped();
-                return Ok((searching, ended));
-            };
-            after = last.sequence;
-            room = room.saturating_sub(items.iter().map(Item::kept).sum::<usize>().max(1));
-            // Matching may take long: not where others wait.
-            searching = blocking(&self.shared.segments, move |_| {
-                for item in items {
-                    if stream.is_none_or(|only| only == item.stream) {
-                        searching.feed(item);
-                    }
-                }
-                Ok(searching)
-            })
-            .await?;
-        }
-        Ok((searching, false))
-    }
-
     /// Forgets the output of tasks, which stops taking space.
     pub(crate) async fn remove(&self, task_ids: &[TaskId]) -> Result<(), OutputError> {
-        {
-            let mut tasks = self.shared.tasks.tasks.lock();
-            for task_id in task_ids {
-                if let Some(task) = tasks.remove(task_id) {
-                    task.removed();
-                }
-            }
-        }
+        self.shared.tasks.remove(task_ids);
         let task_ids = task_ids.to_vec();
         self.request(|reply| Work::Remove(task_ids, reply)).await
     }

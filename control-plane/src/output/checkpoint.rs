@@ -15,12 +15,13 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{
-    OutputError, OutputLimits, Tasks,
+    OutputError, OutputLimits,
     index::Index,
     log::LogEnd,
     outline::Extent,
     segments::Segments,
     task::{Changes, Task},
+    tasks::Tasks,
 };
 
 /// A refused commit is tried again after this.

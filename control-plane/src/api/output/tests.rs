@@ -279,14 +279,14 @@ async fn a_reader_can_wait_for_more_and_for_the_end() {
         nanos: 0,
     });
     let page = fixture.read(request.clone()).await.unwrap();
-    assert_eq!(bytes(&[page.clone()]), b"first\n");
+    assert_eq!(bytes(std::slice::from_ref(&page)), b"first\n");
     request.page_token = page.next_page_token;
     let (page, ()) = tokio::join!(
         fixture.read(request.clone()),
         fixture.append(Stream::Stderr, b"second\n")
     );
     let page = page.unwrap();
-    assert_eq!(bytes(&[page.clone()]), b"second\n");
+    assert_eq!(bytes(std::slice::from_ref(&page)), b"second\n");
     request.page_token = page.next_page_token;
     let (page, ()) = tokio::join!(fixture.read(request.clone()), async {
         fixture.complete.store(true, Ordering::SeqCst);

@@ -1,11 +1,18 @@
-//! Reads a part of a task's output: by position, or its last lines.
+//! Reads a task's output: as it goes on, by position, its last lines, or the lines that match.
 
 use muster_proto::ids::TaskId;
 
-use super::{Content, Item, OutputError, OutputStore, Stream, task::Task};
+use super::{
+    Content, Item, OutputError, OutputStore, Resume, Search, Searching, Stream, blocking,
+    task::{Next, Task},
+};
 
 /// Bytes read at a time while a part is put together.
 const STEP_BYTES: usize = 256 << 10;
+/// Bytes searched for one answer; the next goes on from there.
+const SEARCH_BYTES: usize = 64 << 20;
+/// Bytes searched at a time.
+const SEARCH_STEP_BYTES: usize = 1 << 20;
 
 /// A part of a task's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +32,60 @@ fn begin(item: &Item, stream: Option<Stream>) -> Option<i64> {
 }
 
 impl OutputStore {
+    /// What comes after a sequence, in order: about `max_bytes`, and at least one item if there is any.
+    pub(crate) async fn read_after(
+        &self,
+        task_id: TaskId,
+        sequence: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<Item>, OutputError> {
+        self.read_task(&*self.task(task_id).await?, sequence, max_bytes)
+            .await
+    }
+
+    async fn read_task(
+        &self,
+        task: &Task,
+        sequence: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<Item>, OutputError> {
+        let mut after = sequence;
+        loop {
+            let extents = match task.after(after, max_bytes) {
+                Next::Nothing => return Ok(Vec::new()),
+                Next::Items(items) => return Ok(items),
+                Next::Stored(extents) => extents,
+            };
+            let Some(last) = extents.last().map(|e| e.last) else {
+                return Ok(Vec::new());
+            };
+            let key = task.key;
+            let items = blocking(&self.shared.segments, move |segments| {
+                let mut items = Vec::new();
+                let mut bytes = 0;
+                for extent in &extents {
+                    for item in segments.items(extent, &key)? {
+                        if item.sequence <= sequence {
+                            continue;
+                        }
+                        bytes += item.kept();
+                        if bytes > max_bytes && !items.is_empty() {
+                            return Ok(items);
+                        }
+                        items.push(item);
+                    }
+                }
+                Ok(items)
+            })
+            .await?;
+            if !items.is_empty() {
+                return Ok(items);
+            }
+            // Only a drop of chunks without bytes leaves nothing to show.
+            after = last;
+        }
+    }
+
     /// Reads from a position up to `to`, but no more than `max_bytes` of output. Positions count the bytes
     /// of all streams, or of the one given.
     pub(crate) async fn read_range(
@@ -114,6 +175,52 @@ impl OutputStore {
             until = after;
         }
         self.range(&task, stream, tail.from, end, max_bytes).await
+    }
+
+    /// Looks for lines in the output of a task, of one stream or of all. `complete` says that nothing is
+    /// added any more, so that what has no end yet is a line too. Stops after a bounded amount of work;
+    /// says whether it has come to the end.
+    pub(crate) async fn grep(
+        &self,
+        task_id: TaskId,
+        stream: Option<Stream>,
+        search: Search,
+        from: Resume,
+        complete: bool,
+    ) -> Result<(Searching, bool), OutputError> {
+        let task = self.task(task_id).await?;
+        let streams = Stream::ALL
+            .into_iter()
+            .filter(|s| stream.is_none_or(|only| only == *s));
+        let mut after = streams
+            .map(|stream| task.before(Some(stream), from.offsets[stream.index()]))
+            .min()
+            .unwrap_or(0);
+        let mut searching = Searching::new(search, from);
+        let mut room = SEARCH_BYTES;
+        while room > 0 && !searching.is_stopped() {
+            let items = self.read_task(&task, after, SEARCH_STEP_BYTES).await?;
+            let Some(last) = items.last() else {
+                if complete {
+                    searching.finish();
+                }
+                let ended = !searching.is_stopped();
+                return Ok((searching, ended));
+            };
+            after = last.sequence;
+            room = room.saturating_sub(items.iter().map(Item::kept).sum::<usize>().max(1));
+            // Matching may take long: not where others wait.
+            searching = blocking(&self.shared.segments, move |_| {
+                for item in items {
+                    if stream.is_none_or(|only| only == item.stream) {
+                        searching.feed(item);
+                    }
+                }
+                Ok(searching)
+            })
+            .await?;
+        }
+        Ok((searching, false))
     }
 
     /// All items after one sequence up to another.
