@@ -1,2 +1,137 @@
-//! Benchmarks.
-fn main() {}
+//! Benchmarks of the programs as they are shipped, each beside what bounds it, measured in the same run.
+//!
+//! Not tests: they print medians, 99th percentiles and ratios. `README.md` says how to read them.
+// A benchmark's only result is what it prints.
+#![allow(clippy::print_stdout)]
+
+mod accept;
+mod agents;
+mod commands;
+mod figures;
+mod first_byte;
+mod fleet;
+mod footprint;
+mod mcp;
+mod process;
+mod reference;
+mod stream;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::fleet::Fleet;
+
+/// Measures Muster beside what bounds it
+#[derive(Parser)]
+#[command(version)]
+struct Settings {
+    /// Directory of the release binaries `muster` and `muster-agent` [default: that of this program]
+    #[arg(long, global = true)]
+    binaries: Option<PathBuf>,
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// `true` on one host, one after the other: over gRPC, over MCP, and beside them a local spawn
+    Latency {
+        /// How many of each
+        #[arg(long, default_value_t = 500)]
+        samples: usize,
+    },
+    /// `true` per second, many in flight
+    Rate {
+        /// How many in all
+        #[arg(long, default_value_t = 4_000)]
+        samples: usize,
+        /// How many at once
+        #[arg(long, default_value_t = 32)]
+        in_flight: usize,
+    },
+    /// Output of one task to a client that watches, verified, with the CPU time of each process
+    Stream {
+        /// MiB
+        #[arg(long, default_value_t = 256)]
+        size: u64,
+        /// How many times
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// From the call to the first byte of output
+    FirstByte {
+        /// How many
+        #[arg(long, default_value_t = 300)]
+        samples: usize,
+    },
+    /// Jobs accepted per second, durably, for a host that is away
+    Accept {
+        /// How many in all
+        #[arg(long, default_value_t = 10_000)]
+        jobs: usize,
+        /// How many at once
+        #[arg(long, default_value_t = 64)]
+        in_flight: usize,
+    },
+    /// Memory and CPU of idle programs, sizes, and the time to the first result
+    Footprint {
+        /// Seconds to watch the idle programs
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Many agents on one control plane: connections with an identity each, which answer without a process
+    Agents {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        count: usize,
+        /// How many dial at once
+        #[arg(long, default_value_t = 200)]
+        at_once: usize,
+    },
+    /// All of the above but the agents
+    All,
+}
+
+fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    let binaries = match settings.binaries {
+        Some(binaries) => binaries,
+        None => {
+            let program = std::env::current_exe()?;
+            program.parent().map(PathBuf::from).unwrap_or_default()
+        }
+    };
+    // Every connection of a simulated agent is a descriptor.
+    let _ = process::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(settings.benchmark, binaries))
+}
+
+async fn run(benchmark: Benchmark, binaries: PathBuf) -> anyhow::Result<()> {
+    if let Benchmark::Footprint { seconds } = benchmark {
+        return footprint::run(&binaries, seconds).await;
+    }
+    let fleet = Fleet::start(&binaries).await?;
+    match benchmark {
+        Benchmark::Latency { samples } => commands::latency(&fleet, samples).await,
+        Benchmark::Rate { samples, in_flight } => commands::rate(&fleet, samples, in_flight).await,
+        Benchmark::Stream { size, rounds } => stream::run(&fleet, size << 20, rounds).await,
+        Benchmark::FirstByte { samples } => first_byte::run(&fleet, samples).await,
+        Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
+        Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
+        Benchmark::Footprint { .. } => Ok(()),
+        Benchmark::All => {
+            commands::latency(&fleet, 500).await?;
+            commands::rate(&fleet, 4_000, 32).await?;
+            first_byte::run(&fleet, 300).await?;
+            stream::run(&fleet, 256 << 20, 5).await?;
+            accept::run(&fleet, 10_000, 64).await?;
+            drop(fleet);
+            footprint::run(&binaries, 20).await
+        }
+    }
+}

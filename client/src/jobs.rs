@@ -40,7 +40,11 @@ impl Client {
         if request.request_id.is_empty() {
             request.request_id = draw_request_id();
         }
-        let answer = repeated(async || self.jobs().create_job(request.clone()).await).await?;
+        let answer = repeated(|| {
+            let (mut jobs, request) = (self.jobs(), request.clone());
+            async move { jobs.create_job(request).await }
+        })
+        .await?;
         answer.job.ok_or(ClientError::Answer("it holds no job"))
     }
 
@@ -67,7 +71,11 @@ impl Client {
             selector: selector.to_owned(),
             grace: grace.and_then(|grace| grace.try_into().ok()),
         };
-        let answer = repeated(async || self.jobs().cancel_job(request.clone()).await).await?;
+        let answer = repeated(|| {
+            let (mut jobs, request) = (self.jobs(), request.clone());
+            async move { jobs.cancel_job(request).await }
+        })
+        .await?;
         answer.job.ok_or(ClientError::Answer("it holds no job"))
     }
 }
@@ -82,10 +90,12 @@ fn draw_request_id() -> String {
         })
 }
 
-/// Makes a call that may be made twice, again while nobody answers.
-pub(crate) async fn repeated<T>(
-    call: impl AsyncFn() -> Result<tonic::Response<T>, tonic::Status>,
-) -> Result<T, ClientError> {
+/// Makes a call that may be made twice, again while nobody answers. The closure is no `AsyncFn`: the future of
+/// one that borrows cannot be sent to another thread.
+pub(crate) async fn repeated<T, Answer>(call: impl Fn() -> Answer) -> Result<T, ClientError>
+where
+    Answer: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
     let mut retry = Retry::default();
     loop {
         match call().await {
@@ -288,6 +298,15 @@ mod tests {
         let id = draw_request_id();
         assert_eq!(id.len(), 32);
         assert_ne!(id, draw_request_id());
+    }
+
+    #[test]
+    fn calls_can_be_made_from_any_task() {
+        fn is_send<T: Send>(_: impl FnOnce(&'static Client) -> T) {}
+        is_send(|client| client.create(CreateJobRequest::default()));
+        is_send(|client| client.run(CreateJobRequest::default()));
+        is_send(|client| client.cancel("", "", None));
+        is_send(|client| client.read_output(Default::default()));
     }
 
     #[tokio::test(start_paused = true)]

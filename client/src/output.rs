@@ -16,7 +16,11 @@ impl Client {
         &self,
         request: ReadOutputRequest,
     ) -> Result<ReadOutputResponse, ClientError> {
-        repeated(async || self.jobs().read_output(request.clone()).await).await
+        repeated(|| {
+            let (mut jobs, request) = (self.jobs(), request.clone());
+            async move { jobs.read_output(request).await }
+        })
+        .await
     }
 
     /// Reads output piece by piece: to the end of what is kept now or, with `follow`, until it is complete.

@@ -1,0 +1,127 @@
+//! `true` on a host: how long it takes, and how many a second.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use muster_client::Client;
+use muster_proto::v1::{job_event::Event, task};
+use tokio::task::JoinSet;
+
+use crate::{
+    figures::{Samples, heading, print_rate},
+    fleet::{Fleet, HOST, command},
+    mcp::McpClient,
+    process::own_cpu,
+    reference,
+};
+
+const WARM_UP: usize = 20;
+
+/// Runs `true` on a host to its end, and checks how it ended.
+pub(crate) async fn run_true(client: &Client, host: &str) -> anyhow::Result<()> {
+    let mut watch = client.run(command(host, &["true"])).await?;
+    let mut state = None;
+    while let Some(update) = watch.next().await {
+        for event in update?.events {
+            if let Some(Event::Task(task)) = event.event {
+                state = Some((task.state(), task.exit_code));
+            }
+        }
+    }
+    ensure!(
+        state == Some((task::State::Succeeded, Some(0))),
+        "true ended as {state:?}"
+    );
+    Ok(())
+}
+
+/// One after the other, each kind in turn, so that noise hits all alike.
+pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
+    let mut mcp = McpClient::connect(fleet.mcp, &fleet.mcp_token).await?;
+    let mut limit = Samples::default();
+    let mut grpc = Samples::default();
+    let mut over_mcp = Samples::default();
+    let gateway = fleet.gateway.cpu();
+    for round in 0..samples + WARM_UP {
+        let local = tokio::task::block_in_place(|| reference::spawn_and_wait(&["true"]))?;
+        let started = Instant::now();
+        run_true(&fleet.client, HOST).await?;
+        let remote = started.elapsed();
+        let started = Instant::now();
+        mcp.run_true(HOST).await?;
+        let through_gateway = started.elapsed();
+        if round >= WARM_UP {
+            limit.add(local);
+            grpc.add(remote);
+            over_mcp.add(through_gateway);
+        }
+    }
+    heading(&format!("true on one host, {samples} times"));
+    limit.print("local spawn and wait", &limit);
+    grpc.print("gRPC, RunJob", &limit);
+    over_mcp.print("MCP over HTTP, run", &limit);
+    let gateway = (fleet.gateway.cpu() - gateway) / (samples + WARM_UP) as u32;
+    println!("CPU of the gateway: {} us per call", gateway.as_micros());
+    Ok(())
+}
+
+/// Many at once; the local spawns before and after, as neighbours would disturb each other.
+pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> anyhow::Result<()> {
+    let before = local_rate(samples, in_flight).await?;
+    let cpu = [fleet.control_plane.cpu(), fleet.agent.cpu(), own_cpu()];
+    let started = Instant::now();
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..in_flight {
+        let (client, next) = (fleet.client.clone(), next.clone());
+        workers.spawn(async move {
+            while next.fetch_add(1, Ordering::Relaxed) < samples {
+                run_true(&client, HOST).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.context("a worker panicked")??;
+    }
+    let remote = samples as f64 / started.elapsed().as_secs_f64();
+    let each = |after: Duration, before: Duration| (after - before).as_micros() / samples as u128;
+    let [control_plane, agent, client] = [
+        each(fleet.control_plane.cpu(), cpu[0]),
+        each(fleet.agent.cpu(), cpu[1]),
+        each(own_cpu(), cpu[2]),
+    ];
+    let local = before.max(local_rate(samples, in_flight).await?);
+    heading(&format!("true with {in_flight} in flight, {samples} times"));
+    print_rate("local spawn and wait", local, "/s", local);
+    print_rate("gRPC, RunJob", remote, "/s", local);
+    println!(
+        "CPU us each: control plane {control_plane}, agent {agent}, client {client} (the processes apart)"
+    );
+    Ok(())
+}
+
+async fn local_rate(samples: usize, in_flight: usize) -> anyhow::Result<f64> {
+    let started = Instant::now();
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..in_flight {
+        let next = next.clone();
+        workers.spawn_blocking(move || {
+            while next.fetch_add(1, Ordering::Relaxed) < samples {
+                reference::spawn_and_wait(&["true"])?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.context("a worker panicked")??;
+    }
+    Ok(samples as f64 / started.elapsed().as_secs_f64())
+}

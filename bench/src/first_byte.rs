@@ -1,0 +1,48 @@
+//! From the call to the first byte of output.
+
+use std::time::Instant;
+
+use anyhow::bail;
+use muster_client::Client;
+use muster_proto::v1::job_event::Event;
+
+use crate::{
+    figures::{Samples, heading},
+    fleet::{Fleet, HOST, command},
+    reference,
+};
+
+const ARGV: [&str; 2] = ["echo", "first"];
+
+/// One after the other, each beside a local one.
+pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
+    let (mut limit, mut remote) = (Samples::default(), Samples::default());
+    for round in 0..samples + 10 {
+        let local = tokio::task::block_in_place(|| reference::first_byte(&ARGV))?;
+        let started = Instant::now();
+        let time = first_byte(&fleet.client, started).await?;
+        if round >= 10 {
+            limit.add(local);
+            remote.add(time);
+        }
+    }
+    heading(&format!("first byte of output, {samples} times"));
+    limit.print("local pipe", &limit);
+    remote.print("gRPC, RunJob", &limit);
+    Ok(())
+}
+
+async fn first_byte(client: &Client, started: Instant) -> anyhow::Result<std::time::Duration> {
+    let mut watch = client.run(command(HOST, &ARGV)).await?;
+    let mut first = None;
+    while let Some(update) = watch.next().await {
+        let has_output = |event: &Option<Event>| matches!(event, Some(Event::Output(_)));
+        if update?.events.iter().any(|event| has_output(&event.event)) {
+            first.get_or_insert_with(|| started.elapsed());
+        }
+    }
+    match first {
+        Some(time) => Ok(time),
+        None => bail!("no output came"),
+    }
+}

@@ -1,0 +1,85 @@
+//! What idle programs cost, and how long the first result takes.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use muster_client::Client;
+
+use crate::{
+    commands::run_true,
+    figures::{heading, millis},
+    fleet::{HOST, online, start_agent, start_control_plane},
+    process::Program,
+};
+
+/// Starts control plane and agent, and then watches them do nothing.
+pub(crate) async fn run(binaries: &Path, seconds: u64) -> anyhow::Result<()> {
+    let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
+    let started = Instant::now();
+    let (control_plane, client) = start_control_plane(binaries, directory.path()).await?;
+    let ready = started.elapsed();
+    let agent = start_agent(binaries, directory.path(), &client, HOST).await?;
+    online(&client, HOST).await?;
+    run_true(&client, HOST).await?;
+    drop(agent);
+
+    heading("start");
+    println!(
+        "new control plane, to its first answer     {:>8.0} ms",
+        millis(ready)
+    );
+    // Joined before: from the start of the agent to the first result.
+    let data = directory.path().join(HOST);
+    let started = Instant::now();
+    let agent = Program::start(
+        &binaries.join("muster-agent"),
+        &["run"],
+        &[("MUSTER_DATA_DIR", &data.to_string_lossy())],
+        &directory.path().join("agent.log"),
+    )?;
+    run_true(&client, HOST).await?;
+    println!(
+        "agent, from its start to the first result  {:>8.0} ms",
+        millis(started.elapsed())
+    );
+    idle(&control_plane, &agent, &client, seconds).await?;
+
+    heading("size of the programs");
+    for name in ["muster", "muster-agent"] {
+        let bytes = fs::metadata(binaries.join(name))?.len();
+        println!("{name:<42} {:>8.1} MiB", bytes as f64 / f64::from(1 << 20));
+    }
+    Ok(())
+}
+
+async fn idle(
+    control_plane: &Program,
+    agent: &Program,
+    client: &Client,
+    seconds: u64,
+) -> anyhow::Result<()> {
+    for _ in 0..20 {
+        run_true(client, HOST).await?;
+    }
+    // What runs after a task, as a sync, is over by then.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = [control_plane.cpu(), agent.cpu()];
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    heading(&format!("idle for {seconds} s, one host, heartbeats on"));
+    for (name, program, before) in [
+        ("control plane", control_plane, before[0]),
+        ("agent", agent, before[1]),
+    ] {
+        let (rss, pss) = program.memory()?;
+        println!(
+            "{name:<14} RSS {:>6.1} MiB  PSS {:>6.1} MiB  CPU {:>6.2} ms/s",
+            rss as f64 / 1024.0,
+            pss as f64 / 1024.0,
+            millis(program.cpu() - before) / seconds as f64,
+        );
+    }
+    Ok(())
+}
