@@ -1,5 +1,8 @@
 //! Doors: gRPC in and out.
 
+pub(crate) mod caller;
+pub(crate) mod hosts;
 pub(crate) mod output;
 pub(crate) mod page;
+mod rules;
 pub(crate) mod status;

@@ -8,6 +8,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    access::{AccessError, CredentialError},
+    enrollment::EnrollmentError,
     hosts::{EditError, NameError, SelectError},
     selector::ParseError,
     store::StoreError,
@@ -166,6 +168,52 @@ impl Explain for EditError {
             Self::NameTaken(_) => Reason::NameTaken,
             Self::InstructionTooLong(_) | Self::NoteTooLong(_) => Reason::ArgumentInvalid,
             Self::EtagMismatch { .. } => Reason::EtagMismatch,
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl Explain for CredentialError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Missing => Reason::CredentialMissing,
+            Self::Invalid(_) => Reason::CredentialInvalid,
+            Self::Expired(_) => Reason::CredentialExpired,
+            Self::Locked(_) => Reason::Locked,
+        }
+    }
+}
+
+impl Explain for AccessError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Name(error) => error.reason(),
+            Self::Kind | Self::Ttl => Reason::ArgumentInvalid,
+            Self::TokenNotFound(_) => Reason::TokenNotFound,
+            Self::NotYours { .. } => Reason::NotAllowed,
+            Self::Credential(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl Explain for EnrollmentError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::TokenInvalid => Reason::JoinTokenInvalid,
+            Self::TokenExpired => Reason::JoinTokenExpired,
+            Self::TokenUsed => Reason::JoinTokenUsed,
+            Self::TokenNotFound(_) => Reason::TokenNotFound,
+            Self::Argument(_) => Reason::ArgumentInvalid,
+            Self::Request(_) => Reason::CsrInvalid,
+            Self::Proof(_) => Reason::ProofInvalid,
+            Self::Removed => Reason::HostRemoved,
+            Self::Locked(_) => Reason::Locked,
+            Self::Name(error) => error.reason(),
+            Self::NameTaken(_) => Reason::NameTaken,
+            Self::Access(error) => error.reason(),
+            Self::Edit(error) => error.reason(),
+            Self::Authority(_) | Self::Tls(_) => Reason::Internal,
             Self::Store(error) => error.reason(),
         }
     }

@@ -1,0 +1,269 @@
+//! Before every door: who calls, may they, and until when.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::Frame;
+use muster_proto::{
+    ids::HostId,
+    v1::{self, Reason},
+};
+use muster_runtime::{
+    telemetry::trace,
+    tls::{Peer, SpiffeId},
+};
+use tonic::{Request, Status, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::{
+    rules::{self, Rule},
+    status,
+};
+use crate::access::{self, Access, CredentialError, PrincipalKind};
+
+/// Who calls, as doors see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// As "operator/ada".
+    pub(crate) principal: Arc<str>,
+    pub(crate) kind: v1::PrincipalKind,
+    proven: Arc<access::Caller>,
+}
+
+impl Caller {
+    /// Who makes this call. Calls that anyone may make have no caller.
+    pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| status::of(&CredentialError::Missing))
+    }
+
+    fn new(proven: access::Caller) -> Self {
+        Self {
+            principal: proven.principal.to_string().into(),
+            kind: kind(proven.principal.kind),
+            proven: Arc::new(proven),
+        }
+    }
+
+    /// Who it is, for rooms behind the doors.
+    pub(crate) fn proven(&self) -> &access::Caller {
+        &self.proven
+    }
+
+    /// The host, if a host's agent calls.
+    pub(crate) fn host_id(&self) -> Result<HostId, Status> {
+        self.proven
+            .host_id()
+            .ok_or_else(|| status::refuse(Reason::NotAllowed, "only a host's agent may call this"))
+    }
+
+    /// The certificate's identity; refused if a token decided who calls.
+    pub(crate) fn certificate(&self) -> Result<&SpiffeId, Status> {
+        self.proven.certificate().ok_or_else(|| {
+            status::refuse(
+                Reason::NotAllowed,
+                "this needs a client certificate, without a bearer token",
+            )
+        })
+    }
+}
+
+/// The kind as the contract writes it.
+pub(super) fn kind(kind: PrincipalKind) -> v1::PrincipalKind {
+    match kind {
+        PrincipalKind::Operator => v1::PrincipalKind::Operator,
+        PrincipalKind::Ai => v1::PrincipalKind::Ai,
+        PrincipalKind::Gateway => v1::PrincipalKind::Gateway,
+        PrincipalKind::Host => v1::PrincipalKind::Host,
+        PrincipalKind::Automation => v1::PrincipalKind::Automation,
+    }
+}
+
+/// Puts the judgement before all services.
+#[derive(Clone)]
+pub(crate) struct Judge(pub(crate) Access);
+
+impl<S> Layer<S> for Judge {
+    type Service = Judged<S>;
+
+    fn layer(&self, inner: S) -> Judged<S> {
+        Judged {
+            access: self.0.clone(),
+            inner,
+        }
+    }
+}
+
+/// Services behind the judgement.
+#[derive(Clone)]
+pub(crate) struct Judged<S> {
+    access: Access,
+    inner: S,
+}
+
+impl<S> Judged<S> {
+    /// `None` for a call that anyone may make.
+    fn judge<B>(&self, request: &http::Request<B>) -> Result<Option<access::Caller>, Status> {
+        let rule = rules::of(request.uri().path());
+        if rule == Some(Rule::Anyone) {
+            return Ok(None);
+        }
+        let peer = request
+            .extensions()
+            .get::<Arc<Peer>>()
+            .ok_or_else(|| status::of(&CredentialError::Missing))?;
+        let caller = self
+            .access
+            .authenticate(peer, bearer(request)?)
+            .map_err(|error| status::of(&error))?;
+        let allowed = rule.is_some_and(|rule| rule.allows(caller.principal.kind));
+        if !allowed {
+            let message = format!(
+                "{} may not call {}",
+                caller.principal,
+                request.uri().path().trim_start_matches('/')
+            );
+            return Err(status::refuse(Reason::NotAllowed, &message));
+        }
+        Ok(Some(caller))
+    }
+}
+
+/// The token of `authorization: Bearer …`, if there is such a header.
+fn bearer<B>(request: &http::Request<B>) -> Result<Option<&str>, Status> {
+    let Some(value) = request.headers().get(http::header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    match token {
+        Some(token) => Ok(Some(token)),
+        None => Err(status::of(&CredentialError::Invalid(
+            "the authorization header is not \"Bearer TOKEN\"",
+        ))),
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Judged<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let caller = match self.judge(&request) {
+            Ok(caller) => caller.map(Caller::new),
+            Err(refusal) => {
+                tracing::debug!(
+                    method = request.uri().path(),
+                    reason = refusal.message(),
+                    "a call was refused: {}",
+                    refusal.message()
+                );
+                return Box::pin(async move { Ok(refusal.into_http()) });
+            }
+        };
+        let span = tracing::info_span!(
+            "call",
+            otel.name = request.uri().path().trim_start_matches('/'),
+            otel.kind = "server",
+            principal = caller.as_ref().map(|caller| &*caller.principal),
+        );
+        trace::adopt(&span, request.headers());
+        let Some(caller) = caller else {
+            return Box::pin(self.inner.call(request).instrument(span));
+        };
+        let proven = caller.proven.clone();
+        request.extensions_mut().insert(caller);
+        // tower: what was polled ready must be what is called.
+        let response = self.inner.call(request);
+        Box::pin(
+            async move {
+                let response = response.await?;
+                Ok(response.map(|body| Body::new(UntilShutOut::new(body, &proven))))
+            }
+            .instrument(span),
+        )
+    }
+}
+
+/// The body of an answer, which ends when its caller is shut out: by a lock, or a revoked token.
+struct UntilShutOut {
+    body: Body,
+    shut_out: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+}
+
+impl UntilShutOut {
+    fn new(body: Body, caller: &access::Caller) -> Self {
+        let ends: Vec<_> = caller
+            .ends
+            .iter()
+            .map(|end| Box::pin(end.clone().cancelled_owned()))
+            .collect();
+        Self {
+            body,
+            shut_out: Box::pin(async move {
+                // Every credential comes with its connection, so there is at least one.
+                futures_util::future::select_all(ends).await;
+            }),
+            ended: false,
+        }
+    }
+}
+
+impl http_body::Body for UntilShutOut {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.shut_out.as_mut().poll(cx).is_ready() {
+            self.ended = true;
+            let last = status::refuse(
+                Reason::Locked,
+                "the credential of this call was locked or revoked",
+            );
+            let mut trailers = http::HeaderMap::new();
+            return Poll::Ready(Some(match last.add_header(&mut trailers) {
+                Ok(()) => Ok(Frame::trailers(trailers)),
+                Err(status) => Err(status),
+            }));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,355 @@
+//! The operators' door to the inventory.
+
+mod messages;
+
+use std::{collections::HashSet, pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use muster_proto::{
+    ids::HostId,
+    v1::{self, PrincipalKind, Reason, host_service_server::HostService},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub(crate) use self::messages::{facts, timestamp};
+use self::messages::{host_message, instruction_message};
+use super::{
+    caller::Caller,
+    page::{self, Query},
+    status,
+};
+use crate::{
+    hosts::{Edit, Host, Inventory, Labels},
+    selector::Selector,
+};
+
+/// Hosts in one message of a watch.
+const WATCH_BATCH: usize = 200;
+
+/// Messages that a watcher may be behind; then it gets the newest state later.
+const WATCH_QUEUE: usize = 4;
+
+/// Tasks of a host that are not final.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Load {
+    pub(crate) running: i32,
+    pub(crate) pending: i32,
+}
+
+/// Says how many tasks a host has now.
+pub(crate) type LoadOf = Arc<dyn Fn(HostId) -> Load + Send + Sync>;
+
+/// `muster.v1.HostService`.
+pub(crate) struct HostDoor {
+    inventory: Inventory,
+    load: LoadOf,
+}
+
+impl HostDoor {
+    /// A door to `inventory`; `load` knows the tasks.
+    pub(crate) fn new(inventory: Inventory, load: LoadOf) -> Self {
+        Self { inventory, load }
+    }
+
+    fn find(&self, word: &str) -> Result<Arc<Host>, Status> {
+        if word.is_empty() {
+            return Err(status::invalid("host", "is empty; give a name or an id"));
+        }
+        self.inventory
+            .find(word)
+            .map_err(|error| status::of(&error))
+    }
+
+    fn message(&self, host: &Host) -> v1::Host {
+        host_message(host, (self.load)(host.id))
+    }
+}
+
+/// An empty selector means all hosts here, where nothing is run.
+fn selector(text: &str) -> Result<Selector, Status> {
+    if text.is_empty() {
+        return Ok(Selector::All);
+    }
+    Selector::parse(text).map_err(|error| status::of(&error))
+}
+
+type HostStream = Pin<Box<dyn Stream<Item = Result<v1::WatchHostsResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl HostService for HostDoor {
+    async fn list_hosts(
+        &self,
+        request: Request<v1::ListHostsRequest>,
+    ) -> Result<Response<v1::ListHostsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let query = Query::new(&[
+            "ListHosts",
+            &caller.principal,
+            &asked.selector,
+            &asked.query,
+        ]);
+        let from = query.place(&asked.page_token)?.unwrap_or_default();
+        let size = page::size(asked.page_size, 100, 1000)?;
+        let text = asked.query.to_lowercase();
+        let mut found = self
+            .inventory
+            .select(&selector(&asked.selector)?)
+            .map_err(|error| status::of(&error))?;
+        found.retain(|host| host.contains(&text));
+        let total = found.len();
+        found.retain(|host| host.name >= from);
+        let next_page_token = found.get(size).map(|next| query.token(&next.name));
+        Ok(Response::new(v1::ListHostsResponse {
+            hosts: found
+                .iter()
+                .take(size)
+                .map(|host| self.message(host))
+                .collect(),
+            next_page_token: next_page_token.unwrap_or_default(),
+            total_size: i32::try_from(total).unwrap_or(i32::MAX),
+        }))
+    }
+
+    async fn get_host(
+        &self,
+        request: Request<v1::GetHostRequest>,
+    ) -> Result<Response<v1::GetHostResponse>, Status> {
+        let host = self.find(&request.get_ref().host)?;
+        let host = Some(self.message(&host));
+        Ok(Response::new(v1::GetHostResponse { host }))
+    }
+
+    type WatchHostsStream = HostStream;
+
+    async fn watch_hosts(
+        &self,
+        request: Request<v1::WatchHostsRequest>,
+    ) -> Result<Response<HostStream>, Status> {
+        let selector = selector(&request.get_ref().selector)?;
+        self.inventory
+            .select(&selector)
+            .map_err(|error| status::of(&error))?;
+        let (updates, stream) = mpsc::channel(WATCH_QUEUE);
+        let watch = Watch {
+            inventory: self.inventory.clone(),
+            load: Arc::clone(&self.load),
+            selector,
+            shown: HashSet::new(),
+            updates,
+        };
+        tokio::spawn(watch.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn update_host(
+        &self,
+        request: Request<v1::UpdateHostRequest>,
+    ) -> Result<Response<v1::UpdateHostResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let host = self.find(&asked.host)?;
+        let edit = edit(asked)?;
+        if edit.name.is_some() && caller.kind == PrincipalKind::Ai {
+            return Err(status::refuse(
+                Reason::NotAllowed,
+                "an ai may not rename a host; ask an operator",
+            ));
+        }
+        let host = self
+            .inventory
+            .update(host.id, edit)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let host = Some(self.message(&host));
+        Ok(Response::new(v1::UpdateHostResponse { host }))
+    }
+
+    async fn set_instruction(
+        &self,
+        request: Request<v1::SetInstructionRequest>,
+    ) -> Result<Response<v1::SetInstructionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let host = self.find(&asked.host)?;
+        let instruction = self
+            .inventory
+            .set_instruction(host.id, &asked.text, &asked.etag, &caller.principal)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let instruction = Some(instruction_message(&instruction));
+        Ok(Response::new(v1::SetInstructionResponse { instruction }))
+    }
+
+    async fn list_instructions(
+        &self,
+        request: Request<v1::ListInstructionsRequest>,
+    ) -> Result<Response<v1::ListInstructionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let host = self.find(&asked.host)?;
+        let query = Query::new(&["ListInstructions", &caller.principal, &host.id_text]);
+        let before = query
+            .place(&asked.page_token)?
+            .and_then(|place| place.parse().ok())
+            .unwrap_or(i64::MAX);
+        let size = page::size(asked.page_size, 20, 100)?;
+        let mut found = self
+            .inventory
+            .instructions(host.id, before, i64::try_from(size + 1).unwrap_or(i64::MAX))
+            .await
+            .map_err(|error| status::of(&error))?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = found
+            .last()
+            .filter(|_| more)
+            .map(|last| query.token(&last.version.to_string()));
+        Ok(Response::new(v1::ListInstructionsResponse {
+            instructions: found.iter().map(instruction_message).collect(),
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+
+    async fn lock_host(
+        &self,
+        request: Request<v1::LockHostRequest>,
+    ) -> Result<Response<v1::LockHostResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let host = self.find(&asked.host)?;
+        let host = self
+            .inventory
+            .lock(host.id, &caller.principal, &asked.note)
+            .await
+            .map_err(|error| status::of(&error))?;
+        tracing::info!(host.id = %host.id, "{} locked host {}", caller.principal, host.name);
+        let host = Some(self.message(&host));
+        Ok(Response::new(v1::LockHostResponse { host }))
+    }
+
+    async fn unlock_host(
+        &self,
+        request: Request<v1::UnlockHostRequest>,
+    ) -> Result<Response<v1::UnlockHostResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let host = self.find(&request.get_ref().host)?;
+        let host = self
+            .inventory
+            .unlock(host.id)
+            .await
+            .map_err(|error| status::of(&error))?;
+        tracing::info!(host.id = %host.id, "{} unlocked host {}", caller.principal, host.name);
+        let host = Some(self.message(&host));
+        Ok(Response::new(v1::UnlockHostResponse { host }))
+    }
+
+    async fn remove_host(
+        &self,
+        request: Request<v1::RemoveHostRequest>,
+    ) -> Result<Response<v1::RemoveHostResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let host = self.find(&request.get_ref().host)?;
+        self.inventory
+            .remove(host.id)
+            .await
+            .map_err(|error| status::of(&error))?;
+        tracing::info!(host.id = %host.id, "{} removed host {}", caller.principal, host.name);
+        Ok(Response::new(v1::RemoveHostResponse {}))
+    }
+}
+
+/// What an update asks for, by its mask.
+fn edit(asked: v1::UpdateHostRequest) -> Result<Edit, Status> {
+    let mask = asked.update_mask.unwrap_or_default().paths;
+    if mask.is_empty() {
+        return Err(status::invalid(
+            "update_mask",
+            "is empty; name \"name\", \"labels\" or \"labels.KEY\"",
+        ));
+    }
+    let mut labels: Labels = asked.labels.into_iter().collect();
+    let mut edit = Edit::default();
+    for path in mask {
+        match path.split_once('.') {
+            None if path == "name" => edit.name = Some(asked.name.clone()),
+            None if path == "labels" => edit.labels = Some(labels.clone()),
+            Some(("labels", key)) => edit.label.push((key.to_owned(), labels.remove(key))),
+            _ => {
+                return Err(status::invalid(
+                    "update_mask",
+                    &format!("{path:?} is not \"name\", \"labels\" or \"labels.KEY\""),
+                ));
+            }
+        }
+    }
+    Ok(edit)
+}
+
+/// One watcher of the inventory.
+struct Watch {
+    inventory: Inventory,
+    load: LoadOf,
+    selector: Selector,
+    shown: HashSet<HostId>,
+    updates: mpsc::Sender<Result<v1::WatchHostsResponse, Status>>,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        let mut moved = self.inventory.version();
+        let mut seen = 0;
+        let mut caught_up = false;
+        loop {
+            moved.borrow_and_update();
+            let (version, changed, removed) = self.inventory.changed_since(seen);
+            seen = version;
+            if self.tell(&changed, removed, !caught_up).await.is_err() {
+                return;
+            }
+            caught_up = true;
+            tokio::select! {
+                changed = moved.changed() => if changed.is_err() { return },
+                () = self.updates.closed() => return,
+            }
+        }
+    }
+
+    /// Sends what changed. `Err` when nobody listens any more.
+    async fn tell(
+        &mut self,
+        changed: &[Arc<Host>],
+        removed: Vec<HostId>,
+        first: bool,
+    ) -> Result<(), ()> {
+        let mut gone: Vec<HostId> = removed
+            .into_iter()
+            .filter(|id| self.shown.remove(id))
+            .collect();
+        let mut hosts = Vec::new();
+        for host in changed {
+            if self.selector.matches(host.as_ref()) {
+                self.shown.insert(host.id);
+                hosts.push(host_message(host, (self.load)(host.id)));
+            } else if self.shown.remove(&host.id) {
+                gone.push(host.id);
+            }
+        }
+        let mut rest = hosts.into_iter().peekable();
+        while rest.peek().is_some() || !gone.is_empty() || first {
+            let update = v1::WatchHostsResponse {
+                hosts: rest.by_ref().take(WATCH_BATCH).collect(),
+                removed_host_ids: gone.drain(..).map(|id| id.to_string()).collect(),
+                caught_up: rest.peek().is_none(),
+            };
+            let last = update.caught_up;
+            self.updates.send(Ok(update)).await.map_err(drop)?;
+            if last {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! Who may call what. Whatever has no rule here is refused.
+
+use crate::access::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator};
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Anybody, without a credential too.
+    Anyone,
+    /// These kinds of principal.
+    Kinds(&'static [PrincipalKind]),
+}
+
+/// Whoever may look at the fleet and run jobs.
+const PEOPLE: Rule = Rule::Kinds(&[Operator, Ai, Automation]);
+const OPERATOR: Rule = Rule::Kinds(&[Operator]);
+const ENROLLED: Rule = Rule::Kinds(&[Host, Gateway]);
+const HOST: Rule = Rule::Kinds(&[Host]);
+const EXCHANGER: Rule = Rule::Kinds(&[Gateway, Operator]);
+const ANY_CREDENTIAL: Rule = Rule::Kinds(&PrincipalKind::ALL);
+
+/// The rule of each method, as "package.Service/Method".
+const RULES: &[(&str, Rule)] = &[
+    ("grpc.health.v1.Health/Check", Rule::Anyone),
+    ("grpc.health.v1.Health/Watch", Rule::Anyone),
+    (
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        PEOPLE,
+    ),
+    (
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        PEOPLE,
+    ),
+    ("muster.agent.v1.AgentService/Attach", HOST),
+    ("muster.agent.v1.AgentService/Report", HOST),
+    ("muster.v1.AccessService/CreateToken", OPERATOR),
+    ("muster.v1.AccessService/ExchangeToken", EXCHANGER),
+    ("muster.v1.AccessService/GetCaller", ANY_CREDENTIAL),
+    ("muster.v1.AccessService/ListTokens", OPERATOR),
+    ("muster.v1.AccessService/RevokeToken", OPERATOR),
+    ("muster.v1.EnrollmentService/CreateJoinToken", OPERATOR),
+    ("muster.v1.EnrollmentService/Enroll", Rule::Anyone),
+    ("muster.v1.EnrollmentService/ListJoinTokens", OPERATOR),
+    ("muster.v1.EnrollmentService/RenewCertificate", ENROLLED),
+    ("muster.v1.EnrollmentService/RevokeJoinToken", OPERATOR),
+    ("muster.v1.HostService/GetHost", PEOPLE),
+    ("muster.v1.HostService/ListHosts", PEOPLE),
+    ("muster.v1.HostService/ListInstructions", PEOPLE),
+    ("muster.v1.HostService/LockHost", OPERATOR),
+    ("muster.v1.HostService/RemoveHost", OPERATOR),
+    ("muster.v1.HostService/SetInstruction", PEOPLE),
+    ("muster.v1.HostService/UnlockHost", OPERATOR),
+    ("muster.v1.HostService/UpdateHost", PEOPLE),
+    ("muster.v1.HostService/WatchHosts", PEOPLE),
+    ("muster.v1.JobService/CancelJob", PEOPLE),
+    ("muster.v1.JobService/CreateJob", PEOPLE),
+    ("muster.v1.JobService/GetJob", PEOPLE),
+    ("muster.v1.JobService/ListJobs", PEOPLE),
+    ("muster.v1.JobService/ListTasks", PEOPLE),
+    ("muster.v1.JobService/ReadOutput", PEOPLE),
+    ("muster.v1.JobService/RunJob", PEOPLE),
+    ("muster.v1.JobService/WatchJob", PEOPLE),
+];
+
+/// The rule of a method by the path of its request: "/package.Service/Method".
+pub(super) fn of(path: &str) -> Option<Rule> {
+    let method = path.strip_prefix('/')?;
+    RULES
+        .binary_search_by_key(&method, |(name, _)| name)
+        .ok()
+        .map(|found| RULES[found].1)
+}
+
+impl Rule {
+    /// Whether this kind of principal may call.
+    pub(super) fn allows(self, kind: PrincipalKind) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Kinds(kinds) => kinds.contains(&kind),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// Every method that the server offers.
+    pub(in crate::api) fn methods() -> BTreeSet<String> {
+        [
+            muster_proto::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ]
+        .into_iter()
+        .flat_map(|bytes| FileDescriptorSet::decode(bytes).unwrap().file)
+        .flat_map(|file| {
+            let package = file.package().to_owned();
+            file.service.into_iter().flat_map(move |service| {
+                let service_name = format!("{package}.{}", service.name());
+                service
+                    .method
+                    .into_iter()
+                    .map(move |method| format!("{service_name}/{}", method.name()))
+            })
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_method_has_a_rule_and_every_rule_a_method() {
+        let ruled: BTreeSet<String> = RULES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(methods(), ruled);
+        assert!(
+            RULES.is_sorted_by_key(|(name, _)| name),
+            "searched by halves"
+        );
+    }
+
+    #[test]
+    fn without_a_credential_there_is_enrolling_and_health() {
+        let open: Vec<_> = RULES
+            .iter()
+            .filter(|(_, rule)| *rule == Rule::Anyone)
+            .map(|(name, _)| *name)
+            .collect();
+        assert_eq!(
+            open,
+            [
+                "grpc.health.v1.Health/Check",
+                "grpc.health.v1.Health/Watch",
+                "muster.v1.EnrollmentService/Enroll",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_ai_locks_removes_and_creates_no_tokens() {
+        for method in [
+            "HostService/LockHost",
+            "HostService/UnlockHost",
+            "HostService/RemoveHost",
+            "AccessService/CreateToken",
+            "AccessService/RevokeToken",
+            "EnrollmentService/CreateJoinToken",
+        ] {
+            let rule = of(&format!("/muster.v1.{method}")).unwrap();
+            assert!(!rule.allows(Ai), "{method}");
+            assert!(rule.allows(Operator), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_of_its_own_may_exchange_renew_and_ask_who_it_is() {
+        let allowed: Vec<_> = RULES
+            .iter()
+            .filter(|(_, rule)| *rule != Rule::Anyone && rule.allows(Gateway))
+            .map(|(name, _)| *name)
+            .collect();
+        assert_eq!(
+            allowed,
+            [
+                "muster.v1.AccessService/ExchangeToken",
+                "muster.v1.AccessService/GetCaller",
+                "muster.v1.EnrollmentService/RenewCertificate",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_has_no_rule_is_refused() {
+        assert_eq!(of("/muster.v1.HostService/Nothing"), None);
+        assert_eq!(of("muster.v1.HostService/GetHost"), None);
+        assert_eq!(of(""), None);
+    }
+}
