@@ -42,6 +42,10 @@ CREATE TABLE tasks (
     run_time        INTEGER,                          -- microseconds, by the host's own clock
     output_end      INTEGER,                          -- last sequence, once the host has said it
     output_complete INTEGER NOT NULL DEFAULT 0,
+    stdout_bytes    INTEGER NOT NULL DEFAULT 0,
+    stderr_bytes    INTEGER NOT NULL DEFAULT 0,
+    dropped_bytes   INTEGER NOT NULL DEFAULT 0,
+    last_sequence   INTEGER NOT NULL DEFAULT 0,
     cancel_time     INTEGER,
     cancel_grace    INTEGER,                          -- milliseconds; NULL: as the action says
     late_result     TEXT    NOT NULL DEFAULT '',
@@ -51,3 +55,4 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_by_job ON tasks (job_id, ordinal);
 CREATE INDEX tasks_by_host ON tasks (host_id, create_time DESC);
 CREATE INDEX tasks_by_time ON tasks (create_time DESC, task_id);
+CREATE INDEX tasks_owing_output ON tasks (job_id) WHERE output_complete = 0;

@@ -1,7 +1,10 @@
 //! Doors: gRPC in and out.
 
+pub(crate) mod agent;
 pub(crate) mod caller;
+pub(crate) mod convert;
 pub(crate) mod hosts;
+pub(crate) mod jobs;
 pub(crate) mod output;
 pub(crate) mod page;
 mod rules;

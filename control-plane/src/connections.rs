@@ -1,1 +1,297 @@
-//! Which hosts are attached.
+//! Which hosts are attached, and how to reach them.
+//!
+//! Each attach is a session with an epoch: the newest one of a host counts, frames of an older one
+//! are refused. A session's stream ends with what its `End` says.
+
+mod driver;
+pub(crate) mod offer;
+mod reconcile;
+mod report;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use muster_proto::{agent::v1::AttachResponse, ids::HostId};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub(crate) use self::{driver::attach, report::report};
+use crate::{
+    hosts::{Bar, Inventory},
+    jobs::{Fence, Jobs},
+    store::{Syncer, jobs::Heard},
+};
+
+/// Messages that may wait for a host's connection; more wait as tasks.
+const QUEUE: usize = 256;
+
+/// How agents are treated.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionSettings {
+    /// How often agents give a sign of life.
+    pub(crate) heartbeat_interval: Duration,
+    /// A connection that is silent for this long is closed.
+    pub(crate) offline_after: Duration,
+}
+
+impl Default for ConnectionSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(10),
+            offline_after: Duration::from_secs(45),
+        }
+    }
+}
+
+/// What the streams of agents work with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Rooms {
+    /// Jobs and tasks.
+    pub(crate) jobs: Jobs,
+    /// Which hosts are attached.
+    pub(crate) connections: Connections,
+    /// The hosts.
+    pub(crate) inventory: Inventory,
+    /// The output of tasks.
+    pub(crate) output: crate::output::OutputStore,
+    /// What is durable.
+    pub(crate) syncer: Syncer,
+    /// New at each restore.
+    pub(crate) generation: Arc<str>,
+    /// Intervals.
+    pub(crate) settings: ConnectionSettings,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The agent said goodbye or its stream broke.
+    Gone,
+    /// A newer attach took over.
+    Superseded,
+    /// Two agents present this identity.
+    Conflict,
+    /// The host is locked.
+    Locked,
+    /// The host was removed.
+    Removed,
+    /// Nothing was heard for too long.
+    Silent,
+    /// The control plane stops.
+    Stopping,
+}
+
+/// One attach of a host.
+pub(crate) struct Session {
+    /// The host.
+    pub(crate) host_id: HostId,
+    /// The highest one of a host counts.
+    pub(crate) epoch: i64,
+    /// The host's boot and its agent's journal.
+    pub(crate) fence: Fence,
+    /// The journal came back with fewer entries than were ever heard of.
+    pub(crate) rolled_back: bool,
+    wire: mpsc::Sender<Result<AttachResponse, Status>>,
+    looked: Notify,
+    ended: CancellationToken,
+    end: Mutex<Option<End>>,
+    heard: Mutex<Instant>,
+    /// When another boot first claimed this identity.
+    challenged: Mutex<Option<Instant>>,
+    /// The agent's clock minus ours, milliseconds.
+    clock_offset: AtomicI64,
+}
+
+impl Session {
+    /// Puts a message on the road; `false` if there is no room, or the session has ended. Never waits.
+    pub(crate) fn send(&self, message: AttachResponse) -> bool {
+        !self.ended.is_cancelled() && self.wire.try_send(Ok(message)).is_ok()
+    }
+
+    /// There may be something for the host.
+    pub(crate) fn look(&self) {
+        self.looked.notify_one();
+    }
+
+    /// Whether this session still counts.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.ended.is_cancelled()
+    }
+
+    /// Returns when the session ends.
+    pub(crate) async fn ended(&self) -> End {
+        self.ended.cancelled().await;
+        self.end.lock().unwrap_or(End::Gone)
+    }
+
+    /// Ends the session; the first reason stays.
+    pub(crate) fn end(&self, end: End) {
+        self.end.lock().get_or_insert(end);
+        self.ended.cancel();
+    }
+
+    fn hear(&self) {
+        *self.heard.lock() = Instant::now();
+    }
+
+    fn set_clock_offset(&self, milliseconds: i64) {
+        self.clock_offset.store(milliseconds, Ordering::Relaxed);
+    }
+
+    /// A time of the agent's clock by ours, Unix milliseconds; never in the future.
+    fn our_time(&self, theirs: Option<i64>, now: i64) -> i64 {
+        theirs.map_or(now, |time| {
+            (time - self.clock_offset.load(Ordering::Relaxed)).min(now)
+        })
+    }
+}
+
+/// The sessions. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connections(Arc<Shared>);
+
+struct Shared {
+    // Both held for a look-up only.
+    sessions: Mutex<HashMap<HostId, Arc<Session>>>,
+    fences: Mutex<HashMap<HostId, Heard>>,
+    next_epoch: AtomicI64,
+    stopping: CancellationToken,
+}
+
+impl Connections {
+    /// No sessions yet. `starts` counts the starts of this control plane: later starts give higher
+    /// epochs. `fences`: what was last heard of each host.
+    pub(crate) fn new(starts: i64, fences: HashMap<HostId, Heard>) -> Self {
+        Self(Arc::new(Shared {
+            sessions: Mutex::default(),
+            fences: Mutex::new(fences),
+            next_epoch: AtomicI64::new((starts << 32) + 1),
+            stopping: CancellationToken::new(),
+        }))
+    }
+
+    /// The session of a host, if it is attached.
+    pub(crate) fn current(&self, host: HostId) -> Option<Arc<Session>> {
+        let session = self.0.sessions.lock().get(&host).cloned();
+        session.filter(|session| session.is_open())
+    }
+
+    /// How many hosts are attached.
+    pub(crate) fn len(&self) -> usize {
+        self.0.sessions.lock().len()
+    }
+
+    /// Ends a host's session, if it has one.
+    pub(crate) fn end(&self, host: HostId, end: End) {
+        if let Some(session) = self.current(host) {
+            session.end(end);
+        }
+    }
+
+    /// Ends the session of every host that may not take part.
+    pub(crate) fn end_barred(&self, inventory: &Inventory) {
+        for session in self.0.sessions.lock().values() {
+            match inventory.bar(session.host_id) {
+                None => {}
+                Some(Bar::Locked(_)) => session.end(End::Locked),
+                Some(Bar::Removed(_)) => session.end(End::Removed),
+            }
+        }
+    }
+
+    /// Tells every agent to come back later, and refuses those that come.
+    pub(crate) fn stop(&self) {
+        self.0.stopping.cancel();
+        for session in self.0.sessions.lock().values() {
+            session.end(End::Stopping);
+        }
+    }
+
+    fn open(
+        &self,
+        host_id: HostId,
+        fence: Fence,
+        rolled_back: bool,
+    ) -> (Arc<Session>, mpsc::Receiver<Result<AttachResponse, Status>>) {
+        let (wire, messages) = mpsc::channel(QUEUE);
+        let session = Arc::new(Session {
+            host_id,
+            epoch: self.0.next_epoch.fetch_add(1, Ordering::Relaxed),
+            fence,
+            rolled_back,
+            wire,
+            looked: Notify::new(),
+            ended: CancellationToken::new(),
+            end: Mutex::new(None),
+            heard: Mutex::new(Instant::now()),
+            challenged: Mutex::new(None),
+            clock_offset: AtomicI64::new(0),
+        });
+        (session, messages)
+    }
+
+    fn enter(&self, session: &Arc<Session>) {
+        let old = self
+            .0
+            .sessions
+            .lock()
+            .insert(session.host_id, Arc::clone(session));
+        if let Some(old) = old {
+            old.end(End::Superseded);
+        }
+        if self.0.stopping.is_cancelled() {
+            session.end(End::Stopping);
+        }
+    }
+
+    /// Takes the session out, unless a newer one stands there; says whether it did.
+    fn leave(&self, session: &Session) -> bool {
+        let mut sessions = self.0.sessions.lock();
+        let own = sessions
+            .get(&session.host_id)
+            .is_some_and(|current| current.epoch == session.epoch);
+        if own {
+            sessions.remove(&session.host_id);
+        }
+        own
+    }
+
+    /// The journal was heard at `position`. Returns what is now known of it, if that is new.
+    fn hear(&self, host: HostId, fence: &Fence, position: i64) -> Option<Heard> {
+        let mut fences = self.0.fences.lock();
+        let heard = Heard {
+            fence: fence.clone(),
+            position,
+        };
+        match fences.get_mut(&host) {
+            Some(known) if known.fence.journal_id == fence.journal_id => {
+                let new = known.fence != *fence || known.position < position;
+                known.fence = fence.clone();
+                known.position = known.position.max(position);
+                new.then(|| known.clone())
+            }
+            _ => {
+                fences.insert(host, heard.clone());
+                Some(heard)
+            }
+        }
+    }
+
+    /// Whether the journal has fewer entries than were ever heard of.
+    fn is_rolled_back(&self, host: HostId, fence: &Fence, position: i64) -> bool {
+        self.0.fences.lock().get(&host).is_some_and(|known| {
+            known.fence.journal_id == fence.journal_id && position < known.position
+        })
+    }
+}

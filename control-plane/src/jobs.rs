@@ -1,1 +1,284 @@
 //! One request becomes one task per host.
+//!
+//! Jobs that are not done are live: here, in memory, loaded at start. What agents report changes them
+//! at once, wakes watchers, and is written behind. A job that is done is read from the ledger.
+
+mod cancel;
+mod create;
+mod ids;
+mod job;
+mod recorder;
+mod report;
+mod state;
+mod sweep;
+mod task;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use muster_proto::ids::{HostId, JobId, TaskId};
+use parking_lot::Mutex;
+use tokio::sync::watch as channel;
+
+use self::{create::Creating, recorder::Recorder};
+pub(crate) use self::{
+    create::{CreateError, Created, NewJob, Target},
+    ids::digest,
+    job::{Counts, Job, JobState, Order, Summary},
+    report::{AdoptError, TaskRef},
+    state::{NotAllowed, State, Withdrawal},
+    task::{Ending, Fence, Task},
+    watch::{Event as WatchEvent, Update, Watch, WatchError},
+};
+use crate::{
+    dispatcher::Dispatcher,
+    output::OutputStore,
+    store::{
+        Durable, Store, StoreError,
+        jobs::{self as rows, After, Heard, JobFilter, TaskFilter, TaskRow},
+    },
+};
+
+/// Jobs and tasks. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Jobs(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    output: OutputStore,
+    dispatcher: Dispatcher,
+    // Held for a look-up only; taken before a job's own lock, never after it.
+    live: Mutex<Live>,
+    creating: Creating,
+    adopting: tokio::sync::Mutex<()>,
+    recorder: Recorder,
+}
+
+/// Jobs that are not done, found by job, task and host.
+#[derive(Default)]
+struct Live {
+    jobs: HashMap<JobId, Arc<Job>>,
+    tasks: HashMap<TaskId, (Arc<Job>, u32)>,
+    hosts: HashMap<HostId, HashSet<TaskId>>,
+}
+
+impl Live {
+    /// Adds a job, unless it is there already; returns the one that is there.
+    fn add(&mut self, job: Job) -> Arc<Job> {
+        let id = job.order.job_id;
+        if let Some(job) = self.jobs.get(&id) {
+            return Arc::clone(job);
+        }
+        let job = Arc::new(job);
+        for (ordinal, task) in job.tasks(|_| true) {
+            self.add_task(&job, ordinal, &task);
+        }
+        self.jobs.insert(id, Arc::clone(&job));
+        job
+    }
+
+    fn add_task(&mut self, job: &Arc<Job>, ordinal: u32, task: &Task) {
+        self.tasks.insert(task.task_id, (Arc::clone(job), ordinal));
+        self.hosts
+            .entry(task.host_id)
+            .or_default()
+            .insert(task.task_id);
+    }
+
+    fn remove(&mut self, job: &Arc<Job>) {
+        // Something may have come in between, as a late result.
+        if !job.is_done() || self.jobs.remove(&job.order.job_id).is_none() {
+            return;
+        }
+        for (_, task) in job.tasks(|_| true) {
+            self.tasks.remove(&task.task_id);
+            if let Some(own) = self.hosts.get_mut(&task.host_id) {
+                own.remove(&task.task_id);
+                if own.is_empty() {
+                    self.hosts.remove(&task.host_id);
+                }
+            }
+        }
+    }
+}
+
+impl Jobs {
+    /// Loads every job that is not done, and starts to write behind.
+    pub(crate) async fn load(
+        store: Store,
+        output: OutputStore,
+        dispatcher: Dispatcher,
+    ) -> Result<Self, StoreError> {
+        let mut live = Live::default();
+        for job in rows::load_open(&store.readers).await? {
+            live.add(job);
+        }
+        let writer = store.writer.clone();
+        let jobs = Self(Arc::new(Shared {
+            store,
+            output,
+            dispatcher,
+            live: Mutex::new(live),
+            creating: Creating::default(),
+            adopting: tokio::sync::Mutex::default(),
+            recorder: Recorder::default(),
+        }));
+        let shared = Arc::clone(&jobs.0);
+        tokio::spawn(async move {
+            shared
+                .recorder
+                .run(writer, |job| shared.live.lock().remove(job))
+                .await;
+        });
+        Ok(jobs)
+    }
+
+    /// Writes what is not written yet and stops writing.
+    pub(crate) async fn close(&self) {
+        match self.durable().await {
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "task states were not written: {error}"),
+        }
+        self.0.recorder.stop();
+    }
+
+    /// Returns once everything reported so far survives a power cut.
+    pub(crate) async fn durable(&self) -> Result<(), StoreError> {
+        Ok(self.0.recorder.written(false).await?.wait().await?)
+    }
+
+    async fn written_now(&self) -> Result<Durable, StoreError> {
+        self.0.recorder.written(true).await
+    }
+
+    /// A host was heard with this boot and journal.
+    pub(crate) fn heard(&self, host: HostId, heard: Heard) {
+        self.0.recorder.mark_fence(host, heard);
+    }
+
+    fn mark(&self, job: &Arc<Job>, ordinals: impl IntoIterator<Item = u32>) {
+        self.0.recorder.mark(job, ordinals);
+    }
+
+    fn live_job(&self, id: JobId) -> Option<Arc<Job>> {
+        self.0.live.lock().jobs.get(&id).cloned()
+    }
+
+    /// The live job, or the stored one made live until it has been looked at.
+    async fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
+        if let Some(job) = self.live_job(id) {
+            return Ok(Some(job));
+        }
+        let Some(stored) = rows::load_one(&self.0.store.readers, id).await? else {
+            return Ok(None);
+        };
+        if stored.is_done() {
+            // It changes no more, but for a late result, which makes it live first.
+            return Ok(Some(Arc::new(stored)));
+        }
+        Ok(Some(self.0.live.lock().add(stored)))
+    }
+
+    /// A job as it stands now.
+    pub(crate) async fn get(&self, id: JobId) -> Result<Option<Summary>, StoreError> {
+        if let Some(job) = self.live_job(id) {
+            return Ok(Some(job.summary()));
+        }
+        let filter = JobFilter {
+            job: Some(id),
+            ..JobFilter::default()
+        };
+        Ok(self.list(&filter, None, 1).await?.pop())
+    }
+
+    /// A page of jobs, newest first.
+    pub(crate) async fn list(
+        &self,
+        filter: &JobFilter,
+        after: Option<&After>,
+        limit: i64,
+    ) -> Result<Vec<Summary>, StoreError> {
+        // What was reported a moment ago may not be written yet, and filters are the ledger's.
+        let _ = self.written_now().await?;
+        rows::list(&self.0.store.readers, filter, after, limit).await
+    }
+
+    /// A page of tasks: of one job by ordinal, or newest first.
+    pub(crate) async fn list_tasks(
+        &self,
+        filter: &TaskFilter,
+        after: Option<&After>,
+        limit: i64,
+    ) -> Result<Vec<TaskRow>, StoreError> {
+        let _ = self.written_now().await?;
+        rows::list_tasks(&self.0.store.readers, filter, after, limit).await
+    }
+
+    /// A task as it stands now, with its job's id.
+    pub(crate) async fn task(&self, id: TaskId) -> Result<Option<(JobId, Task)>, StoreError> {
+        let live = self.0.live.lock().tasks.get(&id).cloned();
+        if let Some((job, ordinal)) = live {
+            return Ok(Some((job.order.job_id, job.task(ordinal))));
+        }
+        let filter = TaskFilter {
+            task: Some(id),
+            ..TaskFilter::default()
+        };
+        let row = rows::list_tasks(&self.0.store.readers, &filter, None, 1)
+            .await?
+            .pop();
+        Ok(row.map(|row| (row.job_id, row.task)))
+    }
+
+    /// Wakes whenever a live task, or another of its job, may stand elsewhere or have more output.
+    pub(crate) fn changed(&self, id: TaskId) -> Option<channel::Receiver<()>> {
+        let live = self.0.live.lock();
+        live.tasks.get(&id).map(|(job, _)| job.changed())
+    }
+
+    /// Follows a job from the beginning, or after a token.
+    pub(crate) async fn watch(
+        &self,
+        id: JobId,
+        token: &str,
+        states_only: bool,
+    ) -> Result<Option<Watch>, WatchError> {
+        let Some(job) = self.job(id).await? else {
+            return Ok(None);
+        };
+        Watch::new(job, self.0.output.clone(), token, states_only).map(Some)
+    }
+
+    /// How many tasks run on a host, and how many wait for it.
+    pub(crate) fn load_of(&self, host: HostId) -> (u32, u32) {
+        let mut load = (0, 0);
+        for task in self.of_host(host) {
+            match task.look(|task| task.state) {
+                State::Running => load.0 += 1,
+                State::Pending | State::AwaitingApproval => load.1 += 1,
+                _ => {}
+            }
+        }
+        load
+    }
+
+    /// Every live task of a host, oldest first.
+    fn of_host(&self, host: HostId) -> Vec<TaskRef> {
+        let mut tasks: Vec<TaskRef> = {
+            let live = self.0.live.lock();
+            let ids = live.hosts.get(&host).into_iter().flatten();
+            ids.filter_map(|id| live.tasks.get(id))
+                .map(|(job, ordinal)| TaskRef::new(Arc::clone(job), *ordinal))
+                .collect()
+        };
+        tasks.sort_by_key(|task| (task.job.order.create_time, task.job.order.job_id));
+        tasks
+    }
+
+    fn live_jobs(&self) -> Vec<Arc<Job>> {
+        self.0.live.lock().jobs.values().cloned().collect()
+    }
+}

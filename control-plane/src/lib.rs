@@ -11,7 +11,6 @@ mod config;
 mod connections;
 mod dispatcher;
 mod enrollment;
-#[allow(dead_code)]
 mod failpoint;
 mod hosts;
 mod jobs;

@@ -7,6 +7,7 @@ mod batch;
 mod database;
 mod durability;
 mod hosts;
+pub(crate) mod jobs;
 mod join_tokens;
 mod principals;
 mod tokens;

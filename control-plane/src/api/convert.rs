@@ -1,0 +1,263 @@
+//! Between the rooms' words and the wire's.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use muster_proto::{
+    agent::v1::task_state::Ended,
+    v1::{self, Action, job, task},
+};
+use prost::Message as _;
+
+use super::output;
+use crate::{
+    dispatcher::{Decision, HostView, TaskView, Wait, decide},
+    hosts::{Facts, Inventory},
+    jobs::{Ending, Job, JobState, State, Summary, Task},
+    output::Stream,
+};
+
+/// Bytes of a text that an agent sends for people to read.
+const WORDS_MAX: usize = 1024;
+
+/// Unix milliseconds as a timestamp.
+pub(crate) fn timestamp(millis: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: millis.div_euclid(1000),
+        nanos: i32::try_from(millis.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
+    }
+}
+
+/// A timestamp as Unix milliseconds.
+pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
+    time.seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(time.nanos) / 1_000_000)
+}
+
+/// A duration on the wire.
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// Milliseconds as a duration.
+pub(crate) fn duration_ms(millis: i64) -> prost_types::Duration {
+    duration(Duration::from_millis(millis.max(0).unsigned_abs()))
+}
+
+/// A duration as milliseconds; a negative one counts as none.
+pub(crate) fn duration_millis(duration: &prost_types::Duration) -> i64 {
+    duration
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(duration.nanos) / 1_000_000)
+        .max(0)
+}
+
+/// A text from an agent, cut to what people read.
+pub(crate) fn words(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(WORDS_MAX));
+    text
+}
+
+/// The stream of an agent's chunk.
+pub(crate) fn stream_in(stream: v1::OutputStream) -> Option<Stream> {
+    output::stream(stream.into())
+}
+
+/// What an agent reports about its host.
+pub(crate) fn facts(facts: v1::Facts) -> Facts {
+    Facts {
+        os: facts.os,
+        distro: facts.distro,
+        distro_version: facts.distro_version,
+        kernel: facts.kernel,
+        arch: facts.arch,
+        cpus: facts.cpus,
+        memory_bytes: facts.memory_bytes,
+        shell: facts.shell,
+        agent_version: facts.agent_version,
+        addresses: facts.addresses,
+        hostname: facts.hostname,
+        user: facts.user,
+        boot_id: facts.boot_id,
+    }
+}
+
+/// How a task ended, by our clock at `time`; `None` if the state is not final.
+pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
+    let state = match ended.state() {
+        task::State::Succeeded => State::Succeeded,
+        task::State::Failed => State::Failed,
+        task::State::Rejected => State::Rejected,
+        task::State::Expired => State::Expired,
+        task::State::TimedOut => State::TimedOut,
+        task::State::Cancelled => State::Cancelled,
+        task::State::Lost => State::Lost,
+        task::State::Unspecified
+        | task::State::AwaitingApproval
+        | task::State::Pending
+        | task::State::Running => return None,
+    };
+    Some(Ending {
+        state,
+        reason: ended.reason(),
+        exit_code: ended.exit_code,
+        run_time: ended.run_time.as_ref().map(|run| {
+            run.seconds
+                .saturating_mul(1_000_000)
+                .saturating_add(i64::from(run.nanos) / 1000)
+        }),
+        message: words(ended.message),
+        signal: words(ended.signal),
+        time,
+    })
+}
+
+/// A task's state.
+pub(crate) fn task_state(state: State) -> task::State {
+    match state {
+        State::AwaitingApproval => task::State::AwaitingApproval,
+        State::Pending => task::State::Pending,
+        State::Running => task::State::Running,
+        State::Succeeded => task::State::Succeeded,
+        State::Failed => task::State::Failed,
+        State::Rejected => task::State::Rejected,
+        State::Expired => task::State::Expired,
+        State::TimedOut => task::State::TimedOut,
+        State::Cancelled => task::State::Cancelled,
+        State::Lost => task::State::Lost,
+    }
+}
+
+/// The task state of that number; `None` if there is none, or it is never stored.
+pub(crate) fn task_state_in(number: i32) -> Option<State> {
+    let wanted = task::State::try_from(number).ok()?;
+    State::ALL
+        .into_iter()
+        .map(|(state, _)| state)
+        .find(|state| task_state(*state) == wanted)
+}
+
+fn job_state(state: JobState) -> job::State {
+    match state {
+        JobState::Pending => job::State::Pending,
+        JobState::Running => job::State::Running,
+        JobState::Succeeded => job::State::Succeeded,
+        JobState::Failed => job::State::Failed,
+        JobState::Cancelled => job::State::Cancelled,
+    }
+}
+
+/// The job state of that number; `None` if there is none, or it is never stored.
+pub(crate) fn job_state_in(number: i32) -> Option<JobState> {
+    let wanted = job::State::try_from(number).ok()?;
+    JobState::ALL
+        .into_iter()
+        .map(|(state, _)| state)
+        .find(|state| job_state(*state) == wanted)
+}
+
+/// A job on the wire.
+pub(crate) fn job(job: &Summary) -> v1::Job {
+    let order = &job.order;
+    let (cancel_time, cancelled_by) = job.cancel.clone().unzip();
+    v1::Job {
+        job_id: order.job_id.to_string(),
+        request_id: order.request_id.to_string(),
+        principal: order.principal.to_string(),
+        selector: order.selector.to_string(),
+        action: Action::decode(Bytes::clone(&order.action)).ok(),
+        state: job_state(job.state).into(),
+        counts: job
+            .counts
+            .iter()
+            .map(|(state, tasks)| job::Count {
+                state: task_state(state).into(),
+                tasks: i32::try_from(tasks).unwrap_or(i32::MAX),
+            })
+            .collect(),
+        create_time: Some(timestamp(order.create_time)),
+        start_time: job.start_time.map(timestamp),
+        end_time: job.end_time.map(timestamp),
+        start_deadline_time: Some(timestamp(order.start_deadline_time)),
+        cancel_time: cancel_time.map(timestamp),
+        cancelled_by: cancelled_by.map(|by| by.to_string()).unwrap_or_default(),
+        note: job.note.to_string(),
+        lost_after: Some(duration_ms(order.lost_after)),
+    }
+}
+
+/// A task of a live job on the wire.
+pub(crate) fn task(inventory: &Inventory, job: &Job, task: &Task) -> v1::Task {
+    task_of(inventory, &job.order.job_id.to_string(), task)
+}
+
+/// A task on the wire.
+pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::Task {
+    let host = inventory.get(task.host_id);
+    let standing = match &host {
+        None => HostView::Gone,
+        Some(host) if host.is_barred() => HostView::Barred,
+        Some(host) if host.pulse.attached() => HostView::Attached,
+        Some(_) => HostView::Away,
+    };
+    let wait = match decide(TaskView::waiting(task), standing, true) {
+        Decision::Nothing => v1::task::Wait::Unspecified,
+        Decision::Wait(Wait::Host) => v1::task::Wait::ForHost,
+        Decision::Wait(Wait::Answer) => v1::task::Wait::ForAnswer,
+        Decision::Wait(Wait::Unlock) => v1::task::Wait::ForUnlock,
+        Decision::Wait(Wait::Dispatch)
+        | Decision::Offer
+        | Decision::Withdraw(_)
+        | Decision::WithdrawFromGone => v1::task::Wait::ForDispatch,
+    };
+    let disconnect_time = host
+        .filter(|host| !task.state.is_final() && !host.pulse.attached())
+        .and_then(|host| host.pulse.heard_time());
+    v1::Task {
+        task_id: task.task_id.to_string(),
+        job_id: job_id.to_owned(),
+        host_id: task.host_id.to_string(),
+        host_name: task.host_name.to_string(),
+        state: task_state(task.state).into(),
+        reason: task.reason.into(),
+        message: task.message.clone(),
+        exit_code: task.exit_code,
+        signal: task.signal.clone(),
+        wait: wait.into(),
+        state_time: Some(timestamp(task.state_time)),
+        start_time: task.start_time.map(timestamp),
+        end_time: task.end_time.map(timestamp),
+        run_time: task
+            .run_time
+            .map(|micros| duration(Duration::from_micros(micros.max(0).unsigned_abs()))),
+        output_size: Some(output::size(task.output_size)),
+        output_complete: task.output_complete,
+        cancel_time: task.cancel_time.map(timestamp),
+        disconnect_time: disconnect_time.map(timestamp),
+        late_result: task.late_result.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_back() {
+        for time in [0, 1, 999, 1_763_707_200_123, -1, -1500] {
+            assert_eq!(millis(&timestamp(time)), time);
+        }
+        assert_eq!(duration_millis(&duration_ms(1234)), 1234);
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        assert_eq!(words("é".repeat(1000)).len(), WORDS_MAX);
+        assert_eq!(words("x".into()), "x");
+    }
+}

@@ -1,0 +1,453 @@
+//! The door of jobs: `JobService`.
+
+mod check;
+
+use std::{collections::HashMap, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use muster_proto::{
+    ids::{HostId, JobId, TaskId},
+    v1::{
+        CancelJobRequest, CancelJobResponse, CreateJobRequest, CreateJobResponse, GetJobRequest,
+        GetJobResponse, JobEvent, JobUpdate, ListJobsRequest, ListJobsResponse, ListTasksRequest,
+        ListTasksResponse, ReadOutputRequest, ReadOutputResponse, Reason, RunJobRequest,
+        RunJobResponse, WatchJobRequest, WatchJobResponse, job_event::Event,
+        job_service_server::JobService,
+    },
+};
+use muster_runtime::telemetry::trace;
+use tonic::{Request, Response, Status};
+
+use super::{
+    caller::Caller,
+    convert, output,
+    page::{self, Query},
+    status,
+};
+use crate::{
+    hosts::{Inventory, SelectError},
+    jobs::{CreateError, Created, Jobs, NewJob, Target, Update, Watch, WatchError, WatchEvent},
+    output::OutputStore,
+    selector::Selector,
+    store::{
+        StoreError,
+        jobs::{After, JobFilter, TaskFilter},
+    },
+};
+
+/// Tasks of one job. An inventory of this size is beyond what one control plane is built for.
+const TARGETS_MAX: usize = 50_000;
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves jobs.
+#[derive(Clone)]
+pub(crate) struct JobDoor {
+    /// Jobs and tasks.
+    pub(crate) jobs: Jobs,
+    /// The hosts.
+    pub(crate) inventory: Inventory,
+    /// The output of tasks.
+    pub(crate) output: OutputStore,
+}
+
+impl status::Explain for CreateError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::RequestIdReused => Reason::RequestIdReused,
+            Self::Ledger(StoreError::Closed) => Reason::ShuttingDown,
+            Self::Ledger(_) => Reason::LedgerUnavailable,
+        }
+    }
+}
+
+impl status::Explain for WatchError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Token => Reason::PageTokenInvalid,
+            Self::Store(error) => error.reason(),
+            Self::Output(error) => error.reason(),
+        }
+    }
+}
+
+fn store(error: &StoreError) -> Status {
+    match error {
+        StoreError::Broken(_) | StoreError::NotDurable(_) => {
+            status::refuse(Reason::LedgerUnavailable, &error.to_string())
+        }
+        error => status::of(error),
+    }
+}
+
+fn job_id(text: &str) -> Result<JobId, Status> {
+    text.parse().map_err(|_| no_job(text))
+}
+
+fn no_job(id: impl std::fmt::Display) -> Status {
+    let id: String = id.to_string().chars().take(80).collect();
+    status::refuse(
+        Reason::JobNotFound,
+        &format!("there is no job {id:?}; `job list` shows those there are"),
+    )
+}
+
+fn no_task(id: TaskId) -> Status {
+    status::refuse(Reason::TaskNotFound, &format!("there is no task {id}"))
+}
+
+impl JobDoor {
+    async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
+        let checked = check::create(request)?;
+        let targets = match self.targets(&checked.selector) {
+            Ok(targets) => targets,
+            Err(refusal) => {
+                // The fleet may have changed since an earlier request with this id was accepted.
+                let earlier = self
+                    .jobs
+                    .earlier(&caller.principal, &checked.request_id, &checked.digest)
+                    .await
+                    .map_err(|error| status::of(&error))?;
+                return earlier.ok_or(refusal);
+            }
+        };
+        let mut context = HashMap::new();
+        trace::inject(&mut context);
+        let new = NewJob {
+            principal: Arc::clone(&caller.principal),
+            request_id: checked.request_id,
+            request_digest: checked.digest,
+            selector: checked.selector_text,
+            action: checked.action,
+            start_deadline: checked.start_deadline,
+            lost_after: checked.lost_after,
+            targets,
+            trace: context,
+        };
+        self.jobs.create(new).await.map_err(|e| status::of(&e))
+    }
+
+    fn targets(&self, selector: &Selector) -> Result<Vec<Target>, Status> {
+        let hosts = self
+            .inventory
+            .select(selector)
+            .map_err(|error| status::of(&error))?;
+        if hosts.is_empty() {
+            return Err(status::refuse(
+                Reason::NoHostMatches,
+                "no host matches the selector; `host list` shows names, labels and facts",
+            ));
+        }
+        if hosts.len() > TARGETS_MAX {
+            return Err(status::refuse(
+                Reason::LimitExceeded,
+                &format!(
+                    "selector: {} hosts match; a job has at most {TARGETS_MAX}",
+                    hosts.len()
+                ),
+            ));
+        }
+        Ok(hosts
+            .iter()
+            .map(|host| Target {
+                host_id: host.id,
+                host_name: host.name.as_str().into(),
+            })
+            .collect())
+    }
+
+    /// Hosts that a filter names; `None` for an empty one.
+    fn hosts(&self, selector: &str) -> Result<Option<Vec<HostId>>, Status> {
+        if selector.is_empty() {
+            return Ok(None);
+        }
+        let hosts = Selector::parse(selector)
+            .map_err(SelectError::from)
+            .and_then(|selector| self.inventory.select(&selector))
+            .map_err(|error| status::of(&error))?;
+        Ok(Some(hosts.iter().map(|host| host.id).collect()))
+    }
+
+    async fn watch(&self, id: JobId, token: &str, states_only: bool) -> Result<Watch, Status> {
+        self.jobs
+            .watch(id, token, states_only)
+            .await
+            .map_err(|error| status::of(&error))?
+            .ok_or_else(|| no_job(id))
+    }
+
+    fn updates<T: Send + 'static>(
+        &self,
+        watch: Watch,
+        wrap: impl Fn(Option<JobUpdate>) -> T + Clone + Send + 'static,
+    ) -> Messages<T> {
+        let inventory = self.inventory.clone();
+        Box::pin(stream::try_unfold(watch, move |mut watch| {
+            let (inventory, wrap) = (inventory.clone(), wrap.clone());
+            async move {
+                let update = watch.next().await.map_err(|error| status::of(&error))?;
+                Ok(update.map(|update| {
+                    let update = on_wire(&inventory, &watch, update);
+                    (wrap(Some(update)), watch)
+                }))
+            }
+        }))
+    }
+}
+
+fn on_wire(inventory: &Inventory, watch: &Watch, update: Update) -> JobUpdate {
+    let events = update.events.into_iter().map(|event| JobEvent {
+        event: Some(match event {
+            WatchEvent::Job(job) => Event::Job(convert::job(&job)),
+            WatchEvent::Task(task) => Event::Task(convert::task(inventory, watch.job(), &task)),
+            WatchEvent::Output(task_id, item) => output::event(&task_id.to_string(), item),
+        }),
+    });
+    JobUpdate {
+        events: events.collect(),
+        resume_token: update.token,
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for JobDoor {
+    async fn create_job(
+        &self,
+        request: Request<CreateJobRequest>,
+    ) -> Result<Response<CreateJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let created = self.create(&caller, request.into_inner()).await?;
+        durable(&created).await?;
+        Ok(Response::new(CreateJobResponse {
+            job: Some(convert::job(&created.job.summary())),
+        }))
+    }
+
+    type RunJobStream = Messages<RunJobResponse>;
+
+    async fn run_job(
+        &self,
+        request: Request<RunJobRequest>,
+    ) -> Result<Response<Self::RunJobStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let create = request
+            .into_inner()
+            .create
+            .ok_or_else(|| status::invalid("create", "is missing"))?;
+        let created = self.create(&caller, create).await?;
+        let watch = self.watch(created.job.order.job_id, "", false).await?;
+        durable(&created).await?;
+        Ok(Response::new(
+            self.updates(watch, |update| RunJobResponse { update }),
+        ))
+    }
+
+    type WatchJobStream = Messages<WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let WatchJobRequest {
+            job_id: id,
+            resume_token,
+            states_only,
+        } = request.into_inner();
+        let watch = self.watch(job_id(&id)?, &resume_token, states_only).await?;
+        Ok(Response::new(
+            self.updates(watch, |update| WatchJobResponse { update }),
+        ))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<GetJobRequest>,
+    ) -> Result<Response<GetJobResponse>, Status> {
+        let id = request.into_inner().job_id;
+        let job = self.jobs.get(job_id(&id)?).await.map_err(|e| store(&e))?;
+        let job = job.ok_or_else(|| no_job(&id))?;
+        Ok(Response::new(GetJobResponse {
+            job: Some(convert::job(&job)),
+        }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let size = page::size(request.page_size, 50, 1000)?;
+        let from = request.create_time_from.as_ref().map(convert::millis);
+        let to = request.create_time_to.as_ref().map(convert::millis);
+        let query = Query::new(&[
+            "ListJobs",
+            &caller.principal,
+            &request.selector,
+            &request.principal,
+            &format!("{:?} {from:?} {to:?}", request.states),
+        ]);
+        let after = after(query.place(&request.page_token)?)?;
+        let states = request.states.iter().map(|state| {
+            convert::job_state_in(*state)
+                .ok_or_else(|| status::invalid("states", "holds an unknown state"))
+        });
+        let filter = JobFilter {
+            job: None,
+            states: states.collect::<Result<_, _>>()?,
+            hosts: self.hosts(&request.selector)?,
+            principal: request.principal,
+            from,
+            to,
+        };
+        let jobs = self
+            .jobs
+            .list(&filter, after.as_ref(), limit(size))
+            .await
+            .map_err(|e| store(&e))?;
+        let next = (jobs.len() > size).then(|| &jobs[size - 1].order);
+        let next_page_token = next
+            .map(|last| query.token(&format!("{} {}", last.create_time, last.job_id)))
+            .unwrap_or_default();
+        Ok(Response::new(ListJobsResponse {
+            jobs: jobs.iter().take(size).map(convert::job).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let size = page::size(request.page_size, 100, 1000)?;
+        let query = Query::new(&[
+            "ListTasks",
+            &caller.principal,
+            &request.selector,
+            &request.job_id,
+            &format!("{:?}", request.states),
+        ]);
+        let after = after(query.place(&request.page_token)?)?;
+        let job = match request.job_id.as_str() {
+            "" => None,
+            id => {
+                let id = job_id(id)?;
+                let known = self.jobs.get(id).await.map_err(|e| store(&e))?;
+                known.ok_or_else(|| no_job(id))?;
+                Some(id)
+            }
+        };
+        let states = request.states.iter().map(|state| {
+            convert::task_state_in(*state)
+                .ok_or_else(|| status::invalid("states", "holds an unknown state"))
+        });
+        let filter = TaskFilter {
+            task: None,
+            job,
+            states: states.collect::<Result<_, _>>()?,
+            hosts: self.hosts(&request.selector)?,
+        };
+        let mut rows = self
+            .jobs
+            .list_tasks(&filter, after.as_ref(), limit(size))
+            .await
+            .map_err(|e| store(&e))?;
+        let next_page_token = match rows.get(size) {
+            None => String::new(),
+            Some(_) => {
+                rows.truncate(size);
+                let last = &rows[size - 1];
+                let place = if job.is_some() {
+                    last.ordinal
+                } else {
+                    last.create_time
+                };
+                query.token(&format!("{place} {}", last.task.task_id))
+            }
+        };
+        let mut tasks = Vec::with_capacity(rows.len());
+        for mut row in rows {
+            if let Some(size) = self.output.size_now(row.task.task_id) {
+                row.task.output_size = size;
+            }
+            let id = row.job_id.to_string();
+            tasks.push(convert::task_of(&self.inventory, &id, &row.task));
+        }
+        Ok(Response::new(ListTasksResponse {
+            tasks,
+            next_page_token,
+        }))
+    }
+
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<ReadOutputResponse>, Status> {
+        let request = request.into_inner();
+        let id: TaskId = request.task_id.parse().map_err(|_| {
+            let id: String = request.task_id.chars().take(80).collect();
+            status::refuse(Reason::TaskNotFound, &format!("there is no task {id:?}"))
+        })?;
+        let changed = self.jobs.changed(id);
+        let look = || async {
+            let found = self.jobs.task(id).await.map_err(|e| store(&e))?;
+            let (job, mut task) = found.ok_or_else(|| no_task(id))?;
+            if let Some(size) = self.output.size_now(id) {
+                task.output_size = size;
+            }
+            Ok(convert::task_of(&self.inventory, &job.to_string(), &task))
+        };
+        let response = output::read(&self.output, request, look, changed).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let id = job_id(&request.job_id)?;
+        let hosts = self.hosts(&request.selector)?;
+        let grace = match request.grace {
+            None => None,
+            Some(grace) if grace.seconds < 0 || grace.nanos < 0 => {
+                return Err(status::invalid("grace", "is not negative"));
+            }
+            Some(grace) => Some(convert::duration_millis(&grace)),
+        };
+        let hosts = hosts.map(|hosts| hosts.into_iter().collect());
+        let job = self
+            .jobs
+            .cancel(id, hosts, grace, caller.principal)
+            .await
+            .map_err(|e| store(&e))?
+            .ok_or_else(|| no_job(id))?;
+        Ok(Response::new(CancelJobResponse {
+            job: Some(convert::job(&job)),
+        }))
+    }
+}
+
+/// The caller is told only what a power cut cannot take back.
+async fn durable(created: &Created) -> Result<(), Status> {
+    let durable = created.durable.wait().await.map_err(StoreError::from);
+    durable.map_err(|error| status::of(&CreateError::Ledger(error)))
+}
+
+/// One more than a page, to know whether another follows.
+fn limit(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX - 1) + 1
+}
+
+fn after(place: Option<String>) -> Result<Option<After>, Status> {
+    let Some(place) = place else { return Ok(None) };
+    let parsed = place
+        .split_once(' ')
+        .and_then(|(time, id)| Some((time.parse().ok()?, id.to_owned())));
+    parsed
+        .map(|(time, id)| Some(After { time, id }))
+        .ok_or_else(|| status::refuse(Reason::PageTokenInvalid, "page_token: it is malformed"))
+}

@@ -1,0 +1,381 @@
+//! The Attach stream of one host, from hello to goodbye.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use muster_proto::{
+    agent::v1::{
+        AttachRequest, AttachResponse, Drain, HeartbeatAck, Hello, Welcome,
+        attach_request::Message as Up, attach_response::Message as Down,
+    },
+    ids::HostId,
+    v1::Reason,
+};
+use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument as _;
+
+use super::{
+    End, Rooms, Session,
+    offer::down,
+    reconcile::{self, Verdict},
+};
+use crate::{
+    api::{convert, status},
+    hosts::Bar,
+    jobs::Fence,
+    store::now,
+};
+
+/// How long a stream may take to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long agents wait, plus jitter, before they come back to a control plane that stops.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Characters of the ids that an agent makes.
+const ID_MAX: usize = 128;
+
+/// Serves one attach. The stream that is returned is what the agent hears.
+pub(crate) async fn attach(
+    rooms: Rooms,
+    host_id: HostId,
+    mut incoming: Streaming<AttachRequest>,
+) -> Result<impl Stream<Item = Result<AttachResponse, Status>> + Send + use<>, Status> {
+    let hello = match timeout(HELLO_LIMIT, incoming.message()).await {
+        Ok(Ok(Some(AttachRequest {
+            message: Some(Up::Hello(hello)),
+        }))) => hello,
+        Ok(Err(status)) => return Err(status),
+        Ok(Ok(_)) => return Err(status::invalid("hello", "is the first message")),
+        Err(_) => return Err(status::invalid("hello", "did not come within 10 s")),
+    };
+    let fence = fence(&hello)?;
+    challenge(&rooms, host_id, &fence).await?;
+    refuse_barred(&rooms, host_id)?;
+
+    let rolled_back = rooms
+        .connections
+        .is_rolled_back(host_id, &fence, hello.journal_position);
+    if rolled_back {
+        tracing::warn!(host.id = %host_id, "the journal of {host_id} is older than what was heard from it");
+    }
+    let (session, messages) = rooms.connections.open(host_id, fence.clone(), rolled_back);
+    if let Some(heard) = rooms
+        .connections
+        .hear(host_id, &fence, hello.journal_position)
+    {
+        rooms.jobs.heard(host_id, heard);
+    }
+    if let Some(time) = &hello.time {
+        set_clock(&rooms, &session, convert::millis(time));
+    }
+    if *hello.seen_generation == *rooms.generation
+        && hello.seen_ledger_position > rooms.syncer.now().position()
+    {
+        tracing::error!(
+            host.id = %host_id, seen = hello.seen_ledger_position,
+            "{host_id} has seen a later ledger than this one: it was set back; what hosts hold is adopted"
+        );
+    }
+    // The welcome goes first; offers may follow as soon as the session can be found.
+    session.send(welcome(&rooms, &session));
+    rooms.connections.enter(&session);
+    rooms.inventory.attached(host_id);
+    tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
+
+    let held: HashSet<String> = hello.held_task_ids.iter().cloned().collect();
+    let span = tracing::info_span!("connection", host.id = %host_id, epoch = session.epoch);
+    if let Some(facts) = hello.facts {
+        tokio::spawn(set_facts(rooms.clone(), host_id, facts));
+    }
+    tokio::spawn(feed(rooms.clone(), Arc::clone(&session)).instrument(span.clone()));
+    let driven = Arc::clone(&session);
+    tokio::spawn(
+        async move {
+            let end = listen(&rooms, &driven, incoming, &held).await;
+            driven.end(end);
+            if rooms.connections.leave(&driven) {
+                rooms.inventory.detached(host_id, end == End::Gone);
+            }
+            tracing::info!(?end, "host {host_id} detached: {end:?}");
+        }
+        .instrument(span),
+    );
+
+    let ended = Arc::clone(&session);
+    let end =
+        stream::once(async move { last_word(ended.ended().await) }).filter_map(std::future::ready);
+    Ok(ReceiverStream::new(messages)
+        .take_until(session.ended.clone().cancelled_owned())
+        .chain(end))
+}
+
+fn fence(hello: &Hello) -> Result<Fence, Status> {
+    for (field, id) in [
+        ("hello.boot_id", &hello.boot_id),
+        ("hello.journal_id", &hello.journal_id),
+        ("hello.instance_id", &hello.instance_id),
+    ] {
+        if id.is_empty() || id.len() > ID_MAX {
+            return Err(status::invalid(field, "has 1 to 128 characters"));
+        }
+    }
+    Ok(Fence {
+        boot_id: hello.boot_id.as_str().into(),
+        journal_id: hello.journal_id.as_str().into(),
+    })
+}
+
+fn refuse_barred(rooms: &Rooms, host_id: HostId) -> Result<(), Status> {
+    match rooms.inventory.bar(host_id) {
+        None => Ok(()),
+        Some(Bar::Removed(_)) => Err(refusal(End::Removed)),
+        Some(Bar::Locked(_)) => {
+            let conflict = rooms
+                .inventory
+                .get(host_id)
+                .is_some_and(|host| !host.identity_conflict.is_empty());
+            Err(refusal(if conflict { End::Conflict } else { End::Locked }))
+        }
+    }
+}
+
+/// Another boot or journal claims an identity whose older session is open: whoever is really there
+/// answers. If the older one is heard again, there are two, and both are set aside; if it stays silent
+/// longer than a heartbeat takes, the host was restarted.
+async fn challenge(rooms: &Rooms, host_id: HostId, fence: &Fence) -> Result<(), Status> {
+    let Some(old) = rooms.connections.current(host_id) else {
+        return Ok(());
+    };
+    if old.fence == *fence {
+        return Ok(());
+    }
+    let patience = rooms.settings.heartbeat_interval.mul_f64(1.5);
+    // A challenger that gave up and comes again goes on where it was.
+    let since = *old.challenged.lock().get_or_insert_with(Instant::now);
+    loop {
+        let heard = *old.heard.lock();
+        if heard > since {
+            let seen = format!(
+                "an agent with boot {} and journal {} attached while another with boot {} and journal {} \
+                 was answering; stop one of them, give it an identity of its own, then unlock the host",
+                fence.boot_id, fence.journal_id, old.fence.boot_id, old.fence.journal_id
+            );
+            if let Err(error) = rooms.inventory.set_aside(host_id, &seen).await {
+                tracing::error!(%error, "an identity conflict was not written: {error}");
+            }
+            old.end(End::Conflict);
+            return Err(refusal(End::Conflict));
+        }
+        let limit = since + patience;
+        if Instant::now() >= limit {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = old.ended() => return Ok(()),
+            () = sleep_until(limit.min(Instant::now() + Duration::from_millis(200))) => {}
+        }
+    }
+}
+
+fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
+    let host_name = rooms
+        .inventory
+        .get(session.host_id)
+        .map(|host| host.name.clone())
+        .unwrap_or_default();
+    let expected = rooms.jobs.expected(session.host_id);
+    down(Down::Welcome(Welcome {
+        session_epoch: session.epoch,
+        generation: rooms.generation.to_string(),
+        // What is not durable may be lost without a restore, and must not look like one.
+        ledger_position: rooms.syncer.durable(),
+        time: Some(convert::timestamp(now())),
+        heartbeat_interval: Some(convert::duration(rooms.settings.heartbeat_interval)),
+        expected_task_ids: expected.iter().map(ToString::to_string).collect(),
+        host_name,
+    }))
+}
+
+fn set_clock(rooms: &Rooms, session: &Session, theirs: i64) {
+    let offset = theirs - now();
+    session.set_clock_offset(offset);
+    rooms.inventory.clock_offset(session.host_id, offset);
+}
+
+async fn set_facts(rooms: Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
+    if let Err(error) = rooms
+        .inventory
+        .set_facts(host_id, convert::facts(facts))
+        .await
+    {
+        tracing::warn!(%error, "the facts of {host_id} were not written: {error}");
+    }
+}
+
+/// Hands the host what waits for it, whenever there may be something.
+async fn feed(rooms: Rooms, session: Arc<Session>) {
+    loop {
+        if let Err(error) = rooms.jobs.hand_over(session.host_id, &session.fence).await {
+            tracing::warn!(%error, "tasks wait for the ledger: {error}");
+            tokio::select! {
+                _ = session.ended() => return,
+                () = rooms.syncer.recovered() => {}
+            }
+            // The queue may be full too: the wire gets a moment.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        tokio::select! {
+            _ = session.ended() => return,
+            () = session.looked.notified() => {}
+        }
+    }
+}
+
+async fn listen(
+    rooms: &Rooms,
+    session: &Session,
+    mut incoming: Streaming<AttachRequest>,
+    held: &HashSet<String>,
+) -> End {
+    let silence = rooms.settings.offline_after;
+    let mut ticks = interval(silence / 4);
+    loop {
+        tokio::select! {
+            end = session.ended() => return end,
+            _ = ticks.tick() => {
+                if session.heard.lock().elapsed() > silence {
+                    return End::Silent;
+                }
+            }
+            message = incoming.message() => {
+                let message = match message {
+                    Ok(Some(AttachRequest { message: Some(message) })) => message,
+                    Ok(Some(AttachRequest { message: None })) => continue,
+                    // Broken, not said goodbye: the host may come back any moment.
+                    Ok(None) | Err(_) => return End::Silent,
+                };
+                session.hear();
+                rooms.inventory.heard(session.host_id);
+                if let Some(end) = handle(rooms, session, held, message).await {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+async fn handle(
+    rooms: &Rooms,
+    session: &Session,
+    held: &HashSet<String>,
+    message: Up,
+) -> Option<End> {
+    match message {
+        Up::Hello(_) => tracing::warn!("a second hello was ignored"),
+        Up::Heartbeat(beat) => {
+            if let Some(time) = &beat.time {
+                set_clock(rooms, session, convert::millis(time));
+            }
+            let position = beat.journal_position;
+            if let Some(heard) = rooms
+                .connections
+                .hear(session.host_id, &session.fence, position)
+            {
+                rooms.jobs.heard(session.host_id, heard);
+            }
+            // Lost if the queue is full: then the connection is busy, which is a sign of life too.
+            session.send(down(Down::HeartbeatAck(HeartbeatAck {
+                time: Some(convert::timestamp(now())),
+                ledger_position: rooms.syncer.durable(),
+            })));
+        }
+        Up::Facts(facts) => set_facts(rooms.clone(), session.host_id, facts).await,
+        Up::NotHeld(not_held) => {
+            for id in not_held.task_ids {
+                if held.contains(&id) {
+                    tracing::warn!(task.id = %id, "the host holds {id} and says that it does not");
+                } else {
+                    judge(rooms, session, &id).await;
+                }
+            }
+            session.look();
+        }
+        Up::Goodbye(goodbye) => {
+            tracing::info!(cause = %goodbye.cause, "the agent says goodbye: {}", goodbye.cause);
+            return Some(End::Gone);
+        }
+    }
+    None
+}
+
+async fn judge(rooms: &Rooms, session: &Session, id: &str) {
+    let Ok(task_id) = id.parse() else { return };
+    let task = match rooms.jobs.find(task_id).await {
+        Ok(Some(task)) => task,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::error!(%error, "a task could not be looked up: {error}");
+            return;
+        }
+    };
+    let verdict = task.look(|task| {
+        if task.host_id != session.host_id {
+            return Verdict::Nothing;
+        }
+        reconcile::not_held(
+            task.state,
+            task.offered.as_ref(),
+            &session.fence,
+            session.rolled_back,
+        )
+    });
+    match verdict {
+        Verdict::Nothing => {}
+        Verdict::Waits => rooms.jobs.never_arrived(&task),
+        Verdict::Lost(reason) => {
+            rooms
+                .jobs
+                .give_up(&task, reason, reconcile::words(reason).to_owned());
+        }
+    }
+}
+
+/// What the agent hears last; nothing if the stream just ends.
+fn last_word(end: End) -> Option<Result<AttachResponse, Status>> {
+    match end {
+        End::Gone | End::Silent => None,
+        End::Stopping => Some(Ok(down(Down::Drain(Drain {
+            retry_after: Some(convert::duration(RETRY_AFTER)),
+        })))),
+        end => Some(Err(refusal(end))),
+    }
+}
+
+/// Why an agent is sent away.
+pub(super) fn refusal(end: End) -> Status {
+    let (reason, message) = match end {
+        End::Superseded => (
+            Reason::SessionSuperseded,
+            "a newer attach of this host took over",
+        ),
+        End::Conflict => (
+            Reason::IdentityConflict,
+            "two agents present this identity; an operator must decide and unlock the host",
+        ),
+        End::Locked => (Reason::Locked, "the host is locked"),
+        End::Removed => (
+            Reason::HostRemoved,
+            "the host was removed; it must join anew",
+        ),
+        End::Stopping => (Reason::ShuttingDown, "the control plane is stopping"),
+        End::Gone | End::Silent => (
+            Reason::SessionSuperseded,
+            "the session is over; attach again",
+        ),
+    };
+    status::refuse(reason, message)
+}

@@ -1,0 +1,287 @@
+//! The Report stream of one task: state and output up, acknowledgements down.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use muster_proto::{
+    agent::v1::{
+        Ack, Open, ReportRequest, ReportResponse, Resume, Settled, TaskState,
+        report_request::Message as Up, report_response::Message as Down, task_state::Event,
+    },
+    ids::{HostId, TaskId},
+    v1::Reason,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument as _;
+
+use super::{Rooms, Session, driver::refusal, offer::Unsealed};
+use crate::{
+    api::{convert, status},
+    jobs::{AdoptError, TaskRef},
+    output::{Chunk, Gap},
+    store::now,
+};
+
+/// How long a stream may take to say which task it reports.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Messages down that may wait: acknowledgements only, and a later one replaces an earlier.
+const QUEUE: usize = 4;
+
+/// Bytes of one chunk.
+const CHUNK_MAX: usize = 256 << 10;
+
+type Wire = mpsc::Sender<Result<ReportResponse, Status>>;
+
+/// Serves one report. The stream that is returned is what the agent hears.
+pub(crate) async fn report(
+    rooms: Rooms,
+    host_id: HostId,
+    mut incoming: Streaming<ReportRequest>,
+) -> Result<impl Stream<Item = Result<ReportResponse, Status>> + Send + use<>, Status> {
+    let open = match timeout(OPEN_LIMIT, incoming.message()).await {
+        Ok(Ok(Some(ReportRequest {
+            message: Some(Up::Open(open)),
+        }))) => open,
+        Ok(Err(status)) => return Err(status),
+        Ok(Ok(_)) => return Err(status::invalid("open", "is the first message")),
+        Err(_) => return Err(status::invalid("open", "did not come within 10 s")),
+    };
+    let session = rooms
+        .connections
+        .current(host_id)
+        .filter(|session| session.epoch == open.session_epoch)
+        .ok_or_else(|| refusal(super::End::Superseded))?;
+    let task = task(&rooms, &session, &open).await?;
+    let (wire, messages) = mpsc::channel(QUEUE);
+    if !open.fresh {
+        let after_sequence = rooms
+            .output
+            .last_sequence(task.look(|task| task.task_id))
+            .await
+            .map_err(|error| unavailable(&error))?;
+        // The queue is empty.
+        let _ = wire.try_send(Ok(down(Down::Resume(Resume { after_sequence }))));
+    }
+    let id = task.look(|task| task.task_id);
+    let span = tracing::info_span!("report", task.id = %id, host.id = %host_id);
+    tokio::spawn(
+        async move {
+            let report = Report {
+                rooms,
+                session,
+                task,
+                id,
+                wire,
+            };
+            if let Err(status) = report.run(incoming).await {
+                tracing::warn!("a report ended: {}", status.message());
+                let _ = report.wire.send(Err(status)).await;
+            }
+        }
+        .instrument(span),
+    );
+    Ok(ReceiverStream::new(messages))
+}
+
+/// The task that is reported: known, or adopted from its sealed offer.
+async fn task(rooms: &Rooms, session: &Session, open: &Open) -> Result<TaskRef, Status> {
+    let id: TaskId = open
+        .task_id
+        .parse()
+        .map_err(|_| status::invalid("open.task_id", "is no task id"))?;
+    let unsealed = || rooms.jobs.unseal(&open.sealed_offer, &open.seal);
+    let own = |offer: &Unsealed| offer.host_id == session.host_id && offer.task_id == id;
+    let found = rooms.jobs.find(id).await.map_err(|e| status::of(&e))?;
+    if let Some(task) = found {
+        if task.look(|task| task.host_id) != session.host_id {
+            return Err(status::refuse(
+                Reason::SealInvalid,
+                "the task belongs to another host",
+            ));
+        }
+        if task.look(|task| task.offered.is_none()) && unsealed().is_some_and(|offer| own(&offer)) {
+            rooms.jobs.proved_offered(&task, session.fence.clone());
+        }
+        return Ok(task);
+    }
+    let offer = unsealed().filter(own).ok_or_else(|| {
+        status::refuse(
+            Reason::SealInvalid,
+            "the task is unknown, and the offer is not sealed by this control plane for this host",
+        )
+    })?;
+    let adopted = rooms
+        .jobs
+        .adopt(
+            offer.order,
+            offer.task_id,
+            offer.host_id,
+            &offer.host_name,
+            session.fence.clone(),
+        )
+        .await;
+    adopted.map_err(|error| match error {
+        AdoptError::Ids => status::refuse(Reason::SealInvalid, &error.to_string()),
+        AdoptError::Store(error) => status::of(&error),
+    })
+}
+
+struct Report {
+    rooms: Rooms,
+    session: Arc<Session>,
+    task: TaskRef,
+    id: TaskId,
+    wire: Wire,
+}
+
+impl Report {
+    async fn run(&self, mut incoming: Streaming<ReportRequest>) -> Result<(), Status> {
+        let mut durable = self
+            .rooms
+            .output
+            .watch_durable(self.id)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        loop {
+            tokio::select! {
+                // Reading first: the agent must never wait for its own acknowledgements.
+                biased;
+                message = incoming.message() => match message? {
+                    Some(ReportRequest { message: Some(message) }) => {
+                        self.take(message).await?;
+                        if self.task.look(|task| task.state.is_final() && task.output_end.is_some()) {
+                            return self.settle(&mut durable).await;
+                        }
+                    }
+                    Some(ReportRequest { message: None }) => {}
+                    None => return Ok(()),
+                },
+                end = self.session.ended() => return Err(refusal(end)),
+                changed = durable.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let sequence = *durable.borrow_and_update();
+                    // A later one says the same and more.
+                    let _ = self.wire.try_send(Ok(down(Down::Ack(Ack { sequence }))));
+                }
+            }
+        }
+    }
+
+    async fn take(&self, message: Up) -> Result<(), Status> {
+        match message {
+            Up::Open(_) => Err(status::invalid("open", "comes once")),
+            Up::State(state) => {
+                self.state(state);
+                Ok(())
+            }
+            Up::Chunk(chunk) => {
+                if chunk.data.len() > CHUNK_MAX {
+                    return Err(status::invalid("chunk.data", "has at most 256 KiB"));
+                }
+                let stream = convert::stream_in(chunk.stream())
+                    .ok_or_else(|| status::invalid("chunk.stream", "is not said"))?;
+                let chunk = Chunk {
+                    sequence: chunk.sequence,
+                    stream,
+                    offset: chunk.offset,
+                    data: chunk.data,
+                };
+                let taken = self.rooms.output.append(self.id, chunk).await;
+                taken.map_err(|error| unavailable(&error))?;
+                self.rooms.jobs.output_taken(&self.task);
+                Ok(())
+            }
+            Up::Gap(gap) => {
+                let stream = convert::stream_in(gap.stream())
+                    .ok_or_else(|| status::invalid("gap.stream", "is not said"))?;
+                let gap = Gap {
+                    sequence: gap.sequence,
+                    stream,
+                    offset: gap.offset,
+                    length: gap.length,
+                    cause: convert::words(gap.cause),
+                };
+                let taken = self.rooms.output.gap(self.id, gap).await;
+                taken.map_err(|error| unavailable(&error))?;
+                self.rooms.jobs.output_taken(&self.task);
+                Ok(())
+            }
+            Up::OutputEnd(end) => {
+                let complete = self.rooms.output.complete(self.id, end.last_sequence);
+                complete.await.map_err(|error| unavailable(&error))?;
+                self.rooms.jobs.output_ended(&self.task, end.last_sequence);
+                Ok(())
+            }
+        }
+    }
+
+    /// A report that contradicts what is known changes nothing; it is logged, and settled all the
+    /// same, since it would only be sent again.
+    fn state(&self, state: TaskState) {
+        let heard = self.rooms.connections.hear(
+            self.session.host_id,
+            &self.session.fence,
+            state.journal_position,
+        );
+        if let Some(heard) = heard {
+            self.rooms.jobs.heard(self.session.host_id, heard);
+        }
+        let time = |theirs: Option<prost_types::Timestamp>| {
+            self.session
+                .our_time(theirs.as_ref().map(convert::millis), now())
+        };
+        let taken = match state.event {
+            Some(Event::Started(started)) => {
+                self.rooms.jobs.started(&self.task, time(started.time))
+            }
+            Some(Event::Ended(ended)) => {
+                let at = time(ended.time);
+                match convert::ending(ended, at) {
+                    Some(ending) => self.rooms.jobs.ended(&self.task, ending),
+                    None => return tracing::error!("a report ends a task with no final state"),
+                }
+            }
+            None => return,
+        };
+        if let Err(error) = taken {
+            tracing::error!(%error, "a report contradicts the ledger: {error}");
+        }
+    }
+
+    /// Everything is said: waits until it is durable, and says so.
+    async fn settle(&self, durable: &mut watch::Receiver<i64>) -> Result<(), Status> {
+        let last = self.task.look(|task| task.output_end).unwrap_or_default();
+        let all_durable = async {
+            let output = durable.wait_for(|sequence| *sequence >= last).await;
+            output.map_err(|_| refusal(super::End::Stopping))?;
+            let written = self.rooms.jobs.durable().await;
+            written.map_err(|error| status::of(&error))
+        };
+        tokio::select! {
+            settled = all_durable => settled?,
+            end = self.session.ended() => return Err(refusal(end)),
+        }
+        // An agent that is gone asks again.
+        let _ = self.wire.send(Ok(down(Down::Settled(Settled {})))).await;
+        Ok(())
+    }
+}
+
+fn down(message: Down) -> ReportResponse {
+    ReportResponse {
+        message: Some(message),
+    }
+}
+
+fn unavailable(error: &crate::output::OutputError) -> Status {
+    tracing::warn!(%error, "output was not taken: {error}");
+    status::of(error)
+}

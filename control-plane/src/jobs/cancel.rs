@@ -1,0 +1,55 @@
+//! Ending tasks on request.
+
+use std::{collections::HashSet, sync::Arc};
+
+use muster_proto::{
+    ids::{HostId, JobId},
+    v1::Reason,
+};
+
+use super::{Job, Jobs, Summary, Withdrawal};
+use crate::store::{StoreError, now};
+
+impl Jobs {
+    /// Wishes for the open tasks of a job, or those on some hosts, to be ended. Returns once the wish
+    /// is durable; `None` if there is no such job.
+    pub(crate) async fn cancel(
+        &self,
+        id: JobId,
+        hosts: Option<HashSet<HostId>>,
+        grace: Option<i64>,
+        by: Arc<str>,
+    ) -> Result<Option<Summary>, StoreError> {
+        let Some(job) = self.job(id).await? else {
+            return Ok(None);
+        };
+        let wished = job.wish_cancel(&by, grace, now(), |task| {
+            hosts
+                .as_ref()
+                .is_none_or(|hosts| hosts.contains(&task.host_id))
+        });
+        for ordinal in &wished {
+            self.end(&job, *ordinal, &by);
+        }
+        if !wished.is_empty() {
+            self.mark(&job, wished);
+        }
+        self.written_now().await?.wait().await?;
+        Ok(Some(job.summary()))
+    }
+
+    fn end(&self, job: &Arc<Job>, ordinal: u32, by: &str) {
+        let message = format!("cancelled by {by} before it was offered to its host");
+        let withdrawn = job.withdraw(
+            ordinal,
+            Withdrawal::Cancelled,
+            Reason::CancelRequested,
+            message,
+            now(),
+        );
+        if withdrawn.is_err() {
+            // It may have left: its host decides, and says so. A host that is away hears it at attach.
+            self.0.dispatcher.cancel(job, &job.task(ordinal));
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! A job in memory: what was asked for, its tasks, and what watchers have not seen yet.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use muster_proto::{ids::JobId, v1::Reason};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
+
+use super::{
+    state::{Event, NotAllowed, State, Withdrawal},
+    task::{Ending, Fence, Task},
+};
+use crate::output::OutputSize;
+
+/// What was asked for. Never changes. Times are Unix milliseconds.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    /// Follows from control plane, principal and request id.
+    pub(crate) job_id: JobId,
+    /// Who asked: `operator/ada`.
+    pub(crate) principal: Arc<str>,
+    /// As the caller gave it.
+    pub(crate) request_id: Arc<str>,
+    /// SHA-256 of the request.
+    pub(crate) request_digest: [u8; 32],
+    /// As the caller gave it.
+    pub(crate) selector: Arc<str>,
+    /// A serialized `muster.v1.Action`: the rooms carry it, they do not look inside.
+    pub(crate) action: Bytes,
+    /// When it was accepted.
+    pub(crate) create_time: i64,
+    /// When tasks expire that their hosts have not started.
+    pub(crate) start_deadline_time: i64,
+    /// Milliseconds that a silent host keeps its tasks from being lost.
+    pub(crate) lost_after: i64,
+}
+
+/// Where a job stands; follows from its tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobState {
+    /// No task has started.
+    Pending,
+    /// A task has started, and some are not final.
+    Running,
+    /// Every task succeeded.
+    Succeeded,
+    /// Every task is final and one neither succeeded nor was cancelled.
+    Failed,
+    /// Every task is final, none failed and one was cancelled.
+    Cancelled,
+}
+
+impl JobState {
+    /// Every state with its name in the ledger.
+    pub(crate) const ALL: [(JobState, &'static str); 5] = [
+        (JobState::Pending, "pending"),
+        (JobState::Running, "running"),
+        (JobState::Succeeded, "succeeded"),
+        (JobState::Failed, "failed"),
+        (JobState::Cancelled, "cancelled"),
+    ];
+
+    /// The name in the ledger.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The state of a job with so many tasks in each state, of which one has ever started.
+    pub(crate) fn of(counts: &Counts, started: bool) -> Self {
+        let open = counts.iter().filter(|(state, _)| !state.is_final()).count();
+        match () {
+            () if open > 0 && started => Self::Running,
+            () if open > 0 => Self::Pending,
+            () if counts
+                .iter()
+                .any(|(state, _)| !matches!(state, State::Succeeded | State::Cancelled)) =>
+            {
+                Self::Failed
+            }
+            () if counts.of(State::Cancelled) > 0 => Self::Cancelled,
+            () => Self::Succeeded,
+        }
+    }
+}
+
+/// How many tasks are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts([u32; State::ALL.len()]);
+
+impl Counts {
+    /// How many are in `state`.
+    pub(crate) fn of(&self, state: State) -> u32 {
+        self.0[state as usize]
+    }
+
+    /// Adds tasks in a state.
+    pub(crate) fn add(&mut self, state: State, tasks: u32) {
+        self.0[state as usize] += tasks;
+    }
+
+    /// The states that have tasks.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (State, u32)> {
+        State::ALL
+            .into_iter()
+            .map(|(state, _)| (state, self.of(state)))
+            .filter(|(_, tasks)| *tasks > 0)
+    }
+
+    fn moved(&mut self, from: State, to: State) {
+        self.0[from as usize] -= 1;
+        self.0[to as usize] += 1;
+    }
+}
+
+/// A job without its tasks, as it stands now.
+#[derive(Debug, Clone)]
+pub(crate) struct Summary {
+    /// What was asked for.
+    pub(crate) order: Arc<Order>,
+    /// Where it stands.
+    pub(crate) state: JobState,
+    /// How many tasks are in which state.
+    pub(crate) counts: Counts,
+    /// When a task first started.
+    pub(crate) start_time: Option<i64>,
+    /// When the last task became final.
+    pub(crate) end_time: Option<i64>,
+    /// When cancelling was first asked for, and by whom.
+    pub(crate) cancel: Option<(i64, Arc<str>)>,
+    /// What a reader should know.
+    pub(crate) note: Arc<str>,
+}
+
+/// A job and its tasks.
+pub(crate) struct Job {
+    /// What was asked for.
+    pub(crate) order: Arc<Order>,
+    // Held for a look or a step only, never across an await.
+    inner: Mutex<Inner>,
+    changed: watch::Sender<()>,
+}
+
+struct Inner {
+    tasks: Vec<Task>,
+    counts: Counts,
+    start_time: Option<i64>,
+    end_time: Option<i64>,
+    cancel: Option<(i64, Arc<str>)>,
+    note: Arc<str>,
+    /// Counts changes. Each task is in `changes` once, under its last one.
+    version: u64,
+    changes: BTreeMap<u64, u32>,
+    changed_at: Vec<u64>,
+}
+
+impl Inner {
+    fn touch(&mut self, ordinal: u32) {
+        self.version += 1;
+        let at = &mut self.changed_at[ordinal as usize];
+        self.changes.remove(at);
+        *at = self.version;
+        self.changes.insert(self.version, ordinal);
+    }
+
+    fn step(&mut self, ordinal: u32, event: Event, now: i64) -> Result<bool, NotAllowed> {
+        let task = &mut self.tasks[ordinal as usize];
+        let from = task.state;
+        let to = from.after(task.offered.is_some(), event)?;
+        if to == from {
+            return Ok(false);
+        }
+        task.state = to;
+        task.state_time = now;
+        if to.is_final() {
+            task.end_time = Some(now);
+        }
+        self.counts.moved(from, to);
+        if self.counts.iter().all(|(state, _)| state.is_final()) {
+            self.end_time = Some(now);
+        }
+        Ok(true)
+    }
+}
+
+impl Job {
+    /// A job with its tasks in the order of their ordinals.
+    pub(crate) fn new(
+        order: Arc<Order>,
+        tasks: Vec<Task>,
+        cancel: Option<(i64, Arc<str>)>,
+        note: Arc<str>,
+    ) -> Self {
+        let mut counts = Counts::default();
+        for task in &tasks {
+            counts.add(task.state, 1);
+        }
+        let start_time = tasks.iter().filter_map(|task| task.start_time).min();
+        let all_final = tasks.iter().all(|task| task.state.is_final());
+        let end_time = tasks
+            .iter()
+            .filter_map(|task| task.end_time)
+            .max()
+            .filter(|_| all_final);
+        let versions = tasks.len() as u64;
+        Self {
+            order,
+            changed: watch::Sender::new(()),
+            inner: Mutex::new(Inner {
+                counts,
+                start_time,
+                end_time,
+                cancel,
+                note,
+                version: versions,
+                changes: (1..=versions).zip(0..).collect(),
+                changed_at: (1..=versions).collect(),
+                tasks,
+            }),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut MutexGuard<'_, Inner>) -> T) -> T {
+        let result = change(&mut self.inner.lock());
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Adds a task at the end, as one that was adopted.
+    pub(crate) fn push(&self, task: Task) {
+        self.change(|inner| {
+            let ordinal = u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX);
+            inner.counts.add(task.state, 1);
+            inner.end_time = None;
+            inner.tasks.push(task);
+            inner.changed_at.push(0);
+            inner.touch(ordinal);
+        });
+    }
+
+    /// The job without its tasks.
+    pub(crate) fn summary(&self) -> Summary {
+        let inner = self.inner.lock();
+        Summary {
+            order: Arc::clone(&self.order),
+            state: JobState::of(&inner.counts, inner.start_time.is_some()),
+            counts: inner.counts,
+            start_time: inner.start_time,
+            end_time: inner.end_time,
+            cancel: inner.cancel.clone(),
+            note: Arc::clone(&inner.note),
+        }
+    }
+
+    /// How many tasks it has.
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.inner.lock().tasks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A task as it stands now.
+    pub(crate) fn task(&self, ordinal: u32) -> Task {
+        self.inner.lock().tasks[ordinal as usize].clone()
+    }
+
+    /// Looks at a task without copying it.
+    pub(crate) fn look<T>(&self, ordinal: u32, look: impl FnOnce(&Task) -> T) -> T {
+        look(&self.inner.lock().tasks[ordinal as usize])
+    }
+
+    /// Every task that `keep` keeps.
+    pub(crate) fn tasks(&self, mut keep: impl FnMut(&Task) -> bool) -> Vec<(u32, Task)> {
+        let inner = self.inner.lock();
+        (0..)
+            .zip(&inner.tasks)
+            .filter(|(_, task)| keep(task))
+            .map(|(ordinal, task)| (ordinal, task.clone()))
+            .collect()
+    }
+
+    /// Every task is final and its output complete.
+    pub(crate) fn is_done(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.end_time.is_some() && inner.tasks.iter().all(Task::is_done)
+    }
+
+    /// Wakes at each change; never says what changed.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Tasks that changed after `version`, and the version that this look is of.
+    pub(crate) fn changes(&self, version: u64) -> (Vec<u32>, u64) {
+        let inner = self.inner.lock();
+        let ordinals = inner
+            .changes
+            .range(version + 1..)
+            .map(|(_, o)| *o)
+            .collect();
+        (ordinals, inner.version)
+    }
+
+    /// Output of a task was taken.
+    pub(crate) fn output_taken(&self, ordinal: u32) {
+        self.change(|inner| inner.touch(ordinal));
+    }
+
+    /// The task may have been offered from now on; or, with `None`, is proved not to have arrived.
+    pub(crate) fn set_offered(&self, ordinal: u32, offered: Option<Fence>, now: i64) {
+        self.change(|inner| {
+            let task = &mut inner.tasks[ordinal as usize];
+            task.offered = offered;
+            task.state_time = now;
+            inner.touch(ordinal);
+        });
+    }
+
+    /// The process runs. Says whether that is new.
+    pub(crate) fn started(&self, ordinal: u32, time: i64) -> Result<bool, NotAllowed> {
+        self.change(|inner| {
+            let new = inner.step(ordinal, Event::Started, time)?;
+            if new {
+                inner.tasks[ordinal as usize].start_time = Some(time);
+                inner.start_time = Some(inner.start_time.map_or(time, |first| first.min(time)));
+                inner.touch(ordinal);
+            }
+            Ok(new)
+        })
+    }
+
+    /// The task is over, as its host says. Says whether that is new.
+    pub(crate) fn ended(&self, ordinal: u32, ending: Ending) -> Result<bool, NotAllowed> {
+        self.change(|inner| {
+            let before = inner.tasks[ordinal as usize].state;
+            let mut new = inner.step(ordinal, Event::Ended(ending.state), ending.time)?;
+            let task = &mut inner.tasks[ordinal as usize];
+            if before == State::Lost {
+                let late = late_result(&ending);
+                new = ending.state != State::Lost && task.late_result != late;
+                if new {
+                    task.late_result = late;
+                }
+            } else if new {
+                // A process that ended before its start was reported has still started.
+                if let Some(run_time) = ending.run_time.filter(|_| task.start_time.is_none()) {
+                    let start = ending.time - run_time / 1000;
+                    task.start_time = Some(start);
+                    inner.start_time = Some(inner.start_time.map_or(start, |at| at.min(start)));
+                }
+                let task = &mut inner.tasks[ordinal as usize];
+                task.reason = ending.reason;
+                task.message = ending.message;
+                task.exit_code = ending.exit_code;
+                task.signal = ending.signal;
+                task.run_time = ending.run_time;
+            }
+            if new {
+                inner.touch(ordinal);
+            }
+            Ok(new)
+        })
+    }
+
+    /// The host says that nothing more will be written. Says whether that is new.
+    pub(crate) fn output_ended(
+        &self,
+        ordinal: u32,
+        last_sequence: i64,
+        size: Option<OutputSize>,
+    ) -> bool {
+        self.change(|inner| {
+            let task = &mut inner.tasks[ordinal as usize];
+            if task.output_complete {
+                return false;
+            }
+            if let Some(size) = size {
+                task.output_size = size;
+            }
+            task.output_end = Some(last_sequence);
+            task.output_complete = true;
+            inner.touch(ordinal);
+            true
+        })
+    }
+
+    /// The control plane takes back a task that it never offered.
+    pub(crate) fn withdraw(
+        &self,
+        ordinal: u32,
+        withdrawal: Withdrawal,
+        reason: Reason,
+        message: String,
+        now: i64,
+    ) -> Result<bool, NotAllowed> {
+        self.change(|inner| {
+            let new = inner.step(ordinal, Event::Withdrawn(withdrawal), now)?;
+            let task = &mut inner.tasks[ordinal as usize];
+            task.reason = reason;
+            task.message = message;
+            task.output_end = Some(0);
+            task.output_complete = true;
+            inner.touch(ordinal);
+            Ok(new)
+        })
+    }
+
+    /// The task's fate cannot be proved any more. Says whether that is new.
+    pub(crate) fn give_up(
+        &self,
+        ordinal: u32,
+        reason: Reason,
+        message: String,
+        now: i64,
+    ) -> Result<bool, NotAllowed> {
+        self.change(|inner| {
+            let new = inner.step(ordinal, Event::GaveUp, now)?;
+            if new {
+                let task = &mut inner.tasks[ordinal as usize];
+                task.reason = reason;
+                task.message = message;
+                inner.touch(ordinal);
+            }
+            Ok(new)
+        })
+    }
+
+    /// Cancelling is wished for. Returns the tasks that this is news for.
+    pub(crate) fn wish_cancel(
+        &self,
+        by: &Arc<str>,
+        grace: Option<i64>,
+        now: i64,
+        mut keep: impl FnMut(&Task) -> bool,
+    ) -> Vec<u32> {
+        self.change(|inner| {
+            let mut wished = Vec::new();
+            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
+                let task = &mut inner.tasks[ordinal as usize];
+                if task.state.is_final() || !keep(task) {
+                    continue;
+                }
+                // A second wish may shorten the grace, as a second Ctrl-C does.
+                if task.cancel_time.is_none() || task.cancel_grace != grace {
+                    task.cancel_time.get_or_insert(now);
+                    task.cancel_grace = grace;
+                    inner.touch(ordinal);
+                    wished.push(ordinal);
+                }
+            }
+            if !wished.is_empty() && inner.cancel.is_none() {
+                inner.cancel = Some((now, Arc::clone(by)));
+            }
+            wished
+        })
+    }
+}
+
+fn late_result(ending: &Ending) -> String {
+    let mut text = ending.state.name().to_owned();
+    if let Some(code) = ending.exit_code {
+        text.push_str(&format!(", exit code {code}"));
+    }
+    if !ending.signal.is_empty() {
+        text.push_str(&format!(", {}", ending.signal));
+    }
+    if !ending.message.is_empty() {
+        text.push_str(&format!(": {}", ending.message));
+    }
+    text
+}

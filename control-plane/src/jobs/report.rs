@@ -1,0 +1,203 @@
+//! What hosts say about their tasks.
+
+use std::sync::Arc;
+
+use muster_proto::{
+    ids::{HostId, TaskId},
+    v1::Reason,
+};
+
+use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
+use crate::store::{StoreError, jobs as rows, now};
+
+/// A task of a job in memory.
+#[derive(Clone)]
+pub(crate) struct TaskRef {
+    /// Its job.
+    pub(crate) job: Arc<Job>,
+    /// Its place in the job.
+    pub(crate) ordinal: u32,
+}
+
+impl TaskRef {
+    pub(super) fn new(job: Arc<Job>, ordinal: u32) -> Self {
+        Self { job, ordinal }
+    }
+
+    /// The task as it stands now.
+    pub(crate) fn get(&self) -> Task {
+        self.job.task(self.ordinal)
+    }
+
+    /// Looks at the task without copying it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Task) -> T) -> T {
+        self.job.look(self.ordinal, look)
+    }
+}
+
+/// Why a task was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    /// The ids in the offer do not follow from what it says.
+    #[error("the offer's ids do not belong together")]
+    Ids,
+    /// The ledger does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Jobs {
+    /// The task, live or made live.
+    pub(crate) async fn find(&self, id: TaskId) -> Result<Option<TaskRef>, StoreError> {
+        let live = || {
+            let live = self.0.live.lock();
+            let found = live.tasks.get(&id);
+            found.map(|(job, ordinal)| TaskRef::new(Arc::clone(job), *ordinal))
+        };
+        if let Some(task) = live() {
+            return Ok(Some(task));
+        }
+        let readers = &self.0.store.readers;
+        let Some(job_id) = rows::job_of(readers, &id.to_string()).await? else {
+            return Ok(None);
+        };
+        if let Some(job) = rows::load_one(readers, job_id).await? {
+            self.0.live.lock().add(job);
+        }
+        Ok(live())
+    }
+
+    /// Takes in a task that a host holds under our seal and the ledger has lost, with its job.
+    pub(crate) async fn adopt(
+        &self,
+        order: Order,
+        task_id: TaskId,
+        host_id: HostId,
+        host_name: &str,
+        fence: Fence,
+    ) -> Result<TaskRef, AdoptError> {
+        let expected = ids::job_id(
+            &self.0.store.control_plane_id,
+            &order.principal,
+            &order.request_id,
+        );
+        if order.job_id != expected || task_id != ids::task_id(expected, host_id) {
+            return Err(AdoptError::Ids);
+        }
+        let _turn = self.0.adopting.lock().await;
+        if let Some(task) = self.find(task_id).await? {
+            return Ok(task);
+        }
+        let time = now();
+        let task = Task::new(task_id, host_id, host_name.into(), Some(fence), time);
+        let adopted = match self.job(order.job_id).await? {
+            Some(job) => {
+                let ordinal = job.len();
+                let batch = rows::insert_task(&job.order, ordinal, &task);
+                self.0.store.writer.commit(batch).await?;
+                let mut live = self.0.live.lock();
+                let job = match live.jobs.get(&job.order.job_id) {
+                    Some(job) => Arc::clone(job),
+                    None => {
+                        live.jobs.insert(job.order.job_id, Arc::clone(&job));
+                        job
+                    }
+                };
+                job.push(task.clone());
+                live.add_task(&job, ordinal, &task);
+                TaskRef::new(job, ordinal)
+            }
+            None => {
+                let note = format!(
+                    "adopted from host {host_name}, which held it under this control plane's seal: \
+                     the ledger had lost it; tasks on other hosts appear when those report them"
+                );
+                let job = Job::new(Arc::new(order), vec![task], None, note.into());
+                self.0.store.writer.commit(rows::insert(&job)).await?;
+                TaskRef::new(self.0.live.lock().add(job), 0)
+            }
+        };
+        tracing::warn!(
+            task.id = %task_id, job.id = %adopted.job.order.job_id, host.id = %host_id,
+            "adopted task {task_id} from {host_name}: the ledger had lost it"
+        );
+        Ok(adopted)
+    }
+
+    /// The host holds the task under our seal: it did leave, whatever is written.
+    pub(crate) fn proved_offered(&self, task: &TaskRef, fence: Fence) {
+        if task.look(|task| task.offered.is_none() && task.state == State::Pending) {
+            task.job.set_offered(task.ordinal, Some(fence), now());
+            self.mark(&task.job, [task.ordinal]);
+        }
+    }
+
+    /// The host says that the process runs, since `time`.
+    pub(crate) fn started(&self, task: &TaskRef, time: i64) -> Result<(), NotAllowed> {
+        if task.job.started(task.ordinal, time)? {
+            self.mark(&task.job, [task.ordinal]);
+        }
+        Ok(())
+    }
+
+    /// The host says how the task ended.
+    pub(crate) fn ended(&self, task: &TaskRef, ending: Ending) -> Result<(), NotAllowed> {
+        let never_ran = matches!(ending.state, State::Rejected | State::Expired);
+        if task.job.ended(task.ordinal, ending)? {
+            if never_ran {
+                task.job.output_ended(task.ordinal, 0, None);
+            }
+            self.mark(&task.job, [task.ordinal]);
+        }
+        Ok(())
+    }
+
+    /// Output of the task was taken: watchers look again.
+    pub(crate) fn output_taken(&self, task: &TaskRef) {
+        task.job.output_taken(task.ordinal);
+    }
+
+    /// The host says that nothing more will be written after `last_sequence`, all of which was taken.
+    pub(crate) fn output_ended(&self, task: &TaskRef, last_sequence: i64) {
+        let size = self.0.output.size_now(task.look(|task| task.task_id));
+        if task.job.output_ended(task.ordinal, last_sequence, size) {
+            self.mark(&task.job, [task.ordinal]);
+        }
+    }
+
+    /// Tasks that the host may have been offered and that are not final.
+    pub(crate) fn expected(&self, host: HostId) -> Vec<TaskId> {
+        self.of_host(host)
+            .iter()
+            .filter(|task| task.look(|task| task.offered.is_some() && !task.state.is_final()))
+            .map(|task| task.look(|task| task.task_id))
+            .collect()
+    }
+
+    /// The host's journal has never seen the task, and proves that it never will start: it waits again.
+    pub(crate) fn never_arrived(&self, task: &TaskRef) {
+        task.job.set_offered(task.ordinal, None, now());
+        self.mark(&task.job, [task.ordinal]);
+        self.settle_unoffered(task);
+    }
+
+    /// The task's fate cannot be proved any more.
+    pub(crate) fn give_up(&self, task: &TaskRef, reason: Reason, message: String) {
+        match task.job.give_up(task.ordinal, reason, message, now()) {
+            Ok(true) => self.mark(&task.job, [task.ordinal]),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "a task was not given up: {error}"),
+        }
+    }
+}
+
+impl Jobs {
+    /// Opens the seal of an offer that came back.
+    pub(crate) fn unseal(
+        &self,
+        bytes: &[u8],
+        seal: &[u8],
+    ) -> Option<crate::connections::offer::Unsealed> {
+        self.0.dispatcher.unseal(bytes, seal)
+    }
+}

@@ -1,0 +1,120 @@
+//! A job's part on one host, as it stands in memory.
+
+use std::sync::Arc;
+
+use muster_proto::{
+    ids::{HostId, TaskId},
+    v1::Reason,
+};
+
+use super::state::State;
+use crate::output::OutputSize;
+
+/// What must be the same for a host to be offered a task again: its boot and its agent's journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fence {
+    /// Random id of the host's boot.
+    pub(crate) boot_id: Arc<str>,
+    /// Random id of the agent's journal.
+    pub(crate) journal_id: Arc<str>,
+}
+
+/// How a task ended, as its host's journal says.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    /// A final state.
+    pub(crate) state: State,
+    /// Why.
+    pub(crate) reason: Reason,
+    /// The reason in words; may be empty.
+    pub(crate) message: String,
+    /// Set if the process exited by itself.
+    pub(crate) exit_code: Option<i32>,
+    /// Name of the signal that ended it; empty if none did.
+    pub(crate) signal: String,
+    /// How long it ran, microseconds by the host's clock; `None` if it never did.
+    pub(crate) run_time: Option<i64>,
+    /// When, Unix milliseconds by the control plane's clock.
+    pub(crate) time: i64,
+}
+
+/// A task. Times are Unix milliseconds by the control plane's clock.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    /// Follows from job and host.
+    pub(crate) task_id: TaskId,
+    /// Its host.
+    pub(crate) host_id: HostId,
+    /// The host's name when the job was created.
+    pub(crate) host_name: Arc<str>,
+    /// Where it stands.
+    pub(crate) state: State,
+    /// Why, where the state alone does not say.
+    pub(crate) reason: Reason,
+    /// The reason in words; may be empty.
+    pub(crate) message: String,
+    /// Since when it stands there, or waits for what it waits for.
+    pub(crate) state_time: i64,
+    /// Under what it may have been offered; `None`: it never left the control plane.
+    pub(crate) offered: Option<Fence>,
+    /// When the process started.
+    pub(crate) start_time: Option<i64>,
+    /// When it became final.
+    pub(crate) end_time: Option<i64>,
+    /// Set once the process has exited by itself.
+    pub(crate) exit_code: Option<i32>,
+    /// Name of the signal that ended the process; empty if none did.
+    pub(crate) signal: String,
+    /// How long the process ran, microseconds by the host's clock.
+    pub(crate) run_time: Option<i64>,
+    /// The last sequence of its output, once the host has said it.
+    pub(crate) output_end: Option<i64>,
+    /// Nothing will be added to the output any more.
+    pub(crate) output_complete: bool,
+    /// How much output there was when last looked at.
+    pub(crate) output_size: OutputSize,
+    /// When cancelling was asked for.
+    pub(crate) cancel_time: Option<i64>,
+    /// How long its tree may take to end politely, milliseconds; `None`: as the action says.
+    pub(crate) cancel_grace: Option<i64>,
+    /// A result that arrived after it was declared lost.
+    pub(crate) late_result: String,
+}
+
+impl Task {
+    /// A task that nobody has seen yet.
+    pub(crate) fn new(
+        task_id: TaskId,
+        host_id: HostId,
+        host_name: Arc<str>,
+        offered: Option<Fence>,
+        now: i64,
+    ) -> Self {
+        Self {
+            task_id,
+            host_id,
+            host_name,
+            state: State::Pending,
+            reason: Reason::Unspecified,
+            message: String::new(),
+            state_time: now,
+            offered,
+            start_time: None,
+            end_time: None,
+            exit_code: None,
+            signal: String::new(),
+            run_time: None,
+            output_end: None,
+            output_complete: false,
+            output_size: OutputSize::default(),
+            cancel_time: None,
+            cancel_grace: None,
+            late_result: String::new(),
+        }
+    }
+
+    /// Final, and no more output is expected. A lost task's output may stay incomplete for ever.
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.is_final() && (self.output_complete || self.state == State::Lost)
+    }
+}
