@@ -19,7 +19,8 @@ use tonic::Request;
 
 /// Exchanged tokens kept at once; beyond it the one that expires first goes.
 const TOKENS_MAX: usize = 1_024;
-/// A token is exchanged again this long before it expires, so that no call meets its end.
+/// A token is exchanged again this long before it expires: longer than any call waits, so that none meets
+/// its end.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// Exchanges under way at once; a flood of wrong tokens waits here, not at the control plane.
 const EXCHANGES_MAX: usize = 8;

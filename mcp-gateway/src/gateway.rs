@@ -78,11 +78,15 @@ fn directory(data_dir: &Path) -> PathBuf {
 
 impl Gateway {
     /// Opens the gateway whose identity is in `data_dir`. A certificate that has expired is replaced by a
-    /// signature of its key. The control plane need not be there yet.
+    /// signature of its key. The control plane need not be there yet: [`Gateway::serve`] goes on trying.
     pub async fn open(config: Config, data_dir: &Path) -> Result<Self, GatewayError> {
         let mut identity = Identity::load(&directory(data_dir))?;
         if identity.is_expired() {
-            identity = enrollment::rejoin(&identity).await?;
+            match enrollment::rejoin(&identity).await {
+                Ok(fresh) => identity = fresh,
+                Err(error) if error.reason().is_some() => return Err(error.into()),
+                Err(error) => warn!("the expired certificate is not replaced yet: {error}"),
+            }
         }
         let tls = identity.client_tls()?;
         let client = Client::from_channel(connect_lazily(identity.address(), &tls));

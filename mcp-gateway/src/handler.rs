@@ -114,7 +114,7 @@ impl Handler {
         let answer = async {
             let answer = tools::call(&request.name, request.arguments, &mut call).await;
             let failed = answer.as_ref().and_then(|answer| answer.is_error);
-            tracing::info!(failed = failed.unwrap_or(false), "called {}", request.name);
+            tracing::debug!(failed = failed.unwrap_or(false), "called {}", request.name);
             answer
         };
         answer.instrument(span).await.ok_or_else(|| {
@@ -146,14 +146,14 @@ fn protocol_error(refusal: Refusal) -> ErrorData {
 }
 
 /// The same for something that is not there.
-fn not_found(refusal: Refusal) -> ErrorData {
-    ErrorData::resource_not_found(refusal.text(), None)
+fn not_found(refusal: Refusal, uri: &str) -> ErrorData {
+    ErrorData::resource_not_found(refusal.text(), Some(serde_json::json!({"uri": uri})))
 }
 
 /// What a call for one thing becomes when it fails.
-fn lookup_error(error: ClientError) -> ErrorData {
+fn lookup_error(error: ClientError, uri: &str) -> ErrorData {
     match error.reason() {
-        Some(Reason::HostNotFound) => not_found(error.into()),
+        Some(Reason::HostNotFound) => not_found(error.into(), uri),
         _ => protocol_error(error.into()),
     }
 }

@@ -14,13 +14,14 @@ mod run;
 
 use std::{
     sync::{Arc, LazyLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use aws_lc_rs::rand;
 use muster_client::{Client, ClientError};
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool};
 use serde_json::Value;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -36,6 +37,8 @@ pub(crate) use host_list::{full, page_of_hosts};
 
 /// The longest wait of one call, seconds: below the shortest limit of any client with a margin.
 const WAIT_MAX: i64 = 45;
+/// How long the control plane may take for what needs no waiting.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// An answer's size unless the caller says otherwise, bytes: about 4,000 tokens.
 const MAX_BYTES: i64 = 16_000;
 /// What `max_bytes` may be; clients put aside what is longer.
@@ -75,13 +78,28 @@ impl Call {
         Refusal::from(error)
     }
 
-    /// Waits for an answer, unless the caller goes.
+    /// Waits for an answer that needs no waiting, unless the caller goes.
     async fn ask<T>(
         &self,
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, Refusal> {
+        self.ask_for(Duration::ZERO, answer).await
+    }
+
+    /// Waits for an answer that may take `wait` and a little longer.
+    async fn ask_for<T>(
+        &self,
+        wait: Duration,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Refusal> {
         tokio::select! {
-            answer = answer => answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status)),
+            answer = timeout(wait + ANSWER_LIMIT, answer) => match answer {
+                Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status)),
+                Err(_) => Err(Refusal::new(
+                    "the control plane did not answer in time",
+                    "call again in a few seconds; if it stays, an operator has to look after the control plane",
+                )),
+            },
             () = self.stop.cancelled() => Err(Refusal::new("the caller has gone", "call again")),
         }
     }

@@ -78,17 +78,22 @@ pub(super) async fn read(call: &mut Call, uri: &str) -> Result<ReadResourceResul
         let answer = hosts
             .get_host(request)
             .await
-            .map_err(|status| lookup_error(status.into()))?;
+            .map_err(|status| lookup_error(status.into(), uri))?;
         let host = answer.into_inner().host.unwrap_or_default();
         (tools::full(&host).to_string(), "application/json")
     } else if let Some(id) = uri.strip_prefix(JOB) {
-        (tools::job(call, id).await.map_err(not_found)?, "text/plain")
+        (
+            tools::job(call, id)
+                .await
+                .map_err(|refusal| not_found(refusal, uri))?,
+            "text/plain",
+        )
     } else {
-        let uri = words::shortened(uri, 200);
-        return Err(not_found(Refusal::new(
-            format!("there is no resource {uri:?}"),
+        let refusal = Refusal::new(
+            format!("there is no resource {:?}", words::shortened(uri, 200)),
             format!("resources are {HOST}NAME and {JOB}JOB-ID"),
-        )));
+        );
+        return Err(not_found(refusal, uri));
     };
     let contents = ResourceContents::text(text, uri).with_mime_type(mime_type);
     Ok(ReadResourceResult::new(vec![contents])

@@ -3,13 +3,7 @@
 
 mod services;
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, net::SocketAddr, pin::Pin, sync::Arc, time::SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
 use muster_proto::{

@@ -7,8 +7,9 @@ use muster_client::ClientError;
 use muster_proto::v1::{Host, ListHostsRequest, Reason, SetInstructionRequest, UpdateHostRequest};
 use rmcp::model::CallToolResult;
 use serde_json::{Map, Value, json};
+use tonic::Request;
 
-use super::{Arguments, Call, structured};
+use super::{ANSWER_LIMIT, Arguments, Call, structured};
 use crate::{error::Refusal, render::words};
 
 /// Hosts changed by one call at most.
@@ -118,7 +119,10 @@ async fn set(call: &Call, host: &Host, change: &Change) -> Result<Value, ClientE
             labels,
             ..UpdateHostRequest::default()
         };
-        let answer = service.update_host(request).await?.into_inner();
+        let answer = service
+            .update_host(within_limit(request))
+            .await?
+            .into_inner();
         let labels: std::collections::BTreeMap<String, String> =
             answer.host.unwrap_or_default().labels.into_iter().collect();
         changed.insert("labels".into(), json!(labels));
@@ -129,7 +133,10 @@ async fn set(call: &Call, host: &Host, change: &Change) -> Result<Value, ClientE
             text: text.clone(),
             etag: change.etag.clone(),
         };
-        let answer = service.set_instruction(request).await?.into_inner();
+        let answer = service
+            .set_instruction(within_limit(request))
+            .await?
+            .into_inner();
         let instruction = answer.instruction.unwrap_or_default();
         changed.insert(
             "instruction".into(),
@@ -140,4 +147,10 @@ async fn set(call: &Call, host: &Host, change: &Change) -> Result<Value, ClientE
         );
     }
     Ok(Value::Object(changed))
+}
+
+fn within_limit<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER_LIMIT);
+    request
 }

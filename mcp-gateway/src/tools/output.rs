@@ -245,8 +245,10 @@ fn request(task: &Task, part: Part, max_bytes: usize) -> ReadOutputRequest {
 }
 
 async fn read(call: &Call, request: ReadOutputRequest) -> Result<ReadOutputResponse, Refusal> {
+    let wait = request.wait.as_ref().map(words::wire_duration);
     let mut jobs = call.client.jobs();
-    call.ask(jobs.read_output(request)).await
+    let answer = jobs.read_output(request);
+    call.ask_for(wait.unwrap_or_default(), answer).await
 }
 
 enum Segment<'a> {
