@@ -20,3 +20,5 @@ mod selector;
 mod server;
 mod store;
 mod sweeper;
+
+pub use output::OutputConfig;

@@ -4,6 +4,7 @@
 //! syncs are grouped. Recent items are served from memory without a copy, older ones from the log.
 
 mod checkpoint;
+mod config;
 mod frame;
 mod grep;
 mod index;
@@ -37,6 +38,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::config::OutputConfig;
 use self::{
     checkpoint::{Indexer, Work},
     index::Index,
@@ -75,13 +77,7 @@ pub(crate) struct OutputLimits {
 
 impl Default for OutputLimits {
     fn default() -> Self {
-        Self {
-            task_bytes: 512 << 20,
-            total_bytes: 20 << 30,
-            age: Duration::from_secs(30 * 24 * 60 * 60),
-            free_bytes: 256 << 20,
-            segment_bytes: 64 << 20,
-        }
+        OutputConfig::default().limits()
     }
 }
 
@@ -287,14 +283,6 @@ impl OutputStore {
         task_id: TaskId,
     ) -> Result<watch::Receiver<i64>, OutputError> {
         Ok(self.task(task_id).await?.watch_durable())
-    }
-
-    /// Follows `last_sequence`.
-    pub(crate) async fn watch_taken(
-        &self,
-        task_id: TaskId,
-    ) -> Result<watch::Receiver<i64>, OutputError> {
-        Ok(self.task(task_id).await?.watch_taken())
     }
 
     /// How much output a task has.

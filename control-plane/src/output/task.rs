@@ -24,7 +24,6 @@ pub(super) struct Task {
     pub(super) key: TaskKey,
     // Held for moments only, and never while another is waited for but the queue's.
     state: Mutex<State>,
-    taken: watch::Sender<i64>,
     durable: watch::Sender<i64>,
 }
 
@@ -107,7 +106,6 @@ impl Task {
                 dirty: false,
                 removed: false,
             }),
-            taken: watch::Sender::new(last),
             durable: watch::Sender::new(last),
         }
     }
@@ -120,11 +118,6 @@ impl Task {
     /// How much there is.
     pub(super) fn size(&self) -> OutputSize {
         self.state.lock().outline.size()
-    }
-
-    /// The highest sequence taken, and each change of it.
-    pub(super) fn watch_taken(&self) -> watch::Receiver<i64> {
-        self.taken.subscribe()
     }
 
     /// The highest durable sequence, and each change of it.
@@ -157,8 +150,6 @@ impl Task {
             }
             queue(entry, from, &item.content);
             state.recent.push_back(item);
-            drop(state);
-            self.taken.send_replace(entry.sequence);
         }
         Ok(admission)
     }
@@ -239,7 +230,6 @@ impl Task {
         state.recent.is_empty()
             && !state.dirty
             && state.indexed == state.outline.last()
-            && self.taken.receiver_count() == 0
             && self.durable.receiver_count() == 0
     }
 
