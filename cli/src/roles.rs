@@ -8,28 +8,15 @@ pub(crate) mod mcp;
 use std::{io, net::SocketAddr};
 
 use muster_client::enrollment::EnrollmentError;
-use muster_runtime::shutdown;
-use tokio::net::{TcpListener, TcpSocket};
+use muster_runtime::{shutdown, tls};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, exit};
 
-/// A fleet that dials in at once finds room to wait in; the kernel may grant less.
-const BACKLOG: u32 = 4_096;
-
 /// Binds an address; `flag` is what names another.
 fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
-    let socket = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    socket().map_err(|error: io::Error| {
+    tls::listen(address).map_err(|error| {
         let failure = Failure::new(
             exit::UNAVAILABLE,
             format!("cannot listen on {address}: {error}"),
@@ -38,6 +25,9 @@ fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
             io::ErrorKind::AddrInUse => failure.next(format!(
                 "stop what listens there (another `muster up`?), or choose another with {flag}"
             )),
+            io::ErrorKind::PermissionDenied => {
+                failure.next(format!("choose a port above 1023 with {flag}"))
+            }
             _ => failure.next(format!("choose another with {flag}")),
         }
     })

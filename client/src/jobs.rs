@@ -24,7 +24,7 @@ impl Client {
         if request.request_id.is_empty() {
             request.request_id = draw_request_id();
         }
-        let mut watch = JobWatch::new(self, Place::Creating(request));
+        let mut watch = JobWatch::new(self, Place::Creating(Box::new(request)));
         let first = watch.receive().await?;
         let first = first.ok_or(ClientError::Answer("no job was named"))?;
         if !matches!(watch.place, Place::Within(_)) {
@@ -133,7 +133,7 @@ impl Retry {
 #[derive(Clone)]
 enum Place {
     /// The job is asked for; the same id again is the same job.
-    Creating(CreateJobRequest),
+    Creating(Box<CreateJobRequest>),
     /// The job is known, and so is what was taken in.
     Within(WatchJobRequest),
 }
@@ -251,7 +251,7 @@ impl JobWatch {
                 empty.insert(match self.place.clone() {
                     Place::Creating(create) => {
                         let request = RunJobRequest {
-                            create: Some(create),
+                            create: Some(*create),
                         };
                         Updates::Run(jobs.run_job(request).await?.into_inner())
                     }

@@ -206,7 +206,6 @@ impl View {
     fn remark(&mut self, task: &Task) -> Result<(), Failure> {
         let several = self.tasks.len() > 1;
         let place = self.places.entry(task.task_id.clone()).or_default();
-        let host = clean(&task.host_name).into_owned();
         if !is_final(task) {
             let remark = result::hold_up(task);
             if place.remark != remark {
@@ -215,7 +214,7 @@ impl View {
                     None => "goes on",
                 };
                 if live::is_watched() {
-                    say(&format!("muster: {host}: {text}"));
+                    say(&format!("muster: {}: {text}", clean(&task.host_name)));
                 }
                 place.remark = remark;
             }
@@ -224,17 +223,36 @@ impl View {
         if !task.output_complete || std::mem::replace(&mut place.finished, true) {
             return Ok(());
         }
+        self.finish(task, several)
+    }
+
+    /// Nothing more will come of a task.
+    fn finish(&mut self, task: &Task, several: bool) -> Result<(), Failure> {
         self.live.finish(&task.task_id)?;
         // The exit code of a command on one host speaks for itself.
         let speaks = !several && task.state() == State::Failed && task.exit_code.is_some();
         if task.state() != State::Succeeded && !speaks {
+            let host = clean(&task.host_name);
             say(&format!("muster: {host}: {}", result::outcome(task)));
         }
         Ok(())
     }
 
-    fn end(self) -> Result<u8, Failure> {
+    fn end(mut self) -> Result<u8, Failure> {
         let code = result::exit_code(self.tasks.values());
+        if !self.as_json {
+            // Output of a lost task may never become complete.
+            let finished = |task: &Task| self.places.get(&task.task_id).is_some_and(|p| p.finished);
+            let rest: Vec<Task> = self
+                .tasks
+                .values()
+                .filter(|task| !finished(task))
+                .cloned()
+                .collect();
+            for task in rest {
+                self.finish(&task, self.tasks.len() > 1)?;
+            }
+        }
         if !self.as_json && self.tasks.len() > 1 && (code != 0 || live::is_watched()) {
             say(&format!("muster: {}", result::tally(self.tasks.values())));
         }
