@@ -149,6 +149,7 @@ impl Agent {
         let stopping = async {
             stop.cancelled().await;
             self.tasks.end_all().await;
+            self.tasks.settle_all().await;
             detach.cancel();
         };
         let serving = self.connection.run(detach.clone());

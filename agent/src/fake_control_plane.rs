@@ -57,6 +57,8 @@ pub(crate) struct Behaviour {
     pub(crate) settles: bool,
     /// Stops reading reports, as the flow control of a stalled network would.
     pub(crate) reads_nothing: bool,
+    /// Checks and counts output, and does not keep it.
+    pub(crate) discards: bool,
     /// Expected at the next attach.
     pub(crate) expected: Vec<String>,
 }
@@ -495,12 +497,14 @@ impl State {
             match content {
                 Ok(data) => {
                     task.offsets[stream] += data.len() as i64;
-                    if stream == 0 {
+                    let kept = if stream == 0 {
                         &mut task.stdout
                     } else {
                         &mut task.stderr
+                    };
+                    if !behaviour.discards {
+                        kept.extend_from_slice(&data);
                     }
-                    .extend_from_slice(&data);
                 }
                 Err(length) => {
                     task.offsets[stream] += length;

@@ -1,7 +1,7 @@
 //! The tasks that this agent holds: taken, run, reported, settled.
 
 mod execution;
-mod journal;
+pub(crate) mod journal;
 mod recovery;
 mod report;
 mod spool;
@@ -19,6 +19,7 @@ use muster_runtime::telemetry::trace;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span};
 
@@ -50,6 +51,9 @@ pub(crate) struct Limits {
 /// How long a task's tree may take to end when the agent stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// How long a stopping agent waits for its last reports to be taken.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Where the environment of a process carries the trace that asked for it.
 const TRACE_VARIABLES: [(&str, &str); 2] =
     [("traceparent", "TRACEPARENT"), ("tracestate", "TRACESTATE")];
@@ -68,7 +72,10 @@ struct Inner {
     limits: Limits,
     // A plain lock: it is held to look up, insert and remove.
     held: Mutex<HashMap<TaskId, Arc<Task>>>,
+    /// Of an earlier agent that took them and had not started them; they wait for the time to be told.
+    waiting: Mutex<Vec<Arc<Task>>>,
     running: TaskTracker,
+    settled: Notify,
     stopping: CancellationToken,
 }
 
@@ -85,6 +92,7 @@ impl Tasks {
         let spool = directory.join("spool");
         std::fs::create_dir_all(&spool)?;
         let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
+        spool::sweep(&spool, &unsettled.iter().map(|held| held.task_id).collect())?;
         let tasks = Self(Arc::new(Inner {
             host,
             host_id,
@@ -94,7 +102,9 @@ impl Tasks {
             clock,
             limits,
             held: Mutex::default(),
+            waiting: Mutex::default(),
             running: TaskTracker::new(),
+            settled: Notify::new(),
             stopping: CancellationToken::new(),
         }));
         tasks.recover(unsettled);
@@ -114,6 +124,7 @@ impl Tasks {
     /// A session has begun: reports everything that is held, and answers for what the control plane
     /// expects. Returns the expected tasks that were never seen.
     pub(crate) fn attach(&self, session: &Arc<Session>, expected: &[String]) -> Vec<String> {
+        self.start_waiting();
         let held: Vec<Arc<Task>> = self.0.held.lock().values().cloned().collect();
         for task in held {
             self.report(task, session, false);
@@ -154,9 +165,7 @@ impl Tasks {
         let span = info_span!("task", task.id = %task_id, job.id = sealed.job_id);
         trace::adopt(&span, &offer.trace);
         let _entered = span.enter();
-        let not_after_ms = sealed.not_after.as_ref().map_or(i64::MAX, |time| {
-            time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000
-        });
+        let not_after_ms = not_after_ms(&sealed);
         let accepted = Accepted {
             task_id: task_id.to_string(),
             sealed_offer: offer.sealed_offer.clone(),
@@ -345,6 +354,9 @@ impl Tasks {
     }
 
     async fn execute(&self, task: &Arc<Task>, command: Command) -> task_state::Ended {
+        if task.cancel.borrow().is_some() {
+            return self.cancelled_before_start();
+        }
         let (host, spool) = (Arc::clone(&self.0.host), Arc::clone(&task.spool));
         let execution = match Execution::start(host, task.id, command, spool).await {
             Ok(execution) => execution,
@@ -371,7 +383,7 @@ impl Tasks {
             // The start itself is in the journal; what follows can still be reported from memory.
             Err(error) => tracing::error!(%error, "the journal cannot be written: {error}"),
         }
-        tracing::info!(pid, "started process {pid}");
+        tracing::debug!(pid, "started process {pid}");
 
         let finish = execution.finish(task.cancel.subscribe());
         tokio::pin!(finish);
@@ -437,7 +449,9 @@ impl Tasks {
                 self.0.journal.position()
             }
         };
+        let (state, message) = (ended.state().as_str_name(), ended.message.clone());
         task.ended(position, ended);
+        tracing::info!(task.id = %task.id, state, "task ended: {state} {message}");
     }
 
     /// An end without a process's own result.
@@ -497,6 +511,7 @@ impl Tasks {
         }
         task.spool.forget();
         self.0.held.lock().remove(&task.id);
+        self.0.settled.notify_waiters();
     }
 
     /// Takes nothing more, ends what runs, and waits for it. Reports go on meanwhile.
@@ -505,6 +520,29 @@ impl Tasks {
         self.0.running.close();
         self.0.running.wait().await;
     }
+
+    /// Waits a moment for the control plane to have everything.
+    pub(crate) async fn settle_all(&self) {
+        let settled = async {
+            loop {
+                let changed = self.0.settled.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.0.held.lock().is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE_LIMIT, settled).await;
+    }
+}
+
+/// Until when a task may start, Unix milliseconds by the control plane's clock.
+fn not_after_ms(sealed: &SealedOffer) -> i64 {
+    sealed.not_after.as_ref().map_or(i64::MAX, |time| {
+        time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000
+    })
 }
 
 fn grace_of(sealed_offer: &Bytes) -> Duration {

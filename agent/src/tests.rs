@@ -6,16 +6,31 @@ use muster_proto::{
     agent::v1::attach_request,
     v1::{Command, Reason, Script, task::State},
 };
-use tokio::task::JoinHandle;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Agent, AgentError, Config, fake_control_plane::FakeControlPlane};
+use crate::{
+    Agent, AgentError, Config,
+    fake_control_plane::FakeControlPlane,
+    tasks::journal::{Accepted, Event, Journal, Starting},
+};
 
 /// A host with an agent, in a directory that goes with it.
 struct Host {
     directory: tempfile::TempDir,
     stop: CancellationToken,
     running: Option<JoinHandle<Result<(), AgentError>>>,
+    /// The agent's own threads, so that it can die without a word.
+    threads: Option<Runtime>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.die();
+    }
 }
 
 impl Host {
@@ -26,6 +41,7 @@ impl Host {
             directory,
             stop: CancellationToken::new(),
             running: None,
+            threads: None,
         };
         host.start_agent().await;
         host
@@ -36,9 +52,32 @@ impl Host {
     }
 
     async fn start_agent(&mut self) {
-        let agent = Agent::open(self.config()).await.unwrap();
+        self.die();
+        let threads = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         self.stop = CancellationToken::new();
-        self.running = Some(tokio::spawn(agent.run(self.stop.clone())));
+        let (config, stop) = (self.config(), self.stop.clone());
+        // The last agent's lock goes with its last thread.
+        self.running = Some(threads.spawn(async move {
+            let agent = loop {
+                match Agent::open(config.clone()).await {
+                    Err(AgentError::Taken(_)) => tokio::task::yield_now().await,
+                    opened => break opened?,
+                }
+            };
+            agent.run(stop).await
+        }));
+        self.threads = Some(threads);
+    }
+
+    /// Ends the agent as a kill would, as far as its tasks can tell.
+    fn die(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
     }
 
     async fn stop(&mut self) -> Result<(), AgentError> {
@@ -353,6 +392,75 @@ async fn a_stopped_agent_ends_what_runs_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_agent_left_running_is_ended_and_its_output_kept() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    control_plane.behave(|behaviour| behaviour.acknowledges = false);
+    let text = "echo $$; setsid sleep 600 & echo $!; trap '' TERM PIPE; while :; do sleep 1; done";
+    let mut wanted = script(text);
+    wanted.grace = Some(Duration::from_millis(100).try_into().unwrap());
+    let task_id = control_plane.offer(wanted).await;
+    let task = control_plane
+        .task(&task_id, |task| task.out().lines().count() == 2)
+        .await;
+    let pids: Vec<i32> = task.out().lines().map(|pid| pid.parse().unwrap()).collect();
+    host.die();
+    assert!(pids.iter().all(|&pid| alive(pid)));
+    host.start_agent().await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Lost);
+    assert_eq!(task.ended.as_ref().unwrap().reason(), Reason::AgentDied);
+    assert_eq!(task.out(), format!("{}\n{}\n", pids[0], pids[1]));
+    assert!(!pids.iter().any(|&pid| alive(pid)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_proved_is_lost() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    host.stop().await.unwrap();
+    host.die();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mut cases = Vec::new();
+    for (boot_id, steps, reason) in [
+        ("another-boot", 1, Reason::HostRebooted),
+        ("another-boot", 2, Reason::HostRebooted),
+        (boot_id.trim(), 2, Reason::AmbiguousStart),
+        // Taken, and surely not started.
+        (boot_id.trim(), 1, Reason::Unspecified),
+    ] {
+        let (task_id, offer) = control_plane.offer_of(command(&["true"]));
+        let accepted = Event::Accepted(Accepted {
+            task_id: task_id.clone(),
+            sealed_offer: offer.sealed_offer,
+            seal: offer.seal,
+            not_after_ms: 0,
+        });
+        let starting = Event::Starting(Starting {
+            task_id: task_id.clone(),
+        });
+        let mut events = vec![accepted, starting];
+        events.truncate(steps);
+        let (journal, _) = Journal::open(&host.path("agent"), boot_id, 0).unwrap();
+        journal.write(0, events).unwrap();
+        cases.push((task_id, reason));
+    }
+    host.start_agent().await;
+    for (task_id, reason) in cases {
+        let task = control_plane.settled(&task_id).await;
+        let started = reason == Reason::Unspecified;
+        let state = if started {
+            State::Succeeded
+        } else {
+            State::Lost
+        };
+        assert_eq!(task.state(), state);
+        assert_eq!(task.ended.unwrap().reason(), reason);
+        assert!(!task.opens[0].sealed_offer.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_network_never_holds_up_the_process() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;
@@ -371,8 +479,8 @@ async fn a_stalled_network_never_holds_up_the_process() {
     // Another task is not held up by it.
     control_plane.behave(|behaviour| behaviour.reads_nothing = false);
     let task = control_plane.settled(&task_id).await;
-    assert_eq!(task.stdout.len(), 50_000_000);
     assert_eq!(task.missing, [0, 0]);
+    assert_eq!(task.stdout.len(), 50_000_000);
 }
 
 #[tokio::test]
@@ -386,8 +494,7 @@ async fn an_agent_that_has_not_joined_says_so_and_a_directory_has_one_agent() {
 
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;
-    assert!(matches!(
-        Agent::open(host.config()).await,
-        Err(AgentError::Taken(_))
-    ));
+    control_plane.attached(1).await;
+    let second = Agent::open(host.config()).await.map(|_| ());
+    assert!(matches!(second, Err(AgentError::Taken(_))), "{second:?}");
 }

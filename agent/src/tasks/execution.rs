@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use muster_proto::{
     ids::TaskId,
     v1::{Command, OutputStream, Reason},
@@ -31,7 +31,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Where a script names no shell.
 const SHELL: &str = "/bin/sh";
 
-/// Read at once, bytes: what a pipe holds as the kernel makes it, and once it has proved too small.
+/// Read at once, bytes: what a pipe holds as the kernel makes it, and once it has proved too small. A
+/// chunk may have no more than the latter.
 const READ: usize = 64 << 10;
 const READ_LARGE: usize = 256 << 10;
 
@@ -303,7 +304,8 @@ impl Source {
             if self.buffer.capacity() < self.size / 4 {
                 self.buffer.reserve(self.size);
             }
-            match self.pipe.try_read_buf(&mut self.buffer) {
+            let mut room = (&mut self.buffer).limit(READ_LARGE);
+            match self.pipe.try_read_buf(&mut room) {
                 Ok(0) => self.open = false,
                 Ok(read) => {
                     if read >= READ && self.size == READ {

@@ -37,7 +37,7 @@ pub(crate) use self::{
 const SYNC_AFTER: Duration = Duration::from_millis(200);
 
 /// The file is rewritten without what may be forgotten once it has this size and has doubled.
-const REWRITE_MIN: u64 = 16 << 20;
+const REWRITE_MIN: u64 = 4 << 20;
 
 /// The journal. Shared by all tasks.
 pub(crate) struct Journal {

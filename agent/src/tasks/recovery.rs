@@ -4,14 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use muster_proto::{
-    agent::v1::task_state,
+    agent::v1::{SealedOffer, task_state},
     v1::{Reason, task::State},
 };
 use nix::unistd::Pid;
+use prost::Message;
 
 use super::{
     Tasks, grace_of,
-    journal::{Held, Phase},
+    journal::{Event, Held, Phase, Starting},
+    not_after_ms,
     spool::Spool,
     task::Task,
 };
@@ -59,12 +61,7 @@ impl Tasks {
                 let message = "the host was restarted while the task was in flight".to_owned();
                 self.finish(&task, self.over(State::Lost, Reason::HostRebooted, message));
             }
-            Phase::Accepted => {
-                // The agent ended between two words of one write. Whether the task may still start is
-                // known once the control plane has told the time.
-                let message = "the agent was ended before it started the task".to_owned();
-                self.finish(&task, self.over(State::Lost, Reason::AgentDied, message));
-            }
+            Phase::Accepted => self.0.waiting.lock().push(task),
             Phase::Starting | Phase::Started => {
                 let tree = match &held.started {
                     Some(started) => {
@@ -73,6 +70,29 @@ impl Tasks {
                     None => Tree::of_task(held.task_id),
                 };
                 self.end_left_over(task, tree, held.started);
+            }
+        }
+    }
+
+    /// Starts what an earlier agent had taken and not started, if it is still in time.
+    pub(super) fn start_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.0.waiting.lock());
+        for task in waiting {
+            let admitted = SealedOffer::decode(task.sealed_offer.clone())
+                .map_err(|error| self.over(State::Rejected, Reason::SealInvalid, error.to_string()))
+                .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed)));
+            match admitted {
+                Err(refusal) => self.finish(&task, refusal),
+                Ok(command) => {
+                    let starting = Starting {
+                        task_id: task.id.to_string(),
+                    };
+                    let event = Event::Starting(starting);
+                    match self.0.journal.write(self.0.clock.now_ms(), vec![event]) {
+                        Ok(_) => self.run(task, command),
+                        Err(error) => self.refuse_unwritten(&task, &error),
+                    }
+                }
             }
         }
     }

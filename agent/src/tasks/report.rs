@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -18,15 +18,15 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use muster_proto::{
     agent::v1::{
-        Chunk, Gap, Open, OutputEnd, ReportRequest, agent_service_client::AgentServiceClient,
-        report_request::Message, report_response,
+        Chunk, Gap, Open, OutputEnd, ReportRequest, ReportResponse,
+        agent_service_client::AgentServiceClient, report_request::Message, report_response,
     },
     v1::Reason,
 };
 use muster_runtime::backoff::Backoff;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Response, Status, Streaming};
 
 use super::{
     spool::{Content, Next, Piece, Position},
@@ -83,6 +83,7 @@ async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk
     let channel = if bulk { session.bulk() } else { session.main() };
     let progress = Arc::new(Progress {
         after: AtomicI64::new(if fresh { 0 } else { UNKNOWN }),
+        left: AtomicBool::new(false),
         waker: AtomicWaker::new(),
     });
     let outgoing = Outgoing::new(
@@ -92,8 +93,21 @@ async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk
         Arc::clone(&progress),
     );
     let mut client = AgentServiceClient::new(channel);
+    let outcome = drive(task, session, bulk, &progress, client.report(outgoing)).await;
+    progress.leave();
+    outcome
+}
+
+/// Hears what the control plane answers.
+async fn drive(
+    task: &Task,
+    session: &Session,
+    bulk: bool,
+    progress: &Progress,
+    answer: impl Future<Output = Result<Response<Streaming<ReportResponse>>, Status>>,
+) -> Outcome {
     let answer = tokio::select! {
-        answer = client.report(outgoing) => answer,
+        answer = answer => answer,
         () = session.ended() => return Outcome::Detached,
     };
     let mut incoming = match answer {
@@ -134,12 +148,19 @@ const UNKNOWN: i64 = -1;
 /// How far the control plane wants, or has been sent, the output.
 struct Progress {
     after: AtomicI64,
+    /// Another stream reports the task now, or none; whatever this one still said would be stale.
+    left: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Progress {
     fn resume(&self, after: i64) {
         self.after.store(after, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
 }
@@ -191,6 +212,9 @@ impl Outgoing {
         if let Some(open) = self.open.take() {
             return Poll::Ready(Some(Message::Open(open)));
         }
+        if self.progress.left.load(Ordering::Relaxed) {
+            return Poll::Ready(None);
+        }
         // Registered before looking, so that no change is missed.
         self.task.wake_on_change(context.waker());
         if !self.start_sent
@@ -236,6 +260,14 @@ impl Outgoing {
             match self.task.spool.next(after, context.waker()) {
                 Next::Piece(piece) => return Poll::Ready(Some(self.send(piece))),
                 Next::Nothing => return Poll::Pending,
+                Next::Gone => {
+                    // Only a control plane that was set back asks again for what it has acknowledged. It
+                    // learns how the task ended, and that its output never does.
+                    let state = std::task::ready!(self.task.poll_end(context.waker()));
+                    tracing::error!(task.id = %self.task.id, after, "output is asked for that was acknowledged before");
+                    self.done = true;
+                    return Poll::Ready(Some(Message::State(state)));
+                }
                 Next::Stored => {
                     let spool = Arc::clone(&self.task.spool);
                     let mut position = self.position.take().unwrap_or_default();

@@ -8,8 +8,9 @@ mod disk;
 mod plan;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
+    path::Path,
     sync::Arc,
     task::Waker,
 };
@@ -67,6 +68,8 @@ pub(crate) enum Next {
     Stored,
     /// Nothing yet; the waker will be called.
     Nothing,
+    /// It was acknowledged and thrown away, and nothing can follow without it.
+    Gone,
     /// Nothing more, ever; this was the last sequence.
     End { last_sequence: i64 },
 }
@@ -352,6 +355,7 @@ impl Spool {
             Some(piece) if piece.sequence == wanted => {
                 return inner.pop().map_or(Next::Nothing, Next::Piece);
             }
+            _ if inner.plan.is_gone(wanted) => return Next::Gone,
             _ if wanted < inner.plan.next_sequence() || inner.plan.has_tail() => {
                 return Next::Stored;
             }
@@ -494,6 +498,10 @@ impl Spool {
     pub(crate) fn acknowledge(&self, sequence: i64) {
         let mut inner = self.inner.lock();
         let done = inner.plan.acknowledge(sequence);
+        if inner.plan.is_headless() {
+            // Numbered before the head's files go: a later agent could not tell the numbers any more.
+            self.join(&mut inner);
+        }
         let gone = inner.remove(&done);
         drop(inner);
         throw_away(gone);
@@ -627,6 +635,21 @@ fn lost_piece(sequence: i64, stream: usize, offset: i64, length: i64) -> Piece {
             cause: "the host's disk lost it".to_owned(),
         },
     }
+}
+
+/// Removes the output of tasks that the journal does not hold any more.
+pub(crate) fn sweep(directory: &Path, held: &HashSet<TaskId>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let task_id = name
+            .to_str()
+            .and_then(|name| name.split('.').next()?.parse().ok());
+        if task_id.is_some_and(|task_id| !held.contains(&task_id)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes files outside of the lock, as soon as no reader holds them.

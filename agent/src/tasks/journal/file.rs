@@ -23,7 +23,7 @@ const RECORD_HEAD: usize = 8;
 const RECORD_MAX: usize = 16 << 20;
 
 /// An open journal file, its header and its entries.
-pub(super) type Read3 = (File, Header, Vec<Entry>);
+pub(super) type Whole = (File, Header, Vec<Entry>);
 
 /// The file, open for appending.
 pub(super) struct File {
@@ -34,7 +34,7 @@ pub(super) struct File {
 impl File {
     /// Opens the file and reads it; `None` if there is none. A torn end is cut off; damage before the
     /// end is an error, because going on without those entries could start a task twice.
-    pub(super) fn open(path: &Path) -> io::Result<Option<Read3>> {
+    pub(super) fn open(path: &Path) -> io::Result<Option<Whole>> {
         let mut file = match OpenOptions::new().read(true).append(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -70,7 +70,7 @@ impl File {
     }
 
     /// Makes the file anew with these entries, safely in the place of what was there.
-    pub(super) fn create(path: &Path, header: Header, entries: Vec<Entry>) -> io::Result<Read3> {
+    pub(super) fn create(path: &Path, header: Header, entries: Vec<Entry>) -> io::Result<Whole> {
         let mut bytes = BytesMut::from(&MAGIC[..]);
         put(&mut bytes, &header);
         for entry in &entries {
@@ -147,7 +147,8 @@ fn parse(bytes: &Bytes) -> Option<(Header, Vec<Entry>, usize)> {
     let header = Header::decode(take(&mut rest)?).ok()?;
     let mut entries = Vec::new();
     let mut good = bytes.len() - rest.len();
-    while let Some(entry) = take(&mut rest).and_then(|record| Entry::decode(record).ok()) {
+    // Decoded from a slice, so that an entry copies what it keeps and the whole file can go.
+    while let Some(entry) = take(&mut rest).and_then(|record| Entry::decode(&*record).ok()) {
         entries.push(entry);
         good = bytes.len() - rest.len();
     }

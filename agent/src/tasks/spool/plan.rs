@@ -162,6 +162,11 @@ impl Plan {
         waiting.chain(&self.tail).map(|segment| segment.bytes).sum()
     }
 
+    /// Whether there is a tail and nothing before it.
+    pub(super) fn is_headless(&self) -> bool {
+        self.head.is_empty() && self.has_tail()
+    }
+
     /// Whether the next piece would begin a segment, so that its place is to be chosen.
     pub(super) fn turns(&self, length: u64) -> bool {
         let open = if self.has_tail() {
@@ -196,7 +201,8 @@ impl Plan {
         };
         let open = self.head.back().filter(|open| self.takes(open, length));
         let to = open.map_or(place, |open| open.place);
-        let fits = !self.has_tail() && held(&self.head, to) + length <= limit(to);
+        let within = self.head.is_empty() || held(&self.head, to) + length <= limit(to);
+        let fits = within && !self.has_tail();
 
         let open = if fits {
             self.head.back()
@@ -364,6 +370,15 @@ impl Plan {
         self.head
             .iter()
             .find(|segment| (segment.first..segment.first + segment.pieces).contains(&sequence))
+    }
+
+    /// Whether a piece was acknowledged and thrown away.
+    pub(super) fn is_gone(&self, sequence: i64) -> bool {
+        let first = self
+            .head
+            .front()
+            .map_or(self.next_sequence, |first| first.first);
+        sequence < first
     }
 
     /// Every segment there is.

@@ -28,6 +28,7 @@ fn drain(spool: &Spool, mut after: i64) -> Vec<Piece> {
                 taken.extend(pieces);
             }
             Next::Nothing | Next::End { .. } => return taken,
+            Next::Gone => panic!("{after} was acknowledged"),
         }
     }
 }
