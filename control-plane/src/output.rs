@@ -266,13 +266,13 @@ impl OutputStore {
         Ok(())
     }
 
-    /// The highest sequence taken; 0 if there is none. Right after a start this is what is durable, so a
-    /// host may go on after it.
+    /// The highest sequence taken; 0 if there is none.
     pub(crate) async fn last_sequence(&self, task_id: TaskId) -> Result<i64, OutputError> {
         Ok(self.task(task_id).await?.last())
     }
 
-    /// The highest sequence that a power cut cannot take away.
+    /// The highest sequence that a power cut cannot take away: a host may let go of all up to it, and go on
+    /// after it. What it sends again is ignored.
     pub(crate) async fn durable(&self, task_id: TaskId) -> Result<i64, OutputError> {
         Ok(*self.task(task_id).await?.watch_durable().borrow())
     }

@@ -60,9 +60,10 @@ pub(crate) async fn report(
     let task = task(&rooms, &session, &open).await?;
     let (wire, messages) = mpsc::channel(QUEUE);
     if !open.fresh {
+        // What is taken and not durable yet comes again: the agent lets go of all before this.
         let after_sequence = rooms
             .output
-            .last_sequence(task.look(|task| task.task_id))
+            .durable(task.look(|task| task.task_id))
             .await
             .map_err(|error| unavailable(&error))?;
         // The queue is empty.
