@@ -161,7 +161,7 @@ async fn certificates_are_renewed_under_load_without_dropping_the_stream() {
 #[tokio::test]
 async fn a_host_comes_back_by_its_old_key_after_its_certificate_expired() {
     let fleet = Fleet::plan()
-        .set("MUSTER_CERTIFICATE_LIFETIME", "1s")
+        .set("MUSTER_CERTIFICATE_LIFETIME", "2s")
         .start()
         .await;
     let host = fleet.joined("web-1", &[]).await;
