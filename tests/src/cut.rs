@@ -181,3 +181,59 @@ async fn pump(
         carried.send_modify(|total| *total += count as u64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn says_back(stream: &mut TcpStream) -> bool {
+        let mut answer = [0; 4];
+        let asking = async {
+            stream.write_all(b"ping").await?;
+            stream.read_exact(&mut answer).await
+        };
+        let asked = tokio::time::timeout(Duration::from_millis(200), asking).await;
+        matches!(asked, Ok(Ok(_)))
+    }
+
+    #[tokio::test]
+    async fn a_wire_carries_stalls_and_is_cut() {
+        let cut = Cut::to(echo().await).await;
+        let mut stream = TcpStream::connect(cut.address()).await.unwrap();
+        assert!(says_back(&mut stream).await);
+
+        cut.set(Wire::Stalled);
+        assert!(!says_back(&mut stream).await);
+        cut.mend();
+        let mut late = [0; 4];
+        stream.read_exact(&mut late).await.unwrap();
+        assert_eq!(&late, b"ping", "what waited arrives");
+
+        cut.set(Wire::UpOnly);
+        let before = *cut.up.borrow();
+        assert!(!says_back(&mut stream).await);
+        assert_eq!(*cut.up.borrow(), before + 4);
+
+        cut.cut();
+        assert!(stream.read_exact(&mut late).await.is_err());
+        let mut refused = TcpStream::connect(cut.address()).await.unwrap();
+        assert!(!says_back(&mut refused).await);
+        cut.mend();
+        let mut again = TcpStream::connect(cut.address()).await.unwrap();
+        assert!(says_back(&mut again).await);
+    }
+}
