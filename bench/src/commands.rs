@@ -1,6 +1,8 @@
 //! `true` on a host: how long it takes, and how many a second.
 
 use std::{
+    ffi::OsStr,
+    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -47,17 +49,21 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     let mut limit = Samples::default();
     let mut grpc = Samples::default();
     let mut over_mcp = Samples::default();
+    let mut openssh = Samples::default();
+    let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&["true"]));
     let gateway = fleet.gateway.cpu();
     for round in 0..samples + WARM_UP {
-        let local = tokio::task::block_in_place(|| reference::spawn_and_wait(&["true"]))?;
+        let local_time = local(&["true"])?;
         let started = Instant::now();
         run_true(&fleet.client, HOST).await?;
         let remote = started.elapsed();
         let started = Instant::now();
         mcp.run_true(HOST).await?;
         let through_gateway = started.elapsed();
+        let over_ssh = ssh.as_deref().map(|argv| local(argv)).transpose()?;
         if round >= WARM_UP {
-            limit.add(local);
+            over_ssh.into_iter().for_each(|time| openssh.add(time));
+            limit.add(local_time);
             grpc.add(remote);
             over_mcp.add(through_gateway);
         }
@@ -66,14 +72,22 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     limit.print("local spawn and wait", &limit);
     grpc.print("gRPC, RunJob", &limit);
     over_mcp.print("MCP over HTTP, run", &limit);
+    if ssh.is_some() {
+        openssh.print("ssh over an open connection", &limit);
+    }
     let gateway = (fleet.gateway.cpu() - gateway) / (samples + WARM_UP) as u32;
     println!("CPU of the gateway: {} us per call", gateway.as_micros());
     Ok(())
 }
 
+fn local(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
+    tokio::task::block_in_place(|| reference::spawn_and_wait(argv))
+}
+
 /// Many at once; the local spawns before and after, as neighbours would disturb each other.
 pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> anyhow::Result<()> {
-    let before = local_rate(samples, in_flight).await?;
+    let argv = vec!["true".to_owned()];
+    let before = local_rate(&argv, samples, in_flight).await?;
     let cpu = [fleet.control_plane.cpu(), fleet.agent.cpu(), own_cpu()];
     let started = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
@@ -97,25 +111,30 @@ pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> any
         each(fleet.agent.cpu(), cpu[1]),
         each(own_cpu(), cpu[2]),
     ];
-    let local = before.max(local_rate(samples, in_flight).await?);
+    let local = before.max(local_rate(&argv, samples, in_flight).await?);
     heading(&format!("true with {in_flight} in flight, {samples} times"));
     print_rate("local spawn and wait", local, "/s", local);
     print_rate("gRPC, RunJob", remote, "/s", local);
+    if let Some(ssh) = &fleet.ssh {
+        // A session for each; sshd allows ten on a connection unless it is told otherwise.
+        let rate = local_rate(&ssh.argv(&["true"]), samples / 4, in_flight).await?;
+        print_rate("ssh over an open connection", rate, "/s", local);
+    }
     println!(
         "CPU us each: control plane {control_plane}, agent {agent}, client {client} (the processes apart)"
     );
     Ok(())
 }
 
-async fn local_rate(samples: usize, in_flight: usize) -> anyhow::Result<f64> {
+async fn local_rate(argv: &[String], samples: usize, in_flight: usize) -> anyhow::Result<f64> {
     let started = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = JoinSet::new();
     for _ in 0..in_flight {
-        let next = next.clone();
+        let (next, argv) = (next.clone(), argv.to_vec());
         workers.spawn_blocking(move || {
             while next.fetch_add(1, Ordering::Relaxed) < samples {
-                reference::spawn_and_wait(&["true"])?;
+                reference::spawn_and_wait(&argv)?;
             }
             anyhow::Ok(())
         });

@@ -17,11 +17,18 @@ const ARGV: [&str; 2] = ["echo", "first"];
 /// One after the other, each beside a local one.
 pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
     let (mut limit, mut remote) = (Samples::default(), Samples::default());
+    let mut openssh = Samples::default();
+    let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&ARGV));
     for round in 0..samples + 10 {
         let local = tokio::task::block_in_place(|| reference::first_byte(&ARGV))?;
         let started = Instant::now();
         let time = first_byte(&fleet.client, started).await?;
+        let over_ssh = ssh
+            .as_deref()
+            .map(|argv| tokio::task::block_in_place(|| reference::first_byte(argv)))
+            .transpose()?;
         if round >= 10 {
+            over_ssh.into_iter().for_each(|time| openssh.add(time));
             limit.add(local);
             remote.add(time);
         }
@@ -29,6 +36,9 @@ pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
     heading(&format!("first byte of output, {samples} times"));
     limit.print("local pipe", &limit);
     remote.print("gRPC, RunJob", &limit);
+    if ssh.is_some() {
+        openssh.print("ssh over an open connection", &limit);
+    }
     Ok(())
 }
 

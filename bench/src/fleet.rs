@@ -16,7 +16,7 @@ use muster_proto::v1::{
 use tempfile::TempDir;
 use tokio::time;
 
-use crate::process::Program;
+use crate::{process::Program, ssh::Ssh};
 
 /// How long anything may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,14 +37,19 @@ pub(crate) struct Fleet {
     pub(crate) mcp: SocketAddr,
     /// The token of an AI client.
     pub(crate) mcp_token: String,
+    /// OpenSSH, if it is to be measured too.
+    pub(crate) ssh: Option<Ssh>,
     _directory: TempDir,
 }
 
 impl Fleet {
     /// Starts everything and waits until the host is online and the gateway answers.
-    pub(crate) async fn start(binaries: &Path) -> anyhow::Result<Fleet> {
+    pub(crate) async fn start(binaries: &Path, ssh: Option<&str>) -> anyhow::Result<Fleet> {
         let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
         let root = directory.path();
+        let ssh = ssh
+            .map(|destination| Ssh::open(root, destination))
+            .transpose()?;
         let (control_plane, client) = start_control_plane(binaries, root).await?;
         let agent = start_agent(binaries, root, &client, HOST).await?;
         online(&client, HOST).await?;
@@ -75,6 +80,7 @@ impl Fleet {
             client,
             mcp,
             mcp_token: token.bearer_token,
+            ssh,
             _directory: directory,
         })
     }

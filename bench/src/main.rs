@@ -14,6 +14,7 @@ mod footprint;
 mod mcp;
 mod process;
 mod reference;
+mod ssh;
 mod stream;
 
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ struct Settings {
     /// Directory of the release binaries `muster` and `muster-agent` [default: that of this program]
     #[arg(long, global = true)]
     binaries: Option<PathBuf>,
+    /// Measures OpenSSH too: arguments with which ssh reaches this machine without a password, as
+    /// "-p 2222 root@127.0.0.1"
+    #[arg(long, global = true, value_name = "ARGUMENTS")]
+    ssh: Option<String>,
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -108,14 +113,14 @@ fn main() -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(run(settings.benchmark, binaries))
+    runtime.block_on(run(settings.benchmark, binaries, settings.ssh))
 }
 
-async fn run(benchmark: Benchmark, binaries: PathBuf) -> anyhow::Result<()> {
+async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> anyhow::Result<()> {
     if let Benchmark::Footprint { seconds } = benchmark {
         return footprint::run(&binaries, seconds).await;
     }
-    let fleet = Fleet::start(&binaries).await?;
+    let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
     match benchmark {
         Benchmark::Latency { samples } => commands::latency(&fleet, samples).await,
         Benchmark::Rate { samples, in_flight } => commands::rate(&fleet, samples, in_flight).await,

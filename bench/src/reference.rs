@@ -1,6 +1,8 @@
-//! What bounds the measured: a local spawn, a pipe, and OpenSSH where it is installed.
+//! What bounds the measured: a local spawn, a pipe.
 
 use std::{
+    ffi::OsStr,
+    fmt::Debug,
     io::Read as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -9,7 +11,7 @@ use std::{
 use anyhow::ensure;
 
 /// Starts a program here and waits for its end: the least that anybody can do.
-pub(crate) fn spawn_and_wait(argv: &[&str]) -> anyhow::Result<Duration> {
+pub(crate) fn spawn_and_wait(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
     let started = Instant::now();
     let status = local(argv).stdout(Stdio::null()).status()?;
     let time = started.elapsed();
@@ -18,7 +20,7 @@ pub(crate) fn spawn_and_wait(argv: &[&str]) -> anyhow::Result<Duration> {
 }
 
 /// Starts a program here and waits for the first byte that it writes.
-pub(crate) fn first_byte(argv: &[&str]) -> anyhow::Result<Duration> {
+pub(crate) fn first_byte(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
     let started = Instant::now();
     let mut child = local(argv).stdout(Stdio::piped()).spawn()?;
     let mut byte = [0];
@@ -31,7 +33,9 @@ pub(crate) fn first_byte(argv: &[&str]) -> anyhow::Result<Duration> {
 }
 
 /// Reads all that a program writes, through a pipe: bytes, checksum, and how long it took.
-pub(crate) fn read_pipe(argv: &[&str]) -> anyhow::Result<(u64, u32, Duration)> {
+pub(crate) fn read_pipe(
+    argv: &[impl AsRef<OsStr> + Debug],
+) -> anyhow::Result<(u64, u32, Duration)> {
     let started = Instant::now();
     let mut bytes = 0;
     let mut checksum = crc32fast::Hasher::new();
@@ -43,7 +47,10 @@ pub(crate) fn read_pipe(argv: &[&str]) -> anyhow::Result<(u64, u32, Duration)> {
 }
 
 /// Calls `take` with each piece that a program writes.
-pub(crate) fn each_piece(argv: &[&str], mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
+pub(crate) fn each_piece(
+    argv: &[impl AsRef<OsStr> + Debug],
+    mut take: impl FnMut(&[u8]),
+) -> anyhow::Result<()> {
     let mut child = local(argv).stdout(Stdio::piped()).spawn()?;
     let mut buffer = vec![0; 256 << 10];
     if let Some(stdout) = &mut child.stdout {
@@ -59,10 +66,10 @@ pub(crate) fn each_piece(argv: &[&str], mut take: impl FnMut(&[u8])) -> anyhow::
     Ok(())
 }
 
-fn local(argv: &[&str]) -> Command {
+fn local(argv: &[impl AsRef<OsStr> + Debug]) -> Command {
     // The reference is a process of this program and nothing between.
     #[allow(clippy::disallowed_methods)]
-    let mut command = Command::new(argv[0]);
+    let mut command = Command::new(&argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null());
     command
 }

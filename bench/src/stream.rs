@@ -29,7 +29,8 @@ pub(crate) async fn run(fleet: &Fleet, size: u64, rounds: usize) -> anyhow::Resu
     let script = format!("yes 'a line of text as a build writes it' | head -c {size}");
     let text = ["sh", "-c", &script];
     for (name, argv) in [("zeros", zeros.as_slice()), ("text", text.as_slice())] {
-        let (mut pipe, mut remote, mut cost) = (Vec::new(), Vec::new(), Cost::default());
+        let (mut pipe, mut remote, mut openssh) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cost = Cost::default();
         for _ in 0..rounds {
             let (bytes, checksum, time) =
                 tokio::task::block_in_place(|| reference::read_pipe(argv))?;
@@ -48,6 +49,17 @@ pub(crate) async fn run(fleet: &Fleet, size: u64, rounds: usize) -> anyhow::Resu
             cost.control_plane.push(per_gb(0));
             cost.agent.push(per_gb(1));
             cost.client.push(per_gb(2));
+
+            if let Some(ssh) = &fleet.ssh {
+                let argv = ssh.argv(argv);
+                let (bytes, sum, time) =
+                    tokio::task::block_in_place(|| reference::read_pipe(&argv))?;
+                ensure!(
+                    (bytes, sum) == (size, checksum),
+                    "the output over ssh differs"
+                );
+                openssh.push(rate(size, time));
+            }
         }
         let mut hash = digest::Context::new(&digest::SHA256);
         watch(&fleet.client, argv, size, |data| hash.update(data)).await?;
@@ -63,7 +75,13 @@ pub(crate) async fn run(fleet: &Fleet, size: u64, rounds: usize) -> anyhow::Resu
         ));
         let limit = median(pipe);
         print_rate("local pipe", limit, "MB/s", limit);
-        print_rate("gRPC, RunJob", median(remote), "MB/s", limit);
+        let remote = median(remote);
+        print_rate("gRPC, RunJob", remote, "MB/s", limit);
+        if !openssh.is_empty() {
+            let openssh = median(openssh);
+            print_rate("ssh over an open connection", openssh, "MB/s", limit);
+            println!("gRPC has {:.2} x of what ssh has", remote / openssh);
+        }
         println!(
             "CPU s/GB: control plane {:.2}, agent {:.2}, client {:.2}; control plane RSS now {} MiB",
             median(cost.control_plane),
