@@ -29,7 +29,7 @@ use crate::{
 
 use self::exchange::Exchanged;
 pub(crate) use self::{
-    caller::{Caller, Credential, CredentialError},
+    caller::{Caller, CredentialError},
     principal::{Principal, PrincipalKind},
     secret::{Secret, draw_id, hash},
 };
@@ -250,7 +250,7 @@ impl Access {
         bearer: &str,
         certificate: &SpiffeId,
     ) -> Result<(String, i64, Principal), AccessError> {
-        let token = self.token(bearer)?;
+        let token = self.bearer(bearer)?;
         self.seal(&token.principal, Some(&token), certificate)
     }
 

@@ -1,11 +1,16 @@
 //! Doors: gRPC in and out.
 
+pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod caller;
 pub(crate) mod convert;
+pub(crate) mod enrollment;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod output;
 pub(crate) mod page;
 mod rules;
 pub(crate) mod status;
+
+#[cfg(test)]
+pub(crate) use rules::tests::methods;

@@ -17,8 +17,9 @@ use crate::{
     store::{Batch, JoinTokenRow, Store, StoreError, millis, now},
 };
 
+pub use self::join_tokens::JoinKind;
 pub(crate) use self::{
-    join_tokens::{JoinKind, NewJoinToken},
+    join_tokens::NewJoinToken,
     old_key::{OldKey, OldKeyOutcome},
 };
 
@@ -103,6 +104,11 @@ impl Enrollment {
             certificate_lifetime,
             turn: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// The authority's certificate: whom everybody trusts.
+    pub(crate) fn authority(&self) -> &rustls_pki_types::CertificateDer<'static> {
+        self.0.authority.certificate()
     }
 
     /// Lets in whoever holds a join token. The same token and key get the same identity again.

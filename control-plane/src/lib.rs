@@ -21,4 +21,9 @@ mod server;
 mod store;
 mod sweeper;
 
+pub use authority::AuthorityError;
+pub use config::Config;
+pub use enrollment::JoinKind;
 pub use output::OutputConfig;
+pub use server::{Server, ServerError};
+pub use store::OpenError;

@@ -1,1 +1,435 @@
 //! Open, serve, stop.
+
+mod certificate;
+mod credentials;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use muster_client::identity::IdentityError;
+use muster_proto::{
+    agent::v1::agent_service_server::AgentServiceServer,
+    v1::{
+        access_service_server::AccessServiceServer,
+        enrollment_service_server::EnrollmentServiceServer, host_service_server::HostServiceServer,
+        job_service_server::JobServiceServer,
+    },
+};
+use muster_runtime::tls::{
+    AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind, TlsError, listen,
+};
+use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access::{Access, AccessError},
+    api::{
+        access::AccessDoor,
+        agent::Agents,
+        caller::Judge,
+        enrollment::EnrollmentDoor,
+        hosts::{HostDoor, Load},
+        jobs::JobDoor,
+    },
+    authority::{Authority, AuthorityError},
+    config::Config,
+    connections::{ConnectionSettings, Connections, Rooms},
+    dispatcher::Dispatcher,
+    enrollment::{Enrollment, EnrollmentError},
+    hosts::{Bar, Inventory, PresenceLimits},
+    jobs::Jobs,
+    output::{OutputError, OutputStore},
+    seal::Sealer,
+    store::{OpenError, Store, StoreError, jobs::load_fences},
+    sweeper,
+};
+
+/// What one stream may send before it is read.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 200;
+
+/// More than all streams of a connection may send together, so that one that is not read never holds up another.
+const CONNECTION_WINDOW: u32 = (STREAMS_MAX + 1) * STREAM_WINDOW;
+
+/// Between signs of life of a connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Without an answer for this long a connection is dead.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long calls may take to end when the control plane stops.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often output that is too old or too much is deleted.
+const SWEEP_OUTPUT_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a control plane cannot start, or cannot do what its machine asks of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Settings do not fit together.
+    #[error("{0}")]
+    Config(String),
+    /// The address cannot be listened on.
+    #[error("{address} cannot be listened on: {cause}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why, and what to do.
+        cause: String,
+    },
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A key file cannot be read or made.
+    #[error("{}: {error}", path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A credential cannot be read or written.
+    #[error(transparent)]
+    Credential(#[from] IdentityError),
+    /// What was asked for cannot be had; says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The connections broke down.
+    #[error("serving failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+macro_rules! refused {
+    ($($error:ty),*) => {$(
+        impl From<$error> for ServerError {
+            fn from(error: $error) -> Self {
+                Self::Refused(error.to_string())
+            }
+        }
+    )*};
+}
+
+refused!(StoreError, AccessError, EnrollmentError, OutputError);
+
+/// A control plane.
+pub struct Server {
+    config: Config,
+    store: Store,
+    authority: Arc<Authority>,
+    access: Access,
+    enrollment: Enrollment,
+    rooms: Rooms,
+    tls: ServerTls,
+}
+
+impl Server {
+    /// Opens the listener that the settings name.
+    pub fn bind(config: &Config) -> Result<TcpListener, ServerError> {
+        listen(config.listen).map_err(|error| ServerError::Listen {
+            address: config.listen,
+            cause: match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another program does already; stop that one or choose another --listen"
+                        .to_owned()
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "this machine has no such address; choose another --listen".to_owned()
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "the system does not allow it; choose a port above 1023 with --listen"
+                        .to_owned()
+                }
+                _ => error.to_string(),
+            },
+        })
+    }
+
+    /// Opens the data directory: ledger, output, authority, keys. Where the listener has chosen its port itself,
+    /// `config.listen` must say which, since join strings and credentials carry it.
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        config.check().map_err(ServerError::Config)?;
+        let store = Store::open(&config.directory).await?;
+        let authority = Arc::new(Authority::open(&config.directory, &config.trust_domain)?);
+        let limits = PresenceLimits {
+            suspect_after: config.suspect_after,
+            offline_after: config.offline_after,
+        };
+        let inventory = Inventory::load(store.clone(), limits).await?;
+        let sealer = |name| open_key(&config.directory.join(name));
+        let access = Access::load(
+            store.clone(),
+            inventory.clone(),
+            sealer("access.key")?,
+            config.trust_domain.as_str().into(),
+        )
+        .await?;
+        let enrollment = Enrollment::new(
+            authority.clone(),
+            store.clone(),
+            inventory.clone(),
+            access.clone(),
+            sealer("access.key")?,
+            config.certificate_lifetime,
+        );
+        let rooms = open_rooms(&config, &store, inventory, sealer("seal.key")?).await?;
+        let (issued, key) = certificate::issue(&config, &authority, &store.control_plane_id)?;
+        let tls = ServerTls::new(
+            issued.chain,
+            key,
+            std::slice::from_ref(authority.certificate()),
+            Arc::new(Door(access.clone())),
+        )?;
+        Ok(Self {
+            config,
+            store,
+            authority,
+            access,
+            enrollment,
+            rooms,
+            tls,
+        })
+    }
+
+    /// Where others reach this control plane, as "HOST:PORT": what join strings say.
+    pub fn address(&self) -> String {
+        certificate::address(&self.config)
+    }
+
+    /// Serves until `stop` is cancelled, then ends what is under way.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), ServerError> {
+        let background = self.start_background(&stop);
+        let limits = AcceptLimits {
+            connections: self.config.max_connections as usize,
+            ..AcceptLimits::default()
+        };
+        let incoming = self.tls.incoming(listener, limits, stop.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let jobs = self.rooms.jobs.clone();
+        let load = move |host| {
+            let (running, pending) = jobs.load_of(host);
+            Load {
+                running: i32::try_from(running).unwrap_or(i32::MAX),
+                pending: i32::try_from(pending).unwrap_or(i32::MAX),
+            }
+        };
+        let router = tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(Judge(self.access.clone()))
+            .add_service(health_service)
+            .add_service(
+                reflection()
+                    .build_v1()
+                    .expect("the descriptors are our own"),
+            )
+            .add_service(
+                reflection()
+                    .build_v1alpha()
+                    .expect("the descriptors are our own"),
+            )
+            .add_service(EnrollmentServiceServer::new(EnrollmentDoor::new(
+                self.enrollment.clone(),
+                self.address(),
+            )))
+            .add_service(AccessServiceServer::new(AccessDoor::new(
+                self.access.clone(),
+                self.store.control_plane_id.clone(),
+                self.config.trust_domain.as_str().into(),
+            )))
+            .add_service(HostServiceServer::new(HostDoor::new(
+                self.rooms.inventory.clone(),
+                Arc::new(load),
+            )))
+            .add_service(JobServiceServer::new(JobDoor {
+                jobs: self.rooms.jobs.clone(),
+                inventory: self.rooms.inventory.clone(),
+                output: self.rooms.output.clone(),
+            }))
+            .add_service(AgentServiceServer::new(Agents(self.rooms.clone())));
+        tracing::info!(
+            address = %self.config.listen,
+            "the control plane listens on {}", self.config.listen
+        );
+        let (stopping, connections) = (stop.clone(), self.rooms.connections.clone());
+        let serving = router.serve_with_incoming_shutdown(incoming, async move {
+            stopping.cancelled().await;
+            health
+                .set_service_status("", tonic_health::ServingStatus::NotServing)
+                .await;
+            connections.stop();
+        });
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            outcome = &mut serving => outcome?,
+            () = after(&stop, STOP_LIMIT) => {
+                // tonic would wait for open streams without limit.
+                self.tls.cut_all();
+                serving.await?;
+            }
+        }
+        background.wait().await;
+        self.rooms.jobs.close().await;
+        self.rooms.output.close().await;
+        self.store.writer.flush().await.map_err(StoreError::from)?;
+        Ok(())
+    }
+
+    fn start_background(&self, stop: &CancellationToken) -> TaskTracker {
+        let background = TaskTracker::new();
+        let Rooms {
+            jobs,
+            connections,
+            inventory,
+            output,
+            syncer,
+            ..
+        } = &self.rooms;
+        background.spawn(inventory.clone().run(stop.clone()));
+        background.spawn(self.access.clone().run(stop.clone()));
+        background.spawn(keep_out(
+            inventory.clone(),
+            self.tls.clone(),
+            self.authority.clone(),
+            stop.clone(),
+        ));
+        background.spawn(certificate::renew(
+            self.config.clone(),
+            self.authority.clone(),
+            self.store.control_plane_id.clone(),
+            self.tls.clone(),
+            stop.clone(),
+        ));
+        background.spawn(sweeper::run(
+            jobs.clone(),
+            connections.clone(),
+            syncer.clone(),
+            inventory.clone(),
+            self.config.job_age,
+            stop.clone(),
+        ));
+        background.spawn(sweep_output(output.clone(), stop.clone()));
+        background.close();
+        background
+    }
+}
+
+/// Opens what jobs need.
+async fn open_rooms(
+    config: &Config,
+    store: &Store,
+    inventory: Inventory,
+    sealer: Sealer,
+) -> Result<Rooms, ServerError> {
+    let output =
+        OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
+    let connections = Connections::new(store.starts, load_fences(&store.readers).await?);
+    let syncer = store.writer.syncer().clone();
+    let dispatcher = Dispatcher::new(
+        connections.clone(),
+        inventory.clone(),
+        Arc::new(sealer),
+        store.control_plane_id.clone(),
+        syncer.clone(),
+    );
+    let jobs = Jobs::load(store.clone(), output.clone(), dispatcher).await?;
+    Ok(Rooms {
+        jobs,
+        connections,
+        inventory,
+        output,
+        syncer,
+        generation: store.generation.clone(),
+        settings: ConnectionSettings {
+            heartbeat_interval: config.heartbeat_interval,
+            offline_after: config.offline_after,
+        },
+    })
+}
+
+fn open_key(path: &Path) -> Result<Sealer, ServerError> {
+    Sealer::open(path).map_err(|error| ServerError::Key {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// Returns so long after `stop` was cancelled.
+async fn after(stop: &CancellationToken, limit: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(limit).await;
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(muster_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Lets in whom `Access` knows.
+struct Door(Access);
+
+impl Admission for Door {
+    fn admits(&self, identity: &SpiffeId) -> bool {
+        self.0.admits(identity)
+    }
+}
+
+/// Closes the connections of hosts that are locked, set aside or removed.
+async fn keep_out(
+    inventory: Inventory,
+    tls: ServerTls,
+    authority: Arc<Authority>,
+    stop: CancellationToken,
+) {
+    let mut bars = inventory.bars();
+    loop {
+        let bar = tokio::select! {
+            bar = bars.recv() => bar,
+            () = stop.cancelled() => return,
+        };
+        match bar {
+            Ok(Bar::Locked(host) | Bar::Removed(host)) => {
+                tls.close(&authority.id(SpiffeKind::Host, host.to_string()));
+            }
+            // Some were missed: look at everybody who is connected.
+            Err(RecvError::Lagged(_)) => tls.close_refused(),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn sweep_output(output: OutputStore, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_OUTPUT_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = output.sweep().await {
+            tracing::warn!(%error, "old output was not deleted: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ impl Access {
         match (bearer, &peer.certificate) {
             (Some(text), _) if text.starts_with(exchange::PREFIX) => self.by_exchange(text, peer),
             (Some(text), _) => {
-                let token = self.token(text)?;
+                let token = self.bearer(text)?;
                 Ok(Caller {
                     principal: token.principal.clone(),
                     credential: Credential::Token,
@@ -154,7 +154,7 @@ impl Access {
     }
 
     /// The token with this secret, if it counts now.
-    pub(super) fn token(&self, secret: &str) -> Result<Arc<Token>, CredentialError> {
+    pub(crate) fn bearer(&self, secret: &str) -> Result<Arc<Token>, CredentialError> {
         let token = self.0.state.read().by_hash.get(&hash(secret)).cloned();
         self.counts(token.ok_or(CredentialError::Invalid(
             "the bearer token is unknown, was revoked, or was made by another control plane",

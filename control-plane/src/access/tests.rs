@@ -36,12 +36,12 @@ async fn a_token_counts_until_it_is_revoked_and_across_restarts() {
     drop(first);
 
     let second = access(directory.path()).await;
-    let found = second.token(secret.expose()).unwrap();
+    let found = second.bearer(secret.expose()).unwrap();
     assert_eq!((&found.id, &found.principal), (&token.id, &ai()));
     assert!(found.last_used_time().is_some());
     second.revoke_token(&token.id).await.unwrap();
     assert!(found.revoked.is_cancelled());
-    assert!(second.token(secret.expose()).is_err());
+    assert!(second.bearer(secret.expose()).is_err());
     assert!(matches!(
         second.revoke_token(&token.id).await,
         Err(AccessError::TokenNotFound(_))
@@ -60,7 +60,7 @@ async fn a_token_expires() {
         tokio::task::yield_now().await;
     }
     assert_eq!(
-        access.token(secret.expose()).unwrap_err(),
+        access.bearer(secret.expose()).unwrap_err(),
         CredentialError::Expired("the bearer token")
     );
 }

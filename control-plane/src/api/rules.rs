@@ -82,7 +82,7 @@ impl Rule {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use prost::Message as _;
@@ -91,7 +91,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Every method that the server offers.
-    pub(in crate::api) fn methods() -> BTreeSet<String> {
+    pub(crate) fn methods() -> BTreeSet<String> {
         [
             muster_proto::FILE_DESCRIPTOR_SET,
             tonic_health::pb::FILE_DESCRIPTOR_SET,

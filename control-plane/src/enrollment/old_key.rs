@@ -18,8 +18,8 @@ use crate::{
     store::now,
 };
 
-/// How long after its end a certificate still proves something.
-const GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long after its end a certificate still proves something: the longest month off, and a day.
+const GRACE: Duration = Duration::from_secs(32 * 24 * 3600);
 
 /// How long a nonce lives, milliseconds.
 const NONCE_TTL_MS: i64 = 60_000;
@@ -68,7 +68,7 @@ impl Enrollment {
             .map_err(|_| EnrollmentError::Proof("another authority signed the certificate"))?;
         if SystemTime::now() > facts.not_after + GRACE {
             return Err(EnrollmentError::Proof(
-                "the certificate expired more than 30 days ago; join anew with a join token",
+                "the certificate expired more than 32 days ago; join anew with a join token",
             ));
         }
         if !self.is_fresh(old.nonce, old.certificate) {

@@ -94,12 +94,16 @@ impl fmt::Debug for Peer {
 }
 
 impl Peer {
-    pub(super) fn new(address: SocketAddr, certificate: Option<PeerCertificate>) -> Self {
+    pub(super) fn new(
+        address: SocketAddr,
+        certificate: Option<PeerCertificate>,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             address,
             certificate,
             closing: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            cut,
         }
     }
 

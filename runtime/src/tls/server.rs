@@ -142,6 +142,23 @@ impl ServerTls {
         peers.len()
     }
 
+    /// Closes every connection whose identity [`Admission`] refuses now.
+    pub fn close_refused(&self) {
+        for peer in self.open.identified() {
+            if peer
+                .spiffe_id()
+                .is_some_and(|id| !self.admission.admits(id))
+            {
+                peer.close();
+            }
+        }
+    }
+
+    /// Cuts every connection at once, and those that still come.
+    pub fn cut_all(&self) {
+        self.open.all.cancel();
+    }
+
     /// Accepts connections until `stop` is cancelled. Each item is a connection after its handshake.
     pub fn incoming(
         &self,
@@ -225,7 +242,7 @@ impl ServerTls {
             Some([leaf, ..]) => Some(PeerCertificate::from_der(leaf).map_err(io::Error::other)?),
             _ => None,
         };
-        let peer = Arc::new(Peer::new(address, certificate));
+        let peer = Arc::new(Peer::new(address, certificate, self.open.all.child_token()));
         let registration = peer.spiffe_id().map(|id| self.open.register(id, &peer));
         // Locked between the verifier's look and the registration: `close` may have missed this one.
         if let Some(id) = peer.spiffe_id()
@@ -317,6 +334,8 @@ impl ClientCertVerifier for Gatekeeper {
 /// The connections that are open, by identity, so that a lock finds them.
 #[derive(Default)]
 struct OpenConnections {
+    /// Cuts all of them.
+    all: CancellationToken,
     // A plain mutex: held for a lookup, never across an await.
     peers: Mutex<HashMap<SpiffeId, Vec<Arc<Peer>>>>,
 }
@@ -333,6 +352,11 @@ impl OpenConnections {
             identity: identity.clone(),
             peer: peer.clone(),
         }
+    }
+
+    fn identified(&self) -> Vec<Arc<Peer>> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.values().flatten().cloned().collect()
     }
 
     fn of(&self, identity: &SpiffeId) -> Vec<Arc<Peer>> {

@@ -1,0 +1,436 @@
+use std::time::Instant;
+
+use muster_client::{enrollment, identity::Identity, join::JoinString};
+use muster_proto::v1::{
+    self, CreateJoinTokenRequest, CreateTokenRequest, ExchangeTokenRequest, GetCallerRequest,
+    JoinKind as WireJoinKind, PrincipalKind, Reason, access_service_client::AccessServiceClient,
+    enrollment_service_client::EnrollmentServiceClient, exchange_token_request::Subject,
+};
+use muster_runtime::tls::{ClientTls, ConnectError, connect};
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use super::*;
+
+/// A control plane that serves, and its operator.
+struct Plane {
+    directory: tempfile::TempDir,
+    inventory: Inventory,
+    stop: CancellationToken,
+    operator: Channel,
+    identity: Identity,
+    serving: tokio::task::JoinHandle<Result<(), ServerError>>,
+}
+
+impl Plane {
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::new(directory.path().join("control-plane"));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let listener = Server::bind(&config).unwrap();
+        config.listen = listener.local_addr().unwrap();
+        let server = Server::open(config).await.unwrap();
+        let operator = directory.path().join("operator");
+        server.bootstrap_operator("ada", &operator).await.unwrap();
+        let inventory = server.rooms.inventory.clone();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(listener, stop.clone()));
+        let identity = Identity::load(&operator).unwrap();
+        let tls = identity.client_tls().unwrap();
+        let operator = connect(identity.address(), &tls).await.unwrap();
+        Self {
+            directory,
+            inventory,
+            stop,
+            operator,
+            identity,
+            serving,
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn enrollment(&self) -> EnrollmentServiceClient<Channel> {
+        EnrollmentServiceClient::new(self.operator.clone())
+    }
+
+    fn access(&self) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(self.operator.clone())
+    }
+
+    async fn join_string(&self, request: CreateJoinTokenRequest) -> JoinString {
+        let answer = self.enrollment().create_join_token(request).await.unwrap();
+        answer.into_inner().join_string.parse().unwrap()
+    }
+
+    async fn host(&self, name: &str) -> Identity {
+        let join = self.join_string(host(name)).await;
+        enrollment::join(&self.path(name), &join, "").await.unwrap()
+    }
+
+    async fn anonymous(&self) -> Channel {
+        let tls = self.identity.anonymous_tls().unwrap();
+        connect(self.identity.address(), &tls).await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap().unwrap();
+    }
+}
+
+fn host(name: &str) -> CreateJoinTokenRequest {
+    CreateJoinTokenRequest {
+        kind: WireJoinKind::Host.into(),
+        name: name.to_owned(),
+        labels: [("env".to_owned(), "prod".to_owned())].into(),
+        ..Default::default()
+    }
+}
+
+async fn dial(identity: &Identity) -> Result<Channel, ConnectError> {
+    connect(identity.address(), &identity.client_tls().unwrap()).await
+}
+
+async fn caller(channel: Channel, bearer: Option<&str>) -> Result<String, Status> {
+    let mut request = Request::new(GetCallerRequest {});
+    if let Some(token) = bearer {
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    let answer = AccessServiceClient::new(channel)
+        .get_caller(request)
+        .await?;
+    let principal = answer.into_inner().principal.unwrap();
+    Ok(format!("{:?}/{}", principal.kind(), principal.name))
+}
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().unwrap().reason
+}
+
+#[tokio::test]
+async fn a_host_joins_renews_and_comes_back_by_its_old_key() {
+    let plane = Plane::start_with(|config| {
+        config.certificate_lifetime = Duration::from_secs(2);
+    })
+    .await;
+    let joined = plane.host("web-1").await;
+    let channel = dial(&joined).await.unwrap();
+    let id = joined.host_id().unwrap().to_owned();
+    let me = format!("Host/{id}");
+    assert_eq!(caller(channel.clone(), None).await.unwrap(), me);
+    let in_inventory = plane.inventory.find("web-1").unwrap();
+    assert_eq!(in_inventory.id_text, id);
+    assert_eq!(in_inventory.labels["env"], "prod");
+
+    // The channel that was open goes on; the next connection has the new certificate.
+    let renewed = enrollment::renew(&joined).await.unwrap();
+    assert_eq!(renewed.host_id(), joined.host_id());
+    assert!(renewed.expires() >= joined.expires());
+    assert_eq!(caller(channel, None).await.unwrap(), me);
+
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let error = loop {
+        match dial(&renewed).await {
+            Err(error) => break error,
+            Ok(_) => assert!(Instant::now() < deadline, "the certificate never expires"),
+        }
+    };
+    assert!(error.is_expired(), "{error}");
+    let back = enrollment::rejoin(&renewed).await.unwrap();
+    assert_eq!(back.host_id(), joined.host_id());
+    assert_eq!(caller(dial(&back).await.unwrap(), None).await.unwrap(), me);
+    let stored = Identity::load(&plane.path("web-1")).unwrap();
+    assert_eq!(stored.chain(), back.chain());
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_join_token_is_used_once_and_a_lost_answer_can_be_asked_for_again() {
+    let plane = Plane::start().await;
+    let join = plane.join_string(host("web-1")).await;
+    let first = enrollment::join(&plane.path("one"), &join, "")
+        .await
+        .unwrap();
+    // As if the answer had been lost: the pending key is the one that joined.
+    let directory = plane.path("again");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::copy(
+        plane.path("one").join("key.pem"),
+        directory.join("key.pending.pem"),
+    )
+    .unwrap();
+    let again = enrollment::join(&directory, &join, "").await.unwrap();
+    assert_eq!(again.host_id(), first.host_id());
+
+    let other = enrollment::join(&plane.path("two"), &join, "").await;
+    assert_eq!(other.unwrap_err().reason(), Some(Reason::JoinTokenUsed));
+    let unknown: JoinString = format!(
+        "mst_join_{}@{}#{}",
+        "a".repeat(32),
+        join.address(),
+        data_encoding::HEXLOWER.encode(&join.pin())
+    )
+    .parse()
+    .unwrap();
+    let unknown = enrollment::join(&plane.path("three"), &unknown, "").await;
+    assert_eq!(
+        unknown.unwrap_err().reason(),
+        Some(Reason::JoinTokenInvalid)
+    );
+
+    let mut short = host("");
+    short.ttl = Some(prost_types::Duration {
+        seconds: 0,
+        nanos: 1_000_000,
+    });
+    let short = plane.join_string(short).await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let expired = loop {
+        let name = format!("h{}", deadline.elapsed().as_nanos());
+        match enrollment::join(&plane.path("four"), &short, &name).await {
+            Err(error) => break error,
+            Ok(_) => assert!(Instant::now() < deadline),
+        }
+    };
+    assert_eq!(expired.reason(), Some(Reason::JoinTokenExpired));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_pin_or_another_authority_is_noticed_before_anything_is_told() {
+    let plane = Plane::start().await;
+    let join = plane.join_string(host("web-1")).await;
+    let wrong: JoinString = format!("{}@{}#{}", join.token(), join.address(), "00".repeat(32))
+        .parse()
+        .unwrap();
+    let error = enrollment::join(&plane.path("web-1"), &wrong, "").await;
+    assert!(matches!(
+        error.unwrap_err(),
+        enrollment::EnrollmentError::Connect(ConnectError::Untrusted { .. })
+    ));
+    let stranger = Plane::start().await;
+    let mine = plane.host("web-2").await;
+    let tls = mine.client_tls().unwrap();
+    assert!(matches!(
+        connect(stranger.identity.address(), &tls).await,
+        Err(ConnectError::Untrusted { .. })
+    ));
+    // Trusting the stranger does not make it trust us.
+    let tls = ClientTls::new(stranger.identity.authorities()).unwrap();
+    mine.present_in(&tls).unwrap();
+    let refused = connect(stranger.identity.address(), &tls).await;
+    assert!(refused.unwrap_err().is_refused());
+    stranger.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_locked_host_is_cut_off_within_a_second_and_stays_out() {
+    let plane = Plane::start().await;
+    let identity = plane.host("web-1").await;
+    let channel = dial(&identity).await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let mut stream = health
+        .watch(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap().unwrap();
+
+    let id = identity.host_id().unwrap().parse().unwrap();
+    let begin = Instant::now();
+    plane
+        .inventory
+        .lock(id, "operator/ada", "stolen")
+        .await
+        .unwrap();
+    assert!(!matches!(stream.message().await, Ok(Some(_))));
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
+    let refused = dial(&identity).await.unwrap_err();
+    assert!(refused.is_refused() && !refused.is_expired(), "{refused}");
+    let rejoin = enrollment::rejoin(&identity).await.unwrap_err();
+    assert_eq!(rejoin.reason(), Some(Reason::Locked));
+
+    plane.inventory.unlock(id).await.unwrap();
+    dial(&identity).await.unwrap();
+    plane.inventory.remove(id).await.unwrap();
+    assert!(dial(&identity).await.unwrap_err().is_refused());
+    let rejoin = enrollment::rejoin(&identity).await.unwrap_err();
+    assert_eq!(rejoin.reason(), Some(Reason::HostRemoved));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_credential_every_other_method_is_refused() {
+    let plane = Plane::start().await;
+    let channel = plane.anonymous().await;
+    let open = [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "muster.v1.EnrollmentService/Enroll",
+    ];
+    for method in crate::api::methods() {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let path = format!("/{method}").parse().unwrap();
+        let codec =
+            tonic_prost::ProstCodec::<v1::GetCallerRequest, v1::RevokeTokenResponse>::default();
+        let answer = grpc
+            .unary(Request::new(v1::GetCallerRequest {}), path, codec)
+            .await;
+        if open.contains(&method.as_str()) {
+            let code = answer.err().map(|status| status.code());
+            assert_ne!(code, Some(Code::Unauthenticated), "{method}");
+        } else {
+            let status = answer.unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated, "{method}");
+            assert_eq!(reason(&status), "CREDENTIAL_MISSING", "{method}");
+        }
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_bearer_token_decides_who_calls_until_it_is_revoked() {
+    let plane = Plane::start().await;
+    let created = plane
+        .access()
+        .create_token(CreateTokenRequest {
+            kind: PrincipalKind::Ai.into(),
+            name: "claude".to_owned(),
+            ttl: None,
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let token = created.bearer_token.as_str();
+    for channel in [plane.anonymous().await, plane.operator.clone()] {
+        assert_eq!(caller(channel, Some(token)).await.unwrap(), "Ai/claude");
+    }
+    assert_eq!(
+        caller(plane.operator.clone(), None).await.unwrap(),
+        "Operator/ada"
+    );
+    let mut request = Request::new(CreateJoinTokenRequest::default());
+    let value = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    let refused = plane.enrollment().create_join_token(request).await;
+    assert_eq!(reason(&refused.unwrap_err()), "NOT_ALLOWED");
+
+    let token_id = created.token.unwrap().token_id;
+    plane
+        .access()
+        .revoke_token(v1::RevokeTokenRequest { token_id })
+        .await
+        .unwrap();
+    let revoked = caller(plane.operator.clone(), Some(token)).await;
+    assert_eq!(reason(&revoked.unwrap_err()), "CREDENTIAL_INVALID");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_acts_for_its_caller_and_for_nobody_else() {
+    let plane = Plane::start().await;
+    let mut request = host("local");
+    request.kind = WireJoinKind::Gateway.into();
+    request.labels.clear();
+    let join = plane.join_string(request).await;
+    let gateway = enrollment::join(&plane.path("gateway"), &join, "")
+        .await
+        .unwrap();
+    let channel = dial(&gateway).await.unwrap();
+    assert_eq!(
+        caller(channel.clone(), None).await.unwrap(),
+        "Gateway/local"
+    );
+    let mut access = AccessServiceClient::new(channel.clone());
+    let refused = access.list_tokens(v1::ListTokensRequest::default()).await;
+    assert_eq!(reason(&refused.unwrap_err()), "NOT_ALLOWED");
+
+    let created = plane
+        .access()
+        .create_token(CreateTokenRequest {
+            kind: PrincipalKind::Automation.into(),
+            name: "nightly".to_owned(),
+            ttl: None,
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let exchanged = access
+        .exchange_token(ExchangeTokenRequest {
+            subject: Some(Subject::BearerToken(created.bearer_token)),
+        })
+        .await
+        .unwrap()
+        .into_inner()
+        .bearer_token;
+    assert_eq!(
+        caller(channel.clone(), Some(&exchanged)).await.unwrap(),
+        "Automation/nightly"
+    );
+    for elsewhere in [plane.anonymous().await, plane.operator.clone()] {
+        let refused = caller(elsewhere, Some(&exchanged)).await.unwrap_err();
+        assert_eq!(reason(&refused), "CREDENTIAL_INVALID");
+    }
+    let token_id = created.token.unwrap().token_id;
+    plane
+        .access()
+        .revoke_token(v1::RevokeTokenRequest { token_id })
+        .await
+        .unwrap();
+    let revoked = caller(channel, Some(&exchanged)).await.unwrap_err();
+    assert_eq!(reason(&revoked), "CREDENTIAL_INVALID");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_start_finds_what_the_first_one_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || async {
+        let mut config = Config::new(directory.path().join("control-plane"));
+        config.listen = "127.0.0.1:1".parse().unwrap();
+        Server::open(config).await
+    };
+    let operator = directory.path().join("operator");
+    let token = directory.path().join("mcp-token");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let server = open().await.unwrap();
+        assert!(matches!(
+            open().await,
+            Err(ServerError::Open(OpenError::Held(_)))
+        ));
+        server.bootstrap_operator("ada", &operator).await.unwrap();
+        server.ensure_ai_token("mcp", &token).await.unwrap();
+        seen.push((
+            std::fs::read_to_string(operator.join("cert.pem")).unwrap(),
+            std::fs::read_to_string(&token).unwrap(),
+            server.authority.pin(),
+        ));
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_said_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = Config::new("nowhere".into());
+    config.listen = taken.local_addr().unwrap();
+    let error = Server::bind(&config).unwrap_err().to_string();
+    assert!(error.contains("choose another --listen"), "{error}");
+    assert!(!error.contains('\n'));
+}
