@@ -244,10 +244,15 @@ fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
 
-    let headers: Vec<String> = groups
+    let (names, headers): (Vec<(String, String)>, Vec<String>) = groups
         .iter()
-        .map(|group| header(group, sheet.now))
-        .collect();
+        .map(|group| {
+            let tasks: Vec<&Task> = group.iter().map(|view| &view.task).collect();
+            let names = names(&tasks);
+            let header = header(group, &names.0, sheet.now);
+            (names, header)
+        })
+        .unzip();
     let sizes: Vec<usize> = groups
         .iter()
         .map(|group| {
@@ -284,7 +289,7 @@ fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
         let Some(kept) = &view.output else { continue };
         let how = format!("{how} host={}", view.task.host_name);
         let share = left / (open - done);
-        outputs[group] = fenced(&label(&groups[group]), kept, share, &how, sheet);
+        outputs[group] = fenced(&names[group].1, kept, share, &how, sheet);
         left = left.saturating_sub(outputs[group].len());
     }
 
@@ -304,37 +309,27 @@ fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
     text
 }
 
-fn label(group: &[&TaskView]) -> String {
-    match group {
-        [one] => one.task.host_name.clone(),
-        several => format!("of each of {} hosts", several.len()),
+/// Who said the same, for a line of ours (`2 hosts (db-3, db-7)`) and for the label of a fence.
+pub(crate) fn names(group: &[&Task]) -> (String, String) {
+    if let [one] = group {
+        return (clean::words(&one.host_name), one.host_name.clone());
     }
+    let count = words::count(group.len() as u64);
+    let named = group.iter().take(NAMES_MAX);
+    let mut names: Vec<String> = named.map(|task| clean::words(&task.host_name)).collect();
+    if group.len() > NAMES_MAX {
+        let more = words::count((group.len() - NAMES_MAX) as u64);
+        names.push(format!("{more} more"));
+    }
+    (
+        format!("{count} hosts ({})", names.join(", ")),
+        format!("of each of {count} hosts"),
+    )
 }
 
 /// `2 hosts (db-3, db-7): failed exit=1 40B`.
-fn header(group: &[&TaskView], now: SystemTime) -> String {
+fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     let first = &group[0].task;
-    let who = match group {
-        [_] => clean::words(&first.host_name),
-        several => {
-            let mut names: Vec<String> = several
-                .iter()
-                .take(NAMES_MAX)
-                .map(|view| clean::words(&view.task.host_name))
-                .collect();
-            if several.len() > NAMES_MAX {
-                names.push(format!(
-                    "{} more",
-                    words::count((several.len() - NAMES_MAX) as u64)
-                ));
-            }
-            format!(
-                "{} hosts ({})",
-                words::count(several.len() as u64),
-                names.join(", ")
-            )
-        }
-    };
     let mut alike = first.clone();
     if group.len() > 1 {
         // Times differ from host to host; only the longest says something.

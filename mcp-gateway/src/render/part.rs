@@ -10,9 +10,6 @@ use super::{
     words,
 };
 
-/// Hosts of a group that are named.
-const NAMES_MAX: usize = 6;
-
 /// A page of one task's output.
 pub(crate) struct Page {
     /// The task as it stands.
@@ -136,24 +133,9 @@ pub(crate) fn several(job: &Job, tasks: &[TaskView], found: Vec<Found>, sheet: &
 }
 
 fn block(group: &[(&Task, &Found)], sheet: &Sheet) -> String {
-    let (first, found) = group[0];
-    let (who, label) = match group {
-        [_] => (clean::words(&first.host_name), first.host_name.clone()),
-        several => {
-            let mut names: Vec<String> = several
-                .iter()
-                .take(NAMES_MAX)
-                .map(|(task, _)| clean::words(&task.host_name))
-                .collect();
-            if several.len() > NAMES_MAX {
-                names.push(format!("{} more", several.len() - NAMES_MAX));
-            }
-            (
-                format!("{} hosts ({})", several.len(), names.join(", ")),
-                format!("of each of {} hosts", several.len()),
-            )
-        }
-    };
+    let found = group[0].1;
+    let tasks: Vec<&Task> = group.iter().map(|(task, _)| *task).collect();
+    let (who, label) = job::names(&tasks);
     let what = match (found.note.as_str(), found.text.is_empty()) {
         ("", true) => "no output",
         ("", false) => "last lines",
