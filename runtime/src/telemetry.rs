@@ -21,6 +21,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+/// What libraries say too often: the MCP library tells of each request three times.
+const QUIET: &str = "rmcp=warn";
+
 /// How long the last spans may take to leave at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
@@ -116,7 +119,7 @@ pub fn start(
 ) -> Result<Telemetry, StartError> {
     let filter = match &config.log {
         Some(LogFilter(text)) => EnvFilter::builder().parse_lossy(text),
-        None => EnvFilter::builder().parse_lossy(level.as_str().to_ascii_lowercase()),
+        None => EnvFilter::builder().parse_lossy(format!("{level},{QUIET}")),
     };
     let provider = match endpoint(config) {
         Some(endpoint) => Some(provider(endpoint, service)?),
