@@ -295,3 +295,6 @@ impl Connections {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,525 @@
+//! The road of a task against a fake agent that speaks the real protocol over loopback.
+
+use std::{net::SocketAddr, path::Path, pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use muster_proto::{
+    agent::v1::{
+        AttachRequest, AttachResponse, Chunk, Hello, NotHeld, Offer, Open, OutputEnd,
+        ReportRequest, ReportResponse, TaskState, Welcome,
+        agent_service_client::AgentServiceClient,
+        agent_service_server::{AgentService, AgentServiceServer},
+        attach_request::Message as Up,
+        attach_response::Message as Down,
+        report_request::Message as ReportUp,
+        report_response::Message as ReportDown,
+        task_state,
+    },
+    ids::{HostId, JobId},
+    v1::{Action, Command, OutputStream, Reason, action, task},
+};
+use prost::Message as _;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use super::{ConnectionSettings, Connections, Rooms};
+use crate::{
+    dispatcher::Dispatcher,
+    hosts::{Inventory, Labels, NewHost, PresenceLimits},
+    jobs::{CreateError, JobState, Jobs, NewJob, State, Target, Task, WatchEvent},
+    output::{Content, OutputLimits, OutputStore},
+    seal::Sealer,
+    store::{self, Batch, OpenError, Store},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn host() -> HostId {
+    HostId::from_bytes(&[7; 32])
+}
+
+/// A control plane without TLS, whose every caller is the one host.
+struct Plane {
+    rooms: Rooms,
+    store: Store,
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+struct Door(Rooms);
+
+#[tonic::async_trait]
+impl AgentService for Door {
+    type AttachStream = Messages<AttachResponse>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let messages = super::attach(self.0.clone(), host(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    type ReportStream = Messages<ReportResponse>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<ReportRequest>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let messages = super::report(self.0.clone(), host(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+impl Plane {
+    async fn open(directory: &Path) -> Self {
+        // The one before lets go of the directory when the last of its tasks has ended.
+        let opened = async {
+            loop {
+                match Store::open(directory).await {
+                    Err(OpenError::Held(_)) => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        };
+        let store = timeout(PATIENCE, opened).await.unwrap();
+        let inventory = Inventory::load(store.clone(), PresenceLimits::default())
+            .await
+            .unwrap();
+        if inventory.get(host()).is_none() {
+            let new = NewHost {
+                name: "web-1".into(),
+                labels: Labels::new(),
+                certificate_expire_time: 1,
+            };
+            inventory.add(host(), new, Batch::new()).await.unwrap();
+        }
+        let output = OutputStore::open(&directory.join("output"), OutputLimits::default())
+            .await
+            .unwrap();
+        let fences = store::jobs::load_fences(&store.readers).await.unwrap();
+        let connections = Connections::new(store.starts, fences);
+        let sealer = Sealer::open(&directory.join("seal.key")).unwrap();
+        let syncer = store.writer.syncer().clone();
+        let dispatcher = Dispatcher::new(
+            connections.clone(),
+            inventory.clone(),
+            sealer.into(),
+            store.control_plane_id.clone(),
+            syncer.clone(),
+        );
+        let jobs = Jobs::load(store.clone(), output.clone(), dispatcher)
+            .await
+            .unwrap();
+        let rooms = Rooms {
+            jobs,
+            connections,
+            inventory,
+            output,
+            syncer,
+            generation: store.generation.clone(),
+            settings: ConnectionSettings::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = tonic::transport::Server::builder()
+            .add_service(AgentServiceServer::new(Door(rooms.clone())))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                stop.clone().cancelled_owned(),
+            );
+        let serving = tokio::spawn(async move { server.await.unwrap() });
+        Self {
+            rooms,
+            store,
+            address,
+            stop,
+            serving,
+        }
+    }
+
+    async fn close(self) {
+        self.rooms.connections.stop();
+        self.stop.cancel();
+        timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        self.rooms.jobs.close().await;
+        self.rooms.output.close().await;
+    }
+
+    async fn create(&self, request_id: &str) -> Result<JobId, CreateError> {
+        let action = Action {
+            kind: Some(action::Kind::Command(Command {
+                argv: vec!["true".into()],
+                ..Command::default()
+            })),
+        };
+        let new = NewJob {
+            principal: "operator/ada".into(),
+            request_id: request_id.into(),
+            request_digest: [1; 32],
+            selector: "all".into(),
+            action: action.encode_to_vec().into(),
+            start_deadline: 600_000,
+            lost_after: 86_400_000,
+            targets: vec![Target {
+                host_id: host(),
+                host_name: "web-1".into(),
+            }],
+            trace: Default::default(),
+        };
+        let created = self.rooms.jobs.create(new).await?;
+        created.durable.wait().await.unwrap();
+        Ok(created.job.order.job_id)
+    }
+
+    async fn state(&self, job: JobId) -> JobState {
+        self.rooms.jobs.get(job).await.unwrap().unwrap().state
+    }
+
+    /// Follows a job to its end: its tasks' last states and all output.
+    async fn followed(&self, job: JobId, token: &str) -> (Vec<Task>, Vec<u8>) {
+        let watch = self.rooms.jobs.watch(job, token, false).await.unwrap();
+        let mut watch = watch.unwrap();
+        let mut tasks = Vec::new();
+        let mut bytes = Vec::new();
+        let follow = async {
+            while let Some(update) = watch.next().await.unwrap() {
+                for event in update.events {
+                    match event {
+                        WatchEvent::Task(task) => tasks.push(*task),
+                        WatchEvent::Output(_, item) => {
+                            if let Content::Data(data) = item.content {
+                                bytes.extend_from_slice(&data);
+                            }
+                        }
+                        WatchEvent::Job(_) => {}
+                    }
+                }
+            }
+        };
+        timeout(PATIENCE, follow).await.unwrap();
+        (tasks, bytes)
+    }
+
+    /// Waits until the task stands there.
+    async fn task_becomes(&self, job: JobId, wanted: State) -> Task {
+        let job = self.rooms.jobs.watch(job, "", true).await.unwrap().unwrap();
+        let mut changed = job.job().changed();
+        let reached = async {
+            loop {
+                changed.mark_unchanged();
+                let task = job.job().task(0);
+                if task.state == wanted {
+                    return task;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap()
+    }
+}
+
+/// An agent, as far as the wire shows.
+struct Agent {
+    client: AgentServiceClient<Channel>,
+    up: mpsc::Sender<AttachRequest>,
+    down: Streaming<AttachResponse>,
+    welcome: Welcome,
+}
+
+impl Agent {
+    async fn attach(plane: &Plane, boot: &str, journal: &str, position: i64) -> Self {
+        let channel = Channel::from_shared(format!("http://{}", plane.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let mut client = AgentServiceClient::new(channel);
+        let (up, messages) = mpsc::channel(16);
+        let hello = Hello {
+            boot_id: boot.into(),
+            journal_id: journal.into(),
+            journal_position: position,
+            instance_id: "i".into(),
+            ..Hello::default()
+        };
+        up.send(AttachRequest {
+            message: Some(Up::Hello(hello)),
+        })
+        .await
+        .unwrap();
+        let mut down = client
+            .attach(ReceiverStream::new(messages))
+            .await
+            .unwrap()
+            .into_inner();
+        let Some(Down::Welcome(welcome)) = next(&mut down).await else {
+            panic!("the welcome is first");
+        };
+        Self {
+            client,
+            up,
+            down,
+            welcome,
+        }
+    }
+
+    async fn offer(&mut self) -> Offer {
+        match next(&mut self.down).await {
+            Some(Down::Offer(offer)) => offer,
+            other => panic!("expected an offer, got {other:?}"),
+        }
+    }
+
+    async fn says_not_held(&self) {
+        let not_held = NotHeld {
+            task_ids: self.welcome.expected_task_ids.clone(),
+        };
+        let message = Some(Up::NotHeld(not_held));
+        self.up.send(AttachRequest { message }).await.unwrap();
+    }
+
+    async fn report(
+        &mut self,
+        open: Open,
+        messages: Vec<ReportUp>,
+    ) -> Result<Vec<ReportDown>, Status> {
+        let (up, stream) = mpsc::channel(16);
+        let all = [vec![ReportUp::Open(open)], messages].concat();
+        for message in all {
+            let message = Some(message);
+            up.send(ReportRequest { message }).await.unwrap();
+        }
+        let mut down = self
+            .client
+            .report(ReceiverStream::new(stream))
+            .await?
+            .into_inner();
+        let mut heard = Vec::new();
+        while let Some(message) = timeout(PATIENCE, down.message()).await.unwrap()? {
+            heard.extend(message.message);
+        }
+        Ok(heard)
+    }
+
+    fn open(&self, offer: &Offer, fresh: bool) -> Open {
+        let sealed = muster_proto::agent::v1::SealedOffer::decode(offer.sealed_offer.clone());
+        Open {
+            task_id: sealed.unwrap().task_id,
+            session_epoch: self.welcome.session_epoch,
+            fresh,
+            sealed_offer: if fresh {
+                Bytes::new()
+            } else {
+                offer.sealed_offer.clone()
+            },
+            seal: if fresh {
+                Bytes::new()
+            } else {
+                offer.seal.clone()
+            },
+        }
+    }
+}
+
+async fn next(down: &mut Streaming<AttachResponse>) -> Option<Down> {
+    let message = timeout(PATIENCE, down.message()).await.unwrap().unwrap();
+    message.and_then(|message| message.message)
+}
+
+fn success(output: &'static [u8]) -> Vec<ReportUp> {
+    let state = |position, event| {
+        ReportUp::State(TaskState {
+            journal_position: position,
+            event: Some(event),
+        })
+    };
+    vec![
+        state(
+            1,
+            task_state::Event::Started(task_state::Started::default()),
+        ),
+        ReportUp::Chunk(Chunk {
+            sequence: 1,
+            stream: OutputStream::Stdout.into(),
+            offset: 0,
+            data: Bytes::from_static(output),
+        }),
+        state(
+            2,
+            task_state::Event::Ended(task_state::Ended {
+                state: task::State::Succeeded.into(),
+                exit_code: Some(0),
+                run_time: Some(prost_types::Duration::default()),
+                ..task_state::Ended::default()
+            }),
+        ),
+        ReportUp::OutputEnd(OutputEnd { last_sequence: 1 }),
+    ]
+}
+
+#[tokio::test]
+async fn a_task_goes_to_its_host_and_its_result_comes_back() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let job = plane.create("r-1").await.unwrap();
+    assert_eq!(
+        plane.create("r-1").await.unwrap(),
+        job,
+        "a retry is the same job"
+    );
+
+    let offer = agent.offer().await;
+    let open = agent.open(&offer, true);
+    let heard = agent.report(open, success(b"hello\n")).await.unwrap();
+    assert!(
+        matches!(heard.last(), Some(ReportDown::Settled(_))),
+        "{heard:?}"
+    );
+
+    let (tasks, output) = plane.followed(job, "").await;
+    assert_eq!(output, b"hello\n");
+    let last = tasks.last().unwrap();
+    assert_eq!((last.state, last.exit_code), (State::Succeeded, Some(0)));
+    assert_eq!(plane.state(job).await, JobState::Succeeded);
+
+    drop(agent);
+    plane.close().await;
+    let again = Plane::open(directory.path()).await;
+    assert_eq!(again.state(job).await, JobState::Succeeded);
+    let (_, output) = again.followed(job, "").await;
+    assert_eq!(output, b"hello\n");
+    assert_eq!(again.create("r-1").await.unwrap(), job);
+}
+
+#[tokio::test]
+async fn a_waiting_task_is_offered_at_attach_and_again_only_under_the_same_fence() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let job = plane.create("r-1").await.unwrap();
+    let mut agent = Agent::attach(&plane, "boot", "journal", 5).await;
+    assert!(agent.welcome.expected_task_ids.is_empty());
+    let first = agent.offer().await;
+    drop(agent);
+    plane.close().await;
+
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 5).await;
+    assert_eq!(agent.welcome.expected_task_ids.len(), 1);
+    agent.says_not_held().await;
+    let again = agent.offer().await;
+    assert_eq!(again.sealed_offer, first.sealed_offer);
+    plane.rooms.connections.end(host(), super::End::Silent);
+    drop(agent);
+
+    let agent = Agent::attach(&plane, "boot", "another journal", 1).await;
+    agent.says_not_held().await;
+    let task = plane.task_becomes(job, State::Lost).await;
+    assert_eq!(task.reason, Reason::HostRolledBack);
+    assert_eq!(plane.state(job).await, JobState::Failed);
+}
+
+#[tokio::test]
+async fn a_task_that_the_ledger_lost_is_adopted_and_a_forged_one_is_not() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let job = plane.create("r-1").await.unwrap();
+    let offer = agent.offer().await;
+    drop(agent);
+    let gone = store::jobs::delete(&[job.to_string()]);
+    plane.store.writer.commit(gone).await.unwrap();
+    plane.close().await;
+
+    let plane = Plane::open(directory.path()).await;
+    assert!(plane.rooms.jobs.get(job).await.unwrap().is_none());
+    let mut agent = Agent::attach(&plane, "boot", "journal", 2).await;
+    let forged = Open {
+        seal: Bytes::from_static(&[0; 32]),
+        ..agent.open(&offer, false)
+    };
+    let refused = agent.report(forged, Vec::new()).await.unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, Reason::SealInvalid.name());
+
+    let open = agent.open(&offer, false);
+    let heard = agent.report(open, success(b"x")).await.unwrap();
+    assert!(matches!(heard.first(), Some(ReportDown::Resume(_))));
+    assert!(matches!(heard.last(), Some(ReportDown::Settled(_))));
+    let summary = plane.rooms.jobs.get(job).await.unwrap().unwrap();
+    assert_eq!(summary.state, JobState::Succeeded);
+    assert!(summary.note.contains("adopted from host web-1"));
+}
+
+#[tokio::test]
+async fn a_task_that_never_left_is_cancelled_at_once() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let job = plane.create("r-1").await.unwrap();
+    let by = || "operator/ada".into();
+    let summary = plane.rooms.jobs.cancel(job, None, None, by()).await;
+    assert_eq!(summary.unwrap().unwrap().state, JobState::Cancelled);
+
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let job = plane.create("r-2").await.unwrap();
+    let offer = agent.offer().await;
+    let summary = plane.rooms.jobs.cancel(job, None, Some(0), by()).await;
+    assert_eq!(summary.unwrap().unwrap().state, JobState::Pending);
+    let Some(Down::Cancel(cancel)) = next(&mut agent.down).await else {
+        panic!("expected a cancel");
+    };
+    assert_eq!(cancel.task_id, agent.open(&offer, true).task_id);
+}
+
+#[tokio::test]
+async fn a_newer_attach_takes_over_and_two_hosts_with_one_identity_are_set_aside() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut first = Agent::attach(&plane, "boot", "journal", 0).await;
+    let second = Agent::attach(&plane, "boot", "journal", 0).await;
+    assert!(second.welcome.session_epoch > first.welcome.session_epoch);
+    let ended = timeout(PATIENCE, first.down.message())
+        .await
+        .unwrap()
+        .unwrap_err();
+    let reason = ended.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, Reason::SessionSuperseded.name());
+
+    let alive = second.up.clone();
+    let beats = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            let beat = Some(Up::Heartbeat(Default::default()));
+            if alive.send(AttachRequest { message: beat }).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (up, messages) = mpsc::channel(1);
+    let hello = Hello {
+        boot_id: "other boot".into(),
+        journal_id: "journal".into(),
+        instance_id: "i".into(),
+        ..Hello::default()
+    };
+    let message = Some(Up::Hello(hello));
+    up.send(AttachRequest { message }).await.unwrap();
+    let mut client = second.client.clone();
+    let refused = timeout(PATIENCE, client.attach(ReceiverStream::new(messages)));
+    let refused = refused.await.unwrap().unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, Reason::IdentityConflict.name());
+    assert!(plane.rooms.inventory.bar(host()).is_some());
+    beats.abort();
+}
