@@ -18,8 +18,11 @@ use crate::{
 /// How often deadlines are looked at; they are kept to this.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often old history is deleted.
+/// How often old history is deleted, in ticks, as everything rare here.
 const FORGET_EVERY: u64 = 600;
+
+/// How often old output is dropped.
+const OUTPUT_EVERY: u64 = 60;
 
 /// Jobs that are deleted in one transaction.
 const FORGET_MAX: i64 = 100;
@@ -57,6 +60,9 @@ pub(crate) async fn run(
                 jobs.sweep(start);
                 if count.is_multiple_of(FORGET_EVERY) && syncer.healthy() {
                     forget(&jobs, keep.max(KEEP_MIN)).await;
+                }
+                if count.is_multiple_of(OUTPUT_EVERY) {
+                    jobs.sweep_output().await;
                 }
                 count += 1;
             }

@@ -375,6 +375,7 @@ impl Job {
             if let Some(size) = size {
                 task.output_size = size;
             }
+            task.output_size.last_sequence = task.output_size.last_sequence.max(last_sequence);
             task.output_end = Some(last_sequence);
             task.output_complete = true;
             inner.touch(ordinal);

@@ -168,6 +168,13 @@ impl Jobs {
         }
     }
 
+    /// Drops output that is older or more than the limits allow.
+    pub(crate) async fn sweep_output(&self) {
+        if let Err(error) = self.0.output.sweep().await {
+            tracing::warn!(%error, "old output was not dropped: {error}");
+        }
+    }
+
     /// Deletes jobs that ended before `time`, with their output; says how many.
     pub(crate) async fn forget_before(&self, time: i64, limit: i64) -> Result<usize, StoreError> {
         let old = rows::old_jobs(&self.0.store.readers, time, limit).await?;

@@ -197,6 +197,7 @@ impl Watch {
         let mut shown = self.shown[index];
         let task_id = task.task_id;
         let is_final = task.state.is_final();
+        let output_end = task.output_end;
         let mut task = Some(Box::new(task)).filter(|_| digest != shown.state);
         // An end comes after the output before it, everything else before the output after it.
         if let Some(task) = task.take_if(|_| !is_final) {
@@ -204,18 +205,20 @@ impl Watch {
             shown.state = digest;
         }
         let mut all = true;
-        if !self.states_only {
+        if !self.states_only && output_end.is_none_or(|end| shown.sequence < end) {
             let items = self
                 .output
                 .read_after(task_id, shown.sequence, *budget)
                 .await?;
             let read: usize = items.iter().map(Item::kept).sum();
-            all = read < *budget;
             *budget = budget.saturating_sub(read);
+            let found = !items.is_empty();
             for item in items {
                 shown.sequence = item.sequence;
                 events.push(Event::Output(task_id, item));
             }
+            // What is promised and not found was dropped with old history.
+            all = !found || shown.sequence >= self.output.last_sequence(task_id).await?;
         }
         if all && let Some(task) = task {
             events.push(Event::Task(task));
