@@ -33,9 +33,9 @@ use crate::{
   muster run all -- uname -a             run a command on it
   muster token create host web-1         make the command that adds another machine
 
-Every flag that shows [env: …] can be set there. Settings under a heading can also stand in config.toml of the
-data directory, in the section of that name: [control-plane] listen = \"0.0.0.0:8766\". A flag stands over the
-environment, which stands over the file."
+Every flag that shows [env: …] can be set there. Settings under a heading can also stand in config.toml \
+of the data directory, in the section of that name: [control-plane] listen = \"0.0.0.0:8766\". A flag \
+stands over the environment, which stands over the file."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -48,6 +48,10 @@ pub(crate) struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Serve a whole fleet of one: control plane, MCP gateway and an agent for this machine
+    Up(Box<roles::up::Up>),
+    /// Serve as control plane only
+    ControlPlane(Box<muster_control_plane::Config>),
     /// Join or serve this machine as a host
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -67,9 +71,10 @@ pub(crate) enum Command {
     /// Run a command on hosts, as if it ran here
     Run {
         #[command(flatten)]
-        operator: Operator,
-        #[command(flatten)]
         run: Box<RunCommand>,
+        // Behind, since the heading of a group also covers what follows it.
+        #[command(flatten)]
+        operator: Operator,
     },
     /// Jobs: list, show, watch, read output, cancel
     Job {
@@ -118,6 +123,9 @@ impl Command {
     /// The name in traces, and what is logged unless a setting says otherwise.
     fn telemetry(&self) -> (&'static str, Level) {
         match self {
+            // It speaks to a person: a dozen calm lines, and only what is wrong after them.
+            Self::Up(_) => ("muster-up", Level::WARN),
+            Self::ControlPlane(_) => ("muster-control-plane", Level::INFO),
             Self::Agent(_) => ("muster-agent", Level::INFO),
             Self::Gateway(_) => ("muster-mcp-gateway", Level::INFO),
             Self::Mcp(_) => ("muster-mcp", Level::WARN),
@@ -145,6 +153,8 @@ impl Cli {
         let at =
             |operator: Operator| -> Result<Operator, Failure> { Ok(operator.within(data_dir()?)) };
         match self.command {
+            Command::Up(up) => up.run(data_dir()?).await,
+            Command::ControlPlane(config) => roles::control_plane::run(*config, data_dir()?).await,
             Command::Agent(command) => roles::agent::run(command, data_dir()?).await,
             Command::Gateway(command) => roles::gateway::run(command, data_dir()?).await,
             Command::Mcp(mcp) => mcp.run(data_dir()?).await,

@@ -2,8 +2,10 @@
 //! SIGINT or SIGHUP.
 
 pub(crate) mod agent;
+pub(crate) mod control_plane;
 pub(crate) mod gateway;
 pub(crate) mod mcp;
+pub(crate) mod up;
 
 use std::{io, net::SocketAddr};
 

@@ -29,9 +29,10 @@ use crate::{
   muster run web-1 --detach -- ./long-build.sh
 
 Exit codes:
-  of the command itself on one host; on several: 0 if it succeeded everywhere, else 1
-  64 called wrongly, 69 nobody answers, 77 not allowed, 124 timed out, 125 lost, rejected or expired,
-  126 not executable, 127 not found, 128 + N ended by signal N, 130 interrupted or cancelled")]
+  of the command itself on one host; on several 0 if it succeeded everywhere, else 1
+  64 called wrongly, 69 nobody answers, 77 not allowed
+  124 timed out, 125 lost, rejected or expired, 126 not executable, 127 not found
+  128 + N ended by signal N, 130 interrupted or cancelled")]
 pub(crate) struct RunCommand {
     /// Which hosts: all, names or ids (web-1,web-2), or requirements (env=prod,!retired)
     selector: String,

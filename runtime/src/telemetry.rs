@@ -43,7 +43,7 @@ pub struct Config {
     pub log_format: LogFormat,
 
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module, as
-    /// "info,muster_agent=debug". Roles log at info, operator commands at warn.
+    /// "info,muster_agent=debug". Roles that serve alone log at info, everything else at warn.
     #[arg(long, env = "MUSTER_LOG", value_name = "FILTER", global = true)]
     pub log: Option<LogFilter>,
 

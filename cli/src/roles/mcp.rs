@@ -13,8 +13,8 @@ use crate::failure::Failure;
   codex mcp add muster -- muster mcp
   code --add-mcp '{\"name\":\"muster\",\"command\":\"muster\",\"args\":[\"mcp\"]}'
 
-It uses the operator's certificate in the data directory and acts as an AI that this operator owns, never as the
-operator. Logs go to standard error.")]
+It uses the operator's certificate in the data directory and acts as an AI that this operator owns, \
+never as the operator. Logs go to standard error.")]
 pub(crate) struct Mcp {
     /// Where the control plane listens, as HOST:PORT [default: where the credential comes from]
     #[arg(long, env = "MUSTER_ADDRESS", value_name = "HOST:PORT")]

@@ -16,9 +16,9 @@ pub(super) fn read(path: &Path, sections: &Sections, mistakes: &mut Vec<Mistake>
         Ok(text) => File {
             path,
             text: &text,
-            mistakes,
+            mistakes: Vec::new(),
         }
-        .read(sections),
+        .read(sections, mistakes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Values::new(),
         Err(error) => {
             mistakes.push(Mistake {
@@ -34,11 +34,11 @@ pub(super) fn read(path: &Path, sections: &Sections, mistakes: &mut Vec<Mistake>
 struct File<'a> {
     path: &'a Path,
     text: &'a str,
-    mistakes: &'a mut Vec<Mistake>,
+    mistakes: Vec<(usize, Mistake)>,
 }
 
 impl File<'_> {
-    fn read(mut self, sections: &Sections) -> Values {
+    fn read(mut self, sections: &Sections, mistakes: &mut Vec<Mistake>) -> Values {
         let mut values = Values::new();
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
@@ -73,17 +73,21 @@ impl File<'_> {
                 }
             }
         }
+        // The parser sorts by name; people read from top to bottom.
+        self.mistakes.sort_by_key(|(line, _)| *line);
+        mistakes.extend(self.mistakes.into_iter().map(|(_, mistake)| mistake));
         values
     }
 
     fn mistake(&mut self, at: usize, what: &str, problem: String, next: &str) {
         let line = self.text[..at.min(self.text.len())].matches('\n').count() + 1;
         let place = format!("{} line {line} {what}", self.path.display());
-        self.mistakes.push(Mistake {
+        let mistake = Mistake {
             place: place.trim_end().to_owned(),
             problem,
             next: next.to_owned(),
-        });
+        };
+        self.mistakes.push((line, mistake));
     }
 }
 

@@ -1,0 +1,104 @@
+//! `muster control-plane`: the control plane as a role of its own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use muster_control_plane::{Config, Server, ServerError};
+use tokio::net::TcpListener;
+
+use super::{bind, stop_on_signal};
+use crate::{
+    failure::{Failure, exit},
+    screen::say,
+};
+
+pub(crate) async fn run(config: Config, data_dir: PathBuf) -> Result<u8, Failure> {
+    let stop = stop_on_signal()?;
+    let opened = open(config, &data_dir).await?;
+    say(&format!(
+        "control plane at {}; operator certificate in {}",
+        opened.address,
+        data_dir.join("operator").display()
+    ));
+    let served = opened.server.serve(opened.listener, stop).await;
+    served.map_err(failure)?;
+    Ok(0)
+}
+
+/// A control plane that is ready to serve, with its operator's certificate.
+pub(super) struct Opened {
+    pub(super) server: Server,
+    pub(super) listener: TcpListener,
+    pub(super) address: SocketAddr,
+}
+
+/// Binds first: a port that is taken is found before anything is made.
+pub(super) async fn open(config: Config, data_dir: &Path) -> Result<Opened, Failure> {
+    config.check().map_err(Failure::usage)?;
+    let listener = bind(config.listen, "--listen")?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    let config = Config {
+        directory: data_dir.join("control-plane"),
+        listen: address,
+        ..config
+    };
+    let server = Server::open(config).await.map_err(failure)?;
+    server
+        .bootstrap_operator(&operator_name(), &data_dir.join("operator"))
+        .await
+        .map_err(failure)?;
+    Ok(Opened {
+        server,
+        listener,
+        address,
+    })
+}
+
+pub(super) fn failure(error: ServerError) -> Failure {
+    Failure::new(exit::UNAVAILABLE, error.to_string())
+}
+
+/// The user's login name, as far as a principal can have it.
+fn operator_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    let login = match user {
+        Ok(Some(user)) => user.name,
+        // No account, as in some containers.
+        _ => std::env::var("USER").unwrap_or_default(),
+    };
+    principal_name(&login)
+}
+
+fn principal_name(login: &str) -> String {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let name: String = login
+        .to_lowercase()
+        .chars()
+        .map(|c| if fits(c) { c } else { '-' })
+        .take(63)
+        .collect();
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "operator" } else { name }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_becomes_a_principal() {
+        for (login, name) in [
+            ("ada", "ada"),
+            ("Ada.Lovelace", "ada.lovelace"),
+            ("DOMAIN\\ada_l", "domain-ada-l"),
+            ("_apt", "apt"),
+            ("", "operator"),
+        ] {
+            assert_eq!(principal_name(login), name);
+        }
+    }
+}
