@@ -60,7 +60,7 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
         let started = Instant::now();
         mcp.run_true(HOST).await?;
         let through_gateway = started.elapsed();
-        let over_ssh = ssh.as_deref().map(|argv| local(argv)).transpose()?;
+        let over_ssh = ssh.as_deref().map(local).transpose()?;
         if round >= WARM_UP {
             over_ssh.into_iter().for_each(|time| openssh.add(time));
             limit.add(local_time);
