@@ -99,6 +99,10 @@ impl Seen {
                 Ok(data) => kept.push(stream, data),
                 Err(length) => kept.gap(length.max(0) as u64),
             }
+            let seen = kept.total() as i64;
+            // States come now and then; output may be ahead of what the last one counted.
+            let size = self.tasks[place].task.output_size.get_or_insert_default();
+            size.stdout_bytes = size.stdout_bytes.max(seen - size.stderr_bytes);
             self.latest = Some(place);
         }
     }

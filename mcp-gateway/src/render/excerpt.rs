@@ -32,8 +32,8 @@ pub(crate) struct Excerpt {
 }
 
 /// Shows `kept` in at most `budget` bytes of text. `how` is the tool call that reads the rest, to
-/// which a cursor is added.
-pub(crate) fn head_and_tail(kept: &Kept, budget: usize, how: &str) -> Excerpt {
+/// which a cursor is added; `fence` marks our own line among those of the host.
+pub(crate) fn head_and_tail(kept: &Kept, budget: usize, how: &str, fence: &str) -> Excerpt {
     let (head, between, tail) = kept.parts();
     let touching = between.bytes + between.lost == 0;
     if clean::is_binary(&head) {
@@ -72,7 +72,7 @@ pub(crate) fn head_and_tail(kept: &Kept, budget: usize, how: &str) -> Excerpt {
     let mut text = String::with_capacity(budget);
     front.iter().for_each(|line| line.write(&mut text));
     if between.bytes + between.lost > 0 {
-        text.push_str(&elision(between, raw_of(front), how));
+        text.push_str(&elision(between, raw_of(front), how, fence));
     }
     back.iter().for_each(|line| line.write(&mut text));
     Excerpt {
@@ -103,22 +103,14 @@ pub(crate) fn page(raw: &[u8], budget: usize) -> (String, usize) {
     (text, raw_of(shown) as usize)
 }
 
-/// Shows the end of `raw`, as much as fits into `budget` bytes of text. `before` bytes of output come
-/// before it.
-pub(crate) fn end(raw: &[u8], before: u64, budget: usize) -> String {
-    let room = budget.saturating_sub(ELISION_MAX / 2);
-    let lines = lines(raw, LINE_MAX.min(room.saturating_sub(CUT_MARK_MAX)));
-    let (left, shown) = lines.split_at(lines.len() - fitting(lines.iter().rev(), room));
+/// Shows the end of `raw`, as much as fits into `budget` bytes of text. Returns how many bytes of `raw` come
+/// before it, too.
+pub(crate) fn end(raw: &[u8], budget: usize) -> (String, u64) {
+    let lines = lines(raw, LINE_MAX.min(budget.saturating_sub(CUT_MARK_MAX)));
+    let (left, shown) = lines.split_at(lines.len() - fitting(lines.iter().rev(), budget));
     let mut text = String::new();
-    let before = before + raw_of(left);
-    if before > 0 {
-        text.push_str(&format!(
-            "… {} before; cursor=0 begins there …\n",
-            words::plural(before, "byte")
-        ));
-    }
     shown.iter().for_each(|line| line.write(&mut text));
-    text
+    (text, raw_of(left))
 }
 
 /// One line found by grep or shown alone, at most [`LINE_MAX`] bytes of it.
@@ -158,7 +150,7 @@ pub(crate) fn gap(length: u64, cause: &str) -> String {
     )
 }
 
-fn elision(between: Between, from: u64, how: &str) -> String {
+fn elision(between: Between, from: u64, how: &str, fence: &str) -> String {
     let mut what = Vec::new();
     match between.lines {
         Some(lines @ 1..) => what.push(format!(
@@ -171,7 +163,7 @@ fn elision(between: Between, from: u64, how: &str) -> String {
     }
     let mut text = match what.pop() {
         Some(what) => format!(
-            "… {what} omitted; {how} cursor={from} reads on here, tail= or grep= looks for more …\n"
+            "…{fence} {what} omitted; {how} cursor={from} reads on here, tail= or grep= looks for more …\n"
         ),
         None => String::new(),
     };

@@ -165,7 +165,7 @@ pub(crate) fn fence(label: &str, text: &str, sheet: &Sheet) -> String {
 }
 
 fn fenced(host: &str, output: &Kept, room: usize, how: &str, sheet: &Sheet) -> String {
-    let shown = excerpt::head_and_tail(output, room.saturating_sub(FENCE_MAX), how);
+    let shown = excerpt::head_and_tail(output, room.saturating_sub(FENCE_MAX), how, &sheet.fence);
     fence(host, &shown.text, sheet)
 }
 

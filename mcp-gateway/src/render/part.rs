@@ -138,7 +138,6 @@ fn block(group: &[(&Task, &Found)], sheet: &Sheet) -> String {
     let (who, label) = job::names(&tasks);
     let what = match (found.note.as_str(), found.text.is_empty()) {
         ("", true) => "no output",
-        ("", false) => "last lines",
         (note, _) => note,
     };
     format!("{who}: {what}\n{}", fence(&label, &found.text, sheet))

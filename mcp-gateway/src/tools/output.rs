@@ -154,14 +154,22 @@ pub(super) async fn tail(
 ) -> Result<Found, Refusal> {
     let answer = read(call, request(task, Part::Tail(Tail { lines }), room)).await?;
     let (bytes, first) = touching_end(segments(&answer));
-    let text = if clean::is_binary(&bytes) {
-        excerpt::binary(&bytes, bytes.len() as u64, 0).text
+    let (text, left) = if clean::is_binary(&bytes) {
+        (excerpt::binary(&bytes, bytes.len() as u64, 0).text, 0)
     } else {
-        excerpt::end(&bytes, first.max(0) as u64, room)
+        excerpt::end(&bytes, room)
+    };
+    let before = first.max(0) as u64 + left;
+    let note = match before {
+        0 => "all of it".to_owned(),
+        before => format!(
+            "the end; {} before, from cursor=0",
+            words::plural(before, "byte")
+        ),
     };
     Ok(Found {
+        note: if text.is_empty() { String::new() } else { note },
         text,
-        note: String::new(),
         next: String::new(),
         task: answer.task,
     })

@@ -15,7 +15,7 @@ fn kept(raw: &[u8], limit: usize) -> Kept {
 
 #[test]
 fn what_fits_is_shown_whole() {
-    let excerpt = head_and_tail(&kept(b"one\ntwo", 1_000), 1_000, HOW);
+    let excerpt = head_and_tail(&kept(b"one\ntwo", 1_000), 1_000, HOW, "7f3a");
     assert_eq!(excerpt.text, "one\ntwo\n");
     assert_eq!((excerpt.shown, excerpt.omitted), (7, 0));
 }
@@ -23,7 +23,7 @@ fn what_fits_is_shown_whole() {
 #[test]
 fn what_does_not_fit_loses_its_middle_and_says_so() {
     let raw: String = (0..10_000).map(|n| format!("line {n}\n")).collect();
-    let excerpt = head_and_tail(&kept(raw.as_bytes(), 2_000), 2_000, HOW);
+    let excerpt = head_and_tail(&kept(raw.as_bytes(), 2_000), 2_000, HOW, "7f3a");
     let lines: Vec<&str> = excerpt.text.lines().collect();
     assert_eq!(lines[0], "line 0");
     assert_eq!(lines.last(), Some(&"line 9999"));
@@ -31,7 +31,7 @@ fn what_does_not_fit_loses_its_middle_and_says_so() {
     let shown_lines = lines.len() - 1;
     assert!(
         lines[mark].starts_with(&format!(
-            "… {} ({})",
+            "…7f3a {} ({})",
             words::plural(10_000 - shown_lines as u64, "line"),
             words::plural(excerpt.omitted, "byte")
         )),
@@ -57,7 +57,7 @@ fn what_does_not_fit_loses_its_middle_and_says_so() {
 #[test]
 fn one_long_line_shows_both_ends() {
     let raw = format!("{}END", "x".repeat(100_000));
-    let excerpt = head_and_tail(&kept(raw.as_bytes(), 4_000), 4_000, HOW);
+    let excerpt = head_and_tail(&kept(raw.as_bytes(), 4_000), 4_000, HOW, "7f3a");
     assert!(excerpt.text.starts_with("xxx"));
     assert!(excerpt.text.ends_with("END\n"));
     assert_eq!(excerpt.shown + excerpt.omitted, 100_003);
@@ -66,7 +66,7 @@ fn one_long_line_shows_both_ends() {
 #[test]
 fn a_long_line_among_others_is_cut() {
     let raw = format!("{}\n{}\nlast\n", "a\n".repeat(9_000), "y".repeat(5_000));
-    let excerpt = head_and_tail(&kept(raw.as_bytes(), 9_000), 9_000, HOW);
+    let excerpt = head_and_tail(&kept(raw.as_bytes(), 9_000), 9_000, HOW, "7f3a");
     assert!(
         excerpt.text.contains("…[+3,000 bytes]\nlast\n"),
         "{}",
@@ -78,7 +78,7 @@ fn a_long_line_among_others_is_cut() {
 fn binary_is_named_and_not_shown() {
     let mut raw = b"\x7fELF\0\x01".to_vec();
     raw.extend([0; 500]);
-    let excerpt = head_and_tail(&kept(&raw, 1_000), 1_000, HOW);
+    let excerpt = head_and_tail(&kept(&raw, 1_000), 1_000, HOW, "7f3a");
     assert!(
         excerpt
             .text
@@ -125,7 +125,7 @@ proptest! {
             kept.gap(lost);
             kept.push(OutputStream::Stdout, b"after\n");
         }
-        let excerpt = head_and_tail(&kept, budget, HOW);
+        let excerpt = head_and_tail(&kept, budget, HOW, "7f3a");
         prop_assert_eq!(excerpt.shown + excerpt.omitted + excerpt.lost, kept.total());
         prop_assert_eq!(excerpt.lost, lost);
         prop_assert!(excerpt.text.len() <= budget, "{} > {budget}", excerpt.text.len());
