@@ -187,11 +187,6 @@ impl Connections {
         session.filter(|session| session.is_open())
     }
 
-    /// How many hosts are attached.
-    pub(crate) fn len(&self) -> usize {
-        self.0.sessions.lock().len()
-    }
-
     /// Ends a host's session, if it has one.
     pub(crate) fn end(&self, host: HostId, end: End) {
         if let Some(session) = self.current(host) {
@@ -208,6 +203,11 @@ impl Connections {
                 Some(Bar::Removed(_)) => session.end(End::Removed),
             }
         }
+    }
+
+    /// Cancelled once the control plane stops.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.0.stopping.clone()
     }
 
     /// Tells every agent to come back later, and refuses those that come.

@@ -5,6 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use muster_proto::ids::HostId;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     connections::{Connections, offer},
@@ -144,6 +145,11 @@ impl Dispatcher {
             control_plane_id,
             syncer,
         }
+    }
+
+    /// Cancelled once the control plane stops.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.connections.stopping()
     }
 
     /// Whether what is written now can be made durable.

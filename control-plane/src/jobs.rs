@@ -22,6 +22,7 @@ use std::{
 use muster_proto::ids::{HostId, JobId, TaskId};
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
 
 use self::{create::Creating, recorder::Recorder};
 pub(crate) use self::{
@@ -143,6 +144,11 @@ impl Jobs {
             Err(error) => tracing::error!(%error, "task states were not written: {error}"),
         }
         self.0.recorder.stop();
+    }
+
+    /// Cancelled once the control plane stops: whoever follows a job goes on elsewhere.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.0.dispatcher.stopping()
     }
 
     /// Returns once everything reported so far survives a power cut.

@@ -28,13 +28,11 @@ use sqlx::{Row as _, migrate::Migrator};
 
 pub(crate) use self::{
     batch::{Batch, Value},
-    database::Database,
-    durability::{Disk, Durable, SyncError, Syncer},
+    durability::{Durable, SyncError, Syncer},
     hosts::StoredHost,
     join_tokens::JoinTokenRow,
-    principals::PrincipalRow,
     tokens::TokenRow,
-    writer::{Committed, Outcome, Writer},
+    writer::Writer,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -182,7 +180,7 @@ impl Store {
         let starts = row.try_get(2).map_err(fail)?;
         let position = row.try_get(3).map_err(fail)?;
         // Epochs are derived from `starts`: it must not come twice, whatever happens.
-        let database = Database::start(
+        let database = database::Database::start(
             &path,
             connection,
             position,

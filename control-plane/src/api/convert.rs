@@ -9,24 +9,17 @@ use muster_proto::{
 };
 use prost::Message as _;
 
+pub(crate) use super::hosts::{facts, timestamp};
 use super::output;
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
-    hosts::{Facts, Inventory},
+    hosts::Inventory,
     jobs::{Ending, Job, JobState, State, Summary, Task},
     output::Stream,
 };
 
 /// Bytes of a text that an agent sends for people to read.
 const WORDS_MAX: usize = 1024;
-
-/// Unix milliseconds as a timestamp.
-pub(crate) fn timestamp(millis: i64) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: millis.div_euclid(1000),
-        nanos: i32::try_from(millis.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
-    }
-}
 
 /// A timestamp as Unix milliseconds.
 pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
@@ -66,25 +59,6 @@ pub(crate) fn words(mut text: String) -> String {
 /// The stream of an agent's chunk.
 pub(crate) fn stream_in(stream: v1::OutputStream) -> Option<Stream> {
     output::stream(stream.into())
-}
-
-/// What an agent reports about its host.
-pub(crate) fn facts(facts: v1::Facts) -> Facts {
-    Facts {
-        os: facts.os,
-        distro: facts.distro,
-        distro_version: facts.distro_version,
-        kernel: facts.kernel,
-        arch: facts.arch,
-        cpus: facts.cpus,
-        memory_bytes: facts.memory_bytes,
-        shell: facts.shell,
-        agent_version: facts.agent_version,
-        addresses: facts.addresses,
-        hostname: facts.hostname,
-        user: facts.user,
-        boot_id: facts.boot_id,
-    }
 }
 
 /// How a task ended, by our clock at `time`; `None` if the state is not final.

@@ -182,10 +182,19 @@ impl JobDoor {
         wrap: impl Fn(Option<JobUpdate>) -> T + Clone + Send + 'static,
     ) -> Messages<T> {
         let inventory = self.inventory.clone();
+        let stopping = self.jobs.stopping();
         Box::pin(stream::try_unfold(watch, move |mut watch| {
-            let (inventory, wrap) = (inventory.clone(), wrap.clone());
+            let (inventory, wrap, stopping) = (inventory.clone(), wrap.clone(), stopping.clone());
             async move {
-                let update = watch.next().await.map_err(|error| status::of(&error))?;
+                let update = tokio::select! {
+                    update = watch.next() => update.map_err(|error| status::of(&error))?,
+                    () = stopping.cancelled() => {
+                        return Err(status::refuse(
+                            Reason::ShuttingDown,
+                            "the control plane is stopping; watch again with the resume token",
+                        ));
+                    }
+                };
                 Ok(update.map(|update| {
                     let update = on_wire(&inventory, &watch, update);
                     (wrap(Some(update)), watch)

@@ -1,13 +1,13 @@
 //! Where a task stands, and what moves it. Pure.
 //!
-//! | from \ event       | Approved | Started | Ended(s)        | Withdrawn(w)        | GaveUp        |
-//! | ------------------ | -------- | ------- | --------------- | ------------------- | ------------- |
-//! | AwaitingApproval   | Pending  | –       | –               | w                   | –             |
-//! | Pending, unoffered | –        | –       | –               | w                   | –             |
-//! | Pending, offered   | –        | Running | s               | –                   | Lost          |
-//! | Running            | –        | same    | s, unless it says "never ran" | –     | Lost          |
-//! | Lost               | –        | same    | same (kept beside it) | –             | same          |
-//! | other final        | –        | same    | same if equal   | –                   | same          |
+//! | from \ event       | Started | Ended(s)                      | Withdrawn(w) | GaveUp |
+//! | ------------------ | ------- | ----------------------------- | ------------ | ------ |
+//! | AwaitingApproval   | –       | –                             | w            | –      |
+//! | Pending, unoffered | –       | –                             | w            | –      |
+//! | Pending, offered   | Running | s                             | –            | Lost   |
+//! | Running            | same    | s, unless it says "never ran" | –            | Lost   |
+//! | Lost               | same    | same (kept beside it)         | –            | same   |
+//! | other final        | same    | same if equal                 | –            | same   |
 //!
 //! `Started` and `Ended` are what the agent's journal says. `Withdrawn` is the control plane's own
 //! word, and holds only for a task that never left it. "–" cannot happen and is refused.
@@ -40,8 +40,6 @@ pub(crate) enum State {
 /// What the control plane alone may make of a task that it never offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Withdrawal {
-    /// Refused by policy.
-    Rejected,
     /// Its start deadline passed.
     Expired,
     /// Cancelled on request.
@@ -51,8 +49,6 @@ pub(crate) enum Withdrawal {
 /// What happened to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Somebody approved it.
-    Approved,
     /// The host's journal says that the process runs.
     Started,
     /// The host's journal says how it ended.
@@ -116,7 +112,6 @@ impl State {
         let refused = NotAllowed { from: self, event };
         match (self, event) {
             (_, Event::Ended(end)) if !end.is_final() => Err(refused),
-            (AwaitingApproval, Event::Approved) => Ok(Pending),
             (AwaitingApproval | Pending, Event::Withdrawn(withdrawal)) if !offered => {
                 Ok(withdrawal.into())
             }
@@ -144,7 +139,6 @@ impl std::fmt::Display for State {
 impl From<Withdrawal> for State {
     fn from(withdrawal: Withdrawal) -> Self {
         match withdrawal {
-            Withdrawal::Rejected => State::Rejected,
             Withdrawal::Expired => State::Expired,
             Withdrawal::Cancelled => State::Cancelled,
         }
@@ -163,15 +157,10 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
-            Just(Event::Approved),
             Just(Event::Started),
             states().prop_map(Event::Ended),
-            proptest::sample::select(vec![
-                Withdrawal::Rejected,
-                Withdrawal::Expired,
-                Withdrawal::Cancelled
-            ])
-            .prop_map(Event::Withdrawn),
+            proptest::sample::select(vec![Withdrawal::Expired, Withdrawal::Cancelled])
+                .prop_map(Event::Withdrawn),
             Just(Event::GaveUp),
         ]
     }

@@ -42,12 +42,6 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens or makes the database, and migrates it after copying it aside.
-    pub(crate) async fn open(path: &Path, migrator: &Migrator) -> Result<Self, OpenError> {
-        let connection = connect(path, migrator).await?;
-        Self::start(path, connection, 0, None).await
-    }
-
     /// Starts writer and readers on a connection made by `connect`.
     pub(super) async fn start(
         path: &Path,
