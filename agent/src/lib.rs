@@ -17,7 +17,6 @@ mod tasks;
 #[cfg(test)]
 mod fake_control_plane;
 #[cfg(test)]
-#[cfg(test)]
 mod tests;
 
 pub use agent::{Agent, AgentError};
