@@ -236,10 +236,14 @@ fn self_signed(key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError>
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATED).into();
     params.not_after = (now + AUTHORITY_LIFETIME).into();
+    // Each authority has a name of its own: with one name for all, a stranger's certificate would look like a
+    // forged one of ours.
+    let digest = digest::digest(&digest::SHA256, key.public_key_raw());
+    let name = HEXLOWER.encode(&digest.as_ref()[..8]);
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
-        .push(DnType::CommonName, "Muster authority");
+        .push(DnType::CommonName, format!("Muster authority {name}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params.self_signed(key)?.der().clone())

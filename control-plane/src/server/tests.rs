@@ -288,8 +288,9 @@ async fn without_a_credential_every_other_method_is_refused() {
         let path = format!("/{method}").parse().unwrap();
         let codec =
             tonic_prost::ProstCodec::<v1::GetCallerRequest, v1::RevokeTokenResponse>::default();
+        // As a stream: some of them are, and the refusal comes before the first message.
         let answer = grpc
-            .unary(Request::new(v1::GetCallerRequest {}), path, codec)
+            .server_streaming(Request::new(v1::GetCallerRequest {}), path, codec)
             .await;
         if open.contains(&method.as_str()) {
             let code = answer.err().map(|status| status.code());
@@ -421,6 +422,10 @@ async fn a_second_start_finds_what_the_first_one_made() {
             std::fs::read_to_string(&token).unwrap(),
             server.authority.pin(),
         ));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        server.serve(listener, stop).await.unwrap();
     }
     assert_eq!(seen[0], seen[1]);
 }
