@@ -57,16 +57,16 @@ impl Fleet {
         let join = join_string(&client, JoinKind::Gateway, "bench", 1).await?;
         enrollment::join(&root.join("gateway/gateway"), &join, "").await?;
         let mcp = free_address()?;
-        let gateway = Program::start(
+        let mut gateway = Program::start(
             &binaries.join("muster"),
-            &["gateway"],
+            &["gateway", "run"],
             &[
                 ("MUSTER_DATA_DIR", text(&root.join("gateway"))?),
                 ("MUSTER_MCP_LISTEN", &mcp.to_string()),
             ],
             &root.join("gateway.log"),
         )?;
-        reachable(mcp, &root.join("gateway.log")).await?;
+        reachable(&mut gateway, mcp, &root.join("gateway.log")).await?;
         let request = CreateTokenRequest {
             kind: PrincipalKind::Ai.into(),
             name: "bench".to_owned(),
@@ -100,7 +100,7 @@ pub(crate) async fn start_control_plane(
     fs::create_dir_all(&data)?;
     let address = free_address()?;
     let log = root.join("control-plane.log");
-    let program = Program::start(
+    let mut program = Program::start(
         &binaries.join("muster"),
         &["control-plane"],
         &[
@@ -109,9 +109,17 @@ pub(crate) async fn start_control_plane(
         ],
         &log,
     )?;
-    reachable(address, &log).await?;
-    let client = Client::from_directory(&data.join("operator")).await?;
-    Ok((program, client))
+    // It listens before it has an operator's certificate to hand out.
+    let started = Instant::now();
+    loop {
+        match Client::from_directory(&data.join("operator")).await {
+            Ok(client) => return Ok((program, client)),
+            Err(error) if program.is_over() || started.elapsed() > PATIENCE => {
+                bail!("the control plane does not answer: {error}\n{}", read(&log));
+            }
+            Err(_) => time::sleep(POLL).await,
+        }
+    }
 }
 
 /// Joins a host and starts its agent.
@@ -173,9 +181,13 @@ pub(crate) async fn online(client: &Client, name: &str) -> anyhow::Result<()> {
     bail!("{name} does not come online")
 }
 
-async fn reachable(address: SocketAddr, log: &Path) -> anyhow::Result<()> {
+async fn reachable(
+    program: &mut Program,
+    address: SocketAddr,
+    log: &Path,
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    while started.elapsed() < PATIENCE {
+    while !program.is_over() && started.elapsed() < PATIENCE {
         if tokio::net::TcpStream::connect(address).await.is_ok() {
             return Ok(());
         }

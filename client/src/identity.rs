@@ -68,6 +68,12 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Reads the identity of a directory. [`IdentityError::Missing`] if there is none yet.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        Self::find(directory).map(|(identity, _)| identity)
+    }
+
+    /// The identity of a directory, and whether its certificate still has to take its place. Changes nothing:
+    /// whoever reads may be another process than the one that writes.
+    fn find(directory: &Path) -> Result<(Self, bool), IdentityError> {
         let key_path = directory.join(KEY);
         if !key_path.exists() {
             return Err(IdentityError::Missing(directory.to_owned()));
@@ -90,13 +96,13 @@ impl Identity {
             .map_err(|error| malformed(path, error))
         };
         match identity(&current) {
-            Ok(identity) => Ok(identity),
-            Err(_) if next.exists() => {
-                let identity = identity(&next)?;
-                fs::rename(&next, &current).map_err(|source| file_error(&current, source))?;
-                Ok(identity)
-            }
-            Err(error) => Err(error),
+            Ok(identity) => Ok((identity, false)),
+            // If it is gone, it has just taken its place.
+            Err(_) if next.exists() => match identity(&next) {
+                Ok(identity) => Ok((identity, true)),
+                Err(_) => identity(&current).map(|identity| (identity, false)),
+            },
+            Err(_) => identity(&current).map(|identity| (identity, false)),
         }
     }
 
@@ -130,6 +136,11 @@ impl Identity {
     pub fn store(&self) -> Result<(), IdentityError> {
         let at = |name: &str| self.directory.join(name);
         create_directory(&self.directory)?;
+        // What a crash left half done is finished first, or the key would be left without its certificate.
+        if let Ok((_, true)) = Self::find(&self.directory) {
+            fs::rename(at(NEXT_CERTIFICATE), at(CERTIFICATE))
+                .map_err(|source| file_error(&at(CERTIFICATE), source))?;
+        }
         let chain = pem(&self.chain);
         write_file(&at(AUTHORITIES), pem(&self.authorities).as_bytes(), 0o644)?;
         write_file(
@@ -400,7 +411,11 @@ mod tests {
         .unwrap();
         fs::write(directory.join(CERTIFICATE), old).unwrap();
         // The authority is the new one's, so the repaired pair is whole.
-        Identity::load(directory).unwrap();
+        let loaded = Identity::load(directory).unwrap();
+        // Reading changes nothing; writing finishes it.
+        assert!(directory.join(NEXT_CERTIFICATE).exists());
+        loaded.store().unwrap();
         assert!(!directory.join(NEXT_CERTIFICATE).exists());
+        Identity::load(directory).unwrap();
     }
 }
