@@ -181,11 +181,7 @@ pub(crate) async fn online(client: &Client, name: &str) -> anyhow::Result<()> {
     bail!("{name} does not come online")
 }
 
-async fn reachable(
-    program: &mut Program,
-    address: SocketAddr,
-    log: &Path,
-) -> anyhow::Result<()> {
+async fn reachable(program: &mut Program, address: SocketAddr, log: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
     while !program.is_over() && started.elapsed() < PATIENCE {
         if tokio::net::TcpStream::connect(address).await.is_ok() {
