@@ -41,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) code: u8,
     pub(crate) reason: Option<Reason>,
     pub(crate) message: String,
+    /// More lines, for people.
+    pub(crate) detail: String,
     pub(crate) next: Option<String>,
 }
 
@@ -50,6 +52,7 @@ impl Failure {
             code,
             reason: None,
             message: message.into(),
+            detail: String::new(),
             next: None,
         }
     }
@@ -80,12 +83,7 @@ impl Failure {
         let failure = Self::from(error);
         match (failure.reason, position) {
             (Some(Reason::SelectorInvalid), Some(position)) => Self {
-                message: format!(
-                    "{}\n    {}\n    {}^",
-                    failure.message,
-                    clean(selector),
-                    " ".repeat(position)
-                ),
+                detail: format!("\n    {}\n    {}^", clean(selector), " ".repeat(position)),
                 ..failure
             },
             _ => failure,
@@ -113,6 +111,7 @@ impl fmt::Display for Failure {
         if let Some(reason) = self.reason {
             write!(f, " [{}]", reason.name())?;
         }
+        f.write_str(&self.detail)?;
         if let Some(next) = &self.next {
             write!(f, "\n  next: {next}")?;
         }
@@ -153,6 +152,7 @@ impl From<ClientError> for Failure {
             code,
             reason,
             message: clean(&error.to_string()).into_owned(),
+            detail: String::new(),
             next: next.map(str::to_owned),
         }
     }
@@ -311,7 +311,7 @@ mod tests {
         );
         let text = Failure::in_selector(error, "a=b,=c").to_string();
         assert!(
-            text.contains("\n    a=b,=c\n        ^ [SELECTOR_INVALID]"),
+            text.contains("[SELECTOR_INVALID]\n    a=b,=c\n        ^\n  next: "),
             "{text}"
         );
     }

@@ -11,28 +11,41 @@ use std::{io, net::SocketAddr};
 
 use muster_client::enrollment::EnrollmentError;
 use muster_runtime::{shutdown, tls};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, exit};
 
-/// Binds an address; `flag` is what names another.
-fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
-    tls::listen(address).map_err(|error| {
-        let failure = Failure::new(
-            exit::UNAVAILABLE,
-            format!("cannot listen on {address}: {error}"),
-        );
-        match error.kind() {
-            io::ErrorKind::AddrInUse => failure.next(format!(
-                "stop what listens there (another `muster up`?), or choose another with {flag}"
-            )),
-            io::ErrorKind::PermissionDenied => {
-                failure.next(format!("choose a port above 1023 with {flag}"))
-            }
-            _ => failure.next(format!("choose another with {flag}")),
+/// Takes an address without listening yet; `flag` is what names another.
+fn bind(address: SocketAddr, flag: &str) -> Result<TcpSocket, Failure> {
+    tls::bind(address).map_err(|error| taken(address, flag, &error))
+}
+
+/// Listens on an address that was taken.
+fn listen(socket: TcpSocket, flag: &str) -> Result<TcpListener, Failure> {
+    let address = local_address(&socket)?;
+    socket
+        .listen(tls::BACKLOG)
+        .map_err(|error| taken(address, flag, &error))
+}
+
+fn local_address(socket: &TcpSocket) -> Result<SocketAddr, Failure> {
+    let address = socket.local_addr();
+    address.map_err(|error| Failure::internal(error.to_string()))
+}
+
+fn taken(address: SocketAddr, flag: &str, error: &io::Error) -> Failure {
+    let message = format!("cannot listen on {address}: {error}");
+    let failure = Failure::new(exit::UNAVAILABLE, message);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => failure.next(format!(
+            "stop what listens there (another `muster up`?), or choose another with {flag}"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            failure.next(format!("choose a port above 1023 with {flag}"))
         }
-    })
+        _ => failure.next(format!("choose another with {flag}")),
+    }
 }
 
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
@@ -64,6 +77,7 @@ mod tests {
     #[tokio::test]
     async fn a_taken_port_names_the_way_out() {
         let first = bind("127.0.0.1:0".parse().unwrap(), "--listen").unwrap();
+        let first = listen(first, "--listen").unwrap();
         let taken = bind(first.local_addr().unwrap(), "--listen").unwrap_err();
         assert_eq!(taken.code, exit::UNAVAILABLE);
         assert!(taken.to_string().contains("--listen"), "{taken}");

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
 };
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use serde_json::Value;
 
 /// Text from elsewhere, with control characters and direction marks escaped, so that it cannot move the
@@ -40,6 +40,9 @@ fn is_unsafe(character: char) -> bool {
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A terminal narrower than this has no room for columns.
+const WIDTH_MIN: u16 = 40;
+
 /// A table. To a terminal it is as wide as that, with headings; elsewhere each row is one line.
 pub(crate) struct Rows {
     table: Table,
@@ -49,10 +52,15 @@ impl Rows {
     pub(crate) fn new(headings: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        if io::stdout().is_terminal() {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        }
         table.set_header(headings.to_vec());
+        // Elsewhere, and where a terminal does not know its width, lines stay whole.
+        if io::stdout().is_terminal() && table.width().is_some_and(|width| width >= WIDTH_MIN) {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            // What stands first is copied into the next command.
+            if let Some(first) = table.column_mut(0) {
+                first.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
         Self { table }
     }
 

@@ -22,7 +22,7 @@ use rustls::{
 
 pub use client::{ClientTls, ConnectError, connect, connect_lazily};
 pub use connection::{Peer, PeerCertificate, TlsConnection};
-pub use server::{AcceptLimits, Admission, ServerTls, listen};
+pub use server::{AcceptLimits, Admission, BACKLOG, ServerTls, bind, listen};
 pub use spiffe::{SpiffeId, SpiffeIdError, SpiffeKind};
 
 /// Why TLS cannot be set up.

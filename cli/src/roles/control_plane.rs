@@ -8,7 +8,7 @@ use std::{
 use muster_control_plane::{Config, Server, ServerError};
 use tokio::net::TcpListener;
 
-use super::{bind, stop_on_signal};
+use super::{bind, listen, local_address, stop_on_signal};
 use crate::{
     failure::{Failure, exit},
     screen::say,
@@ -34,13 +34,12 @@ pub(super) struct Opened {
     pub(super) address: SocketAddr,
 }
 
-/// Binds first: a port that is taken is found before anything is made.
+/// Takes the port first: one that is taken is found before anything is made. Listens last: who can connect
+/// finds everything ready.
 pub(super) async fn open(config: Config, data_dir: &Path) -> Result<Opened, Failure> {
     config.check().map_err(Failure::usage)?;
-    let listener = bind(config.listen, "--listen")?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Failure::internal(error.to_string()))?;
+    let socket = bind(config.listen, "--listen")?;
+    let address = local_address(&socket)?;
     let config = Config {
         directory: data_dir.join("control-plane"),
         listen: address,
@@ -53,7 +52,7 @@ pub(super) async fn open(config: Config, data_dir: &Path) -> Result<Opened, Fail
         .map_err(failure)?;
     Ok(Opened {
         server,
-        listener,
+        listener: listen(socket, "--listen")?,
         address,
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use muster_agent::Join;
 use muster_mcp_gateway::{Config, Gateway, GatewayError, PATH};
 
-use super::{bind, not_joined, stop_on_signal};
+use super::{bind, listen, local_address, not_joined, stop_on_signal};
 use crate::{
     failure::{Failure, exit},
     screen::{self, say},
@@ -50,9 +50,10 @@ pub(crate) async fn run(command: GatewayCommand, data_dir: PathBuf) -> Result<u8
 
 async fn serve(config: Config, data_dir: &Path) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
-    let address = config.mcp_listen;
+    let socket = bind(config.mcp_listen, "--mcp-listen")?;
+    let address = local_address(&socket)?;
     let gateway = Gateway::open(config, data_dir).await.map_err(failure)?;
-    let listener = bind(address, "--mcp-listen")?;
+    let listener = listen(socket, "--mcp-listen")?;
     say(&format!("MCP over HTTP at http://{address}{PATH}"));
     gateway.serve(listener, stop).await.map_err(failure)
 }

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{agent, bind, control_plane, gateway, not_joined, stop_on_signal};
+use super::{
+    agent, bind, control_plane, gateway, listen, local_address, not_joined, stop_on_signal,
+};
 use crate::{failure::Failure, screen};
 use welcome::Welcome;
 
@@ -48,10 +50,8 @@ impl Up {
     pub(crate) async fn run(self, data_dir: std::path::PathBuf) -> Result<u8, Failure> {
         let stop = stop_on_signal()?;
         private_directory(&data_dir)?;
-        let mcp_listener = bind(self.gateway.mcp_listen, "--mcp-listen")?;
-        let mcp_address = mcp_listener
-            .local_addr()
-            .map_err(|error| Failure::internal(error.to_string()))?;
+        let mcp_socket = bind(self.gateway.mcp_listen, "--mcp-listen")?;
+        let mcp_address = local_address(&mcp_socket)?;
         let opened = control_plane::open(self.control_plane, &data_dir).await?;
         let token = data_dir.join("mcp-token");
         let server = opened.server;
@@ -83,6 +83,7 @@ impl Up {
         let gateway = Gateway::open(self.gateway, &data_dir)
             .await
             .map_err(gateway::failure)?;
+        let mcp_listener = listen(mcp_socket, "--mcp-listen")?;
         roles.gateway = Some(Role::start(|stop| async move {
             gateway
                 .serve(mcp_listener, stop)

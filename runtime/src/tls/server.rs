@@ -58,10 +58,12 @@ impl Default for AcceptLimits {
     }
 }
 
-/// Opens a listener with a backlog that a fleet may fill when it dials in at once.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    /// The kernel caps it at `net.core.somaxconn`, 4096 since Linux 5.4.
-    const BACKLOG: u32 = 4096;
+/// Connections that may wait to be accepted: a fleet that dials in at once finds room. The kernel caps it at
+/// `net.core.somaxconn`, 4096 since Linux 5.4.
+pub const BACKLOG: u32 = 4096;
+
+/// Takes an address without listening yet: whoever dials is refused until [`TcpSocket::listen`].
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -69,7 +71,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // So that a restart can bind while connections of the process before linger.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
+}
+
+/// Opens a listener with room for [`BACKLOG`] waiting connections.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address)?.listen(BACKLOG)
 }
 
 /// The server's end of TLS.
