@@ -197,4 +197,25 @@ mod tests {
         let cli = Cli::try_parse_from(["muster", "host", "list", "--json", "--address", "h:1"]);
         assert!(cli.unwrap().command.wants_json());
     }
+    /// The sample that people copy: every line of it, uncommented, is a setting that exists.
+    #[test]
+    fn the_sample_settings_are_settings() {
+        let sample = include_str!("../../deploy/config.toml");
+        let settings: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.contains(" = ") => format!("{setting}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert!(settings.lines().filter(|line| line.contains(" = ")).count() > 20);
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("config.toml"), settings).unwrap();
+        let arguments = ["muster", "control-plane", "--data-dir"].map(Into::into);
+        let arguments = arguments.into_iter().chain([directory.path().into()]);
+        let loaded: Result<Cli, _> = muster_runtime::config::load(arguments, &|_| None);
+        if let Err(refusal) = loaded {
+            panic!("{refusal}");
+        }
+    }
 }
