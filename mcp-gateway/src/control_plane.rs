@@ -1,4 +1,5 @@
-//! The road to the control plane: one warm channel for all, and a short-lived token for each caller.
+//! The road to the control plane: one warm channel, more of them when many calls wait at once, and a
+//! short-lived token for each caller.
 //!
 //! The gateway has no rights of its own. It exchanges what its caller presents for a token of a few
 //! minutes that only this connection's certificate can use; the caller's own token goes no further
@@ -6,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -27,6 +31,13 @@ const EXCHANGES_MAX: usize = 8;
 /// How long an exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 
+/// Channels to the control plane. It takes so many streams on each: with one alone, calls that wait would hold
+/// up those that need not.
+pub(crate) const CHANNELS: usize = 16;
+/// Calls on one channel before the next one is used; below the control plane's limit of 200 streams, since a call
+/// may have a few.
+const CALLS_PER_CHANNEL: usize = 128;
+
 /// Whom to act for.
 #[derive(Clone, Copy)]
 pub(crate) enum Subject<'a> {
@@ -38,9 +49,24 @@ pub(crate) enum Subject<'a> {
 
 /// The control plane as the gateway sees it.
 pub(crate) struct ControlPlane {
-    client: Client,
+    channels: Vec<Arc<Channel>>,
     exchanged: parking_lot::Mutex<HashMap<[u8; 32], Caller>>,
     exchanges: Semaphore,
+}
+
+/// One channel, and how many calls use it.
+struct Channel {
+    client: Client,
+    calls: AtomicUsize,
+}
+
+/// A call's place on a channel; given back when dropped.
+pub(crate) struct Place(Arc<Channel>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Somebody on whose behalf calls are made.
@@ -48,18 +74,23 @@ pub(crate) struct ControlPlane {
 pub(crate) struct Caller {
     /// Kind and name, as `ai/claude`.
     pub(crate) principal: Arc<str>,
-    /// Calls in its name.
-    pub(crate) client: Client,
+    bearer: Arc<str>,
     renew_at: SystemTime,
     /// Under which the token is remembered.
     key: [u8; 32],
 }
 
 impl ControlPlane {
-    /// Over a client that identifies itself by its certificate and connects again by itself.
-    pub(crate) fn new(client: Client) -> Self {
+    /// Over clients that identify themselves by one certificate and connect by themselves, at the first call.
+    pub(crate) fn new(clients: impl IntoIterator<Item = Client>) -> Self {
+        let channel = |client| {
+            Arc::new(Channel {
+                client,
+                calls: AtomicUsize::new(0),
+            })
+        };
         Self {
-            client,
+            channels: clients.into_iter().map(channel).collect(),
             exchanged: parking_lot::Mutex::default(),
             exchanges: Semaphore::new(EXCHANGES_MAX),
         }
@@ -88,6 +119,22 @@ impl ControlPlane {
         Ok(caller)
     }
 
+    /// A place for a call: on the first channel that is not full, so that few calls keep one channel warm.
+    fn place(&self) -> Place {
+        let calls = |channel: &&Arc<Channel>| channel.calls.load(Ordering::Relaxed);
+        let free = self.channels.iter().find(|c| calls(c) < CALLS_PER_CHANNEL);
+        let channel = free.or_else(|| self.channels.iter().min_by_key(calls));
+        let channel = channel.expect("there is at least one channel");
+        channel.calls.fetch_add(1, Ordering::Relaxed);
+        Place(channel.clone())
+    }
+
+    /// A client that calls in the name of `caller`, and its place.
+    pub(crate) fn client(&self, caller: &Caller) -> Result<(Client, Place), ClientError> {
+        let place = self.place();
+        Ok((place.0.client.with_token(&caller.bearer)?, place))
+    }
+
     /// Exchanges again at the next call: the control plane did not take the token.
     pub(crate) fn forget(&self, caller: &Caller) {
         self.exchanged.lock().remove(&caller.key);
@@ -110,7 +157,8 @@ impl ControlPlane {
             subject: Some(subject),
         });
         request.set_timeout(EXCHANGE_LIMIT);
-        let answer = self.client.access().exchange_token(request).await?;
+        let place = self.place();
+        let answer = place.0.client.access().exchange_token(request).await?;
         let answer = answer.into_inner();
         let principal = answer
             .principal
@@ -129,7 +177,7 @@ impl ControlPlane {
         };
         Ok(Caller {
             principal: format!("{kind}/{}", principal.name).into(),
-            client: self.client.with_token(&answer.bearer_token)?,
+            bearer: answer.bearer_token.into(),
             renew_at: renew_at(SystemTime::now(), expires),
             key,
         })
@@ -177,9 +225,9 @@ impl Trace {
     }
 
     /// The caller's client, whose calls carry this trace on.
-    pub(crate) fn carried_by(self, client: &Client) -> Client {
+    pub(crate) fn carried_by(self, client: Client) -> Client {
         if self.0.is_empty() {
-            return client.clone();
+            return client;
         }
         client.with_trace(self.0)
     }
@@ -188,6 +236,23 @@ impl Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn calls_fill_one_channel_before_the_next() {
+        let channel =
+            || tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let clients = (0..2).map(|_| Client::from_channel(channel()));
+        let control_plane = ControlPlane::new(clients);
+        let calls = |n: usize| control_plane.channels[n].calls.load(Ordering::Relaxed);
+        let mut places: Vec<Place> = (0..CALLS_PER_CHANNEL + 2)
+            .map(|_| control_plane.place())
+            .collect();
+        assert_eq!((calls(0), calls(1)), (CALLS_PER_CHANNEL, 2));
+        places.remove(0);
+        assert_eq!(calls(0), CALLS_PER_CHANNEL - 1);
+        drop(places);
+        assert_eq!((calls(0), calls(1)), (0, 0));
+    }
 
     #[test]
     fn a_token_is_renewed_before_it_ends() {

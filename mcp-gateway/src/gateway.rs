@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    control_plane::ControlPlane,
+    control_plane::{CHANNELS, ControlPlane},
     handler::{Shared, Who},
     http,
     slots::Slots,
@@ -54,7 +54,6 @@ pub struct Gateway {
     config: Config,
     identity: Identity,
     tls: ClientTls,
-    client: Client,
 }
 
 /// Exchanges a join token of kind gateway for an identity in `data_dir`.
@@ -89,12 +88,10 @@ impl Gateway {
             }
         }
         let tls = identity.client_tls()?;
-        let client = Client::from_channel(connect_lazily(identity.address(), &tls));
         Ok(Self {
             config,
             identity,
             tls,
-            client,
         })
     }
 
@@ -104,8 +101,10 @@ impl Gateway {
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), GatewayError> {
+        let address = self.identity.address();
+        let client = |_| Client::from_channel(connect_lazily(address, &self.tls));
         let shared = Arc::new(Shared {
-            control_plane: Arc::new(ControlPlane::new(self.client)),
+            control_plane: Arc::new(ControlPlane::new((0..CHANNELS).map(client))),
             who: Who::Request,
             slots: Slots::default(),
         });

@@ -80,8 +80,10 @@ impl Handler {
     /// All that a request needs to be answered.
     async fn call(&self, context: &RequestContext<RoleServer>) -> Result<Call, Refusal> {
         let caller = self.caller(context).await.map_err(Refusal::from)?;
+        let (client, place) = self.shared.control_plane.client(&caller)?;
         Ok(Call {
-            client: trace(context).carried_by(&caller.client),
+            client: trace(context).carried_by(client),
+            _place: place,
             caller,
             control_plane: self.shared.control_plane.clone(),
             progress: Progress::new(&context.peer, context.meta.get_progress_token()),

@@ -32,7 +32,7 @@ pub async fn serve_stdio(
     stop: CancellationToken,
 ) -> Result<(), StdioError> {
     let handler = Handler::new(Arc::new(Shared {
-        control_plane: Arc::new(ControlPlane::new(client)),
+        control_plane: Arc::new(ControlPlane::new([client])),
         who: Who::Ai(ai_name),
         slots: Slots::default(),
     }));

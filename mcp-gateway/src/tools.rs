@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
-    control_plane::{Caller, ControlPlane},
+    control_plane::{Caller, ControlPlane, Place},
     error::Refusal,
     progress::Progress,
     render::job::Sheet,
@@ -62,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) control_plane: Arc<ControlPlane>,
     /// Calls in its name, within its trace.
     pub(crate) client: Client,
+    /// Its place on the channel of this client.
+    pub(crate) _place: Place,
     /// Whom to tell how it goes.
     pub(crate) progress: Progress,
     /// The caller has gone: detach.

@@ -53,7 +53,7 @@ pub(super) fn shared(address: SocketAddr, who: Who) -> Arc<Shared> {
         .unwrap()
         .connect_lazy();
     Arc::new(Shared {
-        control_plane: Arc::new(ControlPlane::new(Client::from_channel(channel))),
+        control_plane: Arc::new(ControlPlane::new([Client::from_channel(channel)])),
         who,
         slots: Slots::default(),
     })
