@@ -9,6 +9,7 @@ use muster_proto::{
 };
 use nix::unistd::Pid;
 use prost::Message;
+use tracing::{Instrument, info_span};
 
 use super::{
     Tasks, grace_of,
@@ -24,6 +25,7 @@ impl Tasks {
     pub(super) fn recover(&self, unsettled: Vec<Held>) {
         for held in unsettled {
             let task_id = held.task_id;
+            let _entered = info_span!("task", task.id = %task_id).entered();
             let spool = Spool::recover(
                 task_id,
                 Arc::clone(&self.0.room),
@@ -101,7 +103,8 @@ impl Tasks {
     fn end_left_over(&self, task: Arc<Task>, tree: Tree, started: Option<task_state::Started>) {
         let tasks = self.clone();
         let grace: Duration = grace_of(&task.sealed_offer);
-        self.0.running.spawn(async move {
+        let span = tracing::Span::current();
+        let ending = async move {
             let found = tree.end(grace).await;
             let (reason, message) = match (started, found) {
                 (None, false) => (
@@ -118,6 +121,7 @@ impl Tasks {
                 ),
             };
             tasks.finish(&task, tasks.over(State::Lost, reason, message.to_owned()));
-        });
+        };
+        self.0.running.spawn(ending.instrument(span));
     }
 }

@@ -6,11 +6,12 @@
 
 mod disk;
 mod plan;
+mod recovery;
+mod stored;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
-    path::Path,
     sync::Arc,
     task::Waker,
 };
@@ -20,10 +21,10 @@ use muster_proto::{ids::TaskId, v1::OutputStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(crate) use self::disk::Room;
+pub(crate) use self::{disk::Room, recovery::sweep};
 use self::{
     disk::SegmentFile,
-    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, Segment, SegmentId},
+    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId},
 };
 
 /// Pieces stay in memory for the report up to this many bytes; a slower report reads the files.
@@ -165,60 +166,6 @@ impl Spool {
                 backlog: Arc::new(Notify::new()),
             }),
         }
-    }
-
-    /// For a task of an earlier agent: what it left, and a gap for what is known to be missing. Complete.
-    pub(crate) fn recover(
-        task_id: TaskId,
-        room: Arc<Room>,
-        task_limit: u64,
-        produced: Option<Produced>,
-    ) -> io::Result<Self> {
-        let (mut head, mut tail): (Vec<Segment>, Vec<Segment>) = Default::default();
-        let mut files = HashMap::new();
-        for (id, path) in disk::left_behind(room.directory(), task_id)? {
-            match SegmentFile::recover(&room, path.clone(), id) {
-                Ok((file, segment)) => {
-                    files.insert(id, Arc::new(file));
-                    if segment.first > 0 {
-                        &mut head
-                    } else {
-                        &mut tail
-                    }
-                    .push(segment);
-                }
-                Err(error) => {
-                    tracing::warn!(task.id = %task_id, %error, "output of an earlier agent is lost: {error}");
-                }
-            }
-        }
-        head.sort_by_key(|segment| segment.first);
-        // A file whose beginning was cut leaves a hole in the sequences, and nothing can follow one.
-        let mut expected = None;
-        let whole = head
-            .iter()
-            .take_while(|segment| {
-                let follows = expected.is_none_or(|next| next == segment.first);
-                expected = Some(segment.first + segment.pieces);
-                follows
-            })
-            .count();
-        head.truncate(whole);
-        let spool = Self::with_plan(
-            task_id,
-            room,
-            Plan::recovered(limits(task_limit), head, tail),
-        );
-        {
-            let mut inner = spool.inner.lock();
-            inner.files = files;
-            // Without a file, all of it was acknowledged, or nobody can say what was not.
-            if let Some(produced) = produced.filter(|_| !inner.files.is_empty()) {
-                inner.miss(produced);
-            }
-            inner.ended = true;
-        }
-        Ok(spool)
     }
 
     /// Takes output of the process: for the report at once, then into the file. Blocks for one write to
@@ -385,115 +332,6 @@ impl Spool {
         waiting > BACKLOG as u64
     }
 
-    /// Reads what comes after a sequence from where it is stored. Blocks.
-    pub(crate) fn read(&self, after: i64, place: &mut Position) -> io::Result<Vec<Piece>> {
-        let wanted = after + 1;
-        let mut inner = self.inner.lock();
-        if wanted >= inner.plan.next_sequence() && inner.plan.has_tail() {
-            self.join(&mut inner);
-        }
-        let Some(segment) = inner.plan.find(wanted).cloned() else {
-            return Ok(Vec::new());
-        };
-        if let Some(pieces) = inner.memory.get(&segment.id) {
-            let skip = usize::try_from(wanted - segment.first).unwrap_or(0);
-            return Ok(pieces.iter().skip(skip).cloned().collect());
-        }
-        let file = inner.files.get(&segment.id).cloned();
-        drop(inner);
-        let Some(file) = file else {
-            return Ok(lost(&segment, wanted, None));
-        };
-
-        let known = place.segment == Some(segment.id) && place.sequence <= wanted;
-        let (mut at, mut sequence) = if known {
-            (place.at, place.sequence)
-        } else {
-            (0, segment.first)
-        };
-        let end = segment.first + segment.pieces;
-        loop {
-            match file.read(at, sequence, end - sequence, READ_MAX) {
-                Ok((mut pieces, next)) => {
-                    at = next;
-                    sequence += pieces.len() as i64;
-                    pieces.retain(|piece| piece.sequence >= wanted);
-                    if !pieces.is_empty() || sequence >= end {
-                        *place = Position {
-                            segment: Some(segment.id),
-                            sequence,
-                            at,
-                        };
-                        return Ok(pieces);
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(task.id = %self.task_id, %error, "kept output cannot be read: {error}");
-                    // What can be read comes first, piece by piece; the rest is a gap.
-                    if let Ok((pieces, next)) = file.read(at, sequence, 1, 1) {
-                        at = next;
-                        sequence += 1;
-                        if pieces.iter().any(|piece| piece.sequence >= wanted) {
-                            *place = Position {
-                                segment: Some(segment.id),
-                                sequence,
-                                at,
-                            };
-                            return Ok(pieces);
-                        }
-                        continue;
-                    }
-                    return Ok(lost(&segment, wanted, Some((&file, sequence))));
-                }
-            }
-        }
-    }
-
-    /// Puts the tail behind the head, with gaps for what was dropped between.
-    fn join(&self, inner: &mut Inner) {
-        let joined = inner.plan.join();
-        if let Some((id, missing)) = joined.gaps {
-            let pieces: Vec<Piece> = missing.into_iter().map(gap).collect();
-            // On disk too, for a later agent; in memory for this one.
-            if let Err(error) = self.write_gaps(inner, id, &pieces) {
-                tracing::warn!(task.id = %self.task_id, %error, "a gap cannot be written: {error}");
-            }
-            inner.memory.insert(id, pieces);
-        }
-        for id in joined.numbered {
-            let Some(first) = inner
-                .plan
-                .segments()
-                .find(|segment| segment.id == id)
-                .map(|segment| segment.first)
-            else {
-                continue;
-            };
-            if let Some(file) = inner.files.get(&id)
-                && let Err(error) = file.number(first)
-            {
-                tracing::warn!(task.id = %self.task_id, %error, "a segment cannot be numbered: {error}");
-            }
-            for (piece, sequence) in inner.memory.get_mut(&id).into_iter().flatten().zip(first..) {
-                piece.sequence = sequence;
-            }
-        }
-    }
-
-    fn write_gaps(&self, inner: &mut Inner, id: SegmentId, pieces: &[Piece]) -> io::Result<()> {
-        let first = pieces.first().map_or(0, |piece| piece.sequence);
-        let begin = inner
-            .plan
-            .find(first)
-            .map_or([0; STREAMS], |segment| segment.begin);
-        let file = SegmentFile::create(&self.room, self.task_id, id, first, begin)?;
-        for piece in pieces {
-            file.append(piece.stream, piece.offset, &piece.content)?;
-        }
-        inner.files.insert(id, Arc::new(file));
-        Ok(())
-    }
-
     /// All up to this sequence is durable at the control plane.
     pub(crate) fn acknowledge(&self, sequence: i64) {
         let mut inner = self.inner.lock();
@@ -560,27 +398,6 @@ impl Inner {
             })
             .collect()
     }
-
-    /// Adds gaps for what the process wrote and no file has.
-    fn miss(&mut self, produced: Produced) {
-        let end = self.plan.end();
-        for (stream, expected) in [produced.stdout, produced.stderr].into_iter().enumerate() {
-            let length = expected - end[stream];
-            if length <= 0 {
-                continue;
-            }
-            let placed = self.plan.place(stream, length as u64, Place::Memory);
-            self.memory
-                .entry(placed.segment)
-                .or_default()
-                .push(gap(Missing {
-                    sequence: placed.sequence,
-                    stream,
-                    offset: placed.offset,
-                    length,
-                }));
-        }
-    }
 }
 
 fn gap(missing: Missing) -> Piece {
@@ -593,63 +410,6 @@ fn gap(missing: Missing) -> Piece {
             cause: "the host had no room to keep it".to_owned(),
         },
     }
-}
-
-/// Gaps for what is left of a segment that cannot be read, one for each sequence.
-fn lost(segment: &Segment, wanted: i64, readable: Option<(&SegmentFile, i64)>) -> Vec<Piece> {
-    let mut begin = segment.begin;
-    let mut sequence = segment.first;
-    if let Some((file, reached)) = readable {
-        // Everything before was readable: the streams stand where it ends.
-        if let Ok((pieces, _)) = file.read(0, segment.first, reached - segment.first, usize::MAX) {
-            for piece in &pieces {
-                begin[piece.stream] = piece.offset + piece.content.length();
-            }
-        }
-        sequence = reached;
-    }
-    let mut pieces = Vec::new();
-    let end = segment.first + segment.pieces;
-    for (stream, begin) in begin.iter().enumerate() {
-        let length = segment.end[stream] - begin;
-        if length > 0 && sequence < end {
-            pieces.push(lost_piece(sequence, stream, *begin, length));
-            sequence += 1;
-        }
-    }
-    while sequence < end {
-        pieces.push(lost_piece(sequence, 0, segment.end[0], 0));
-        sequence += 1;
-    }
-    pieces.retain(|piece| piece.sequence >= wanted);
-    pieces
-}
-
-fn lost_piece(sequence: i64, stream: usize, offset: i64, length: i64) -> Piece {
-    Piece {
-        sequence,
-        stream,
-        offset,
-        content: Content::Missing {
-            length,
-            cause: "the host's disk lost it".to_owned(),
-        },
-    }
-}
-
-/// Removes the output of tasks that the journal does not hold any more.
-pub(crate) fn sweep(directory: &Path, held: &HashSet<TaskId>) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let task_id = name
-            .to_str()
-            .and_then(|name| name.split('.').next()?.parse().ok());
-        if task_id.is_some_and(|task_id| !held.contains(&task_id)) {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes files outside of the lock, as soon as no reader holds them.

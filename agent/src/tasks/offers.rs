@@ -1,0 +1,232 @@
+//! What the control plane asks for: offers, and cancels.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use muster_proto::{
+    agent::v1::{Cancel, Offer, SealedOffer, task_state},
+    ids::TaskId,
+    v1::{Command, Reason, action, task::State},
+};
+use muster_runtime::telemetry::trace;
+use prost::Message;
+use tracing::info_span;
+
+use super::{
+    Tasks, grace_of,
+    journal::{Accepted, Barred, Ended, Event, Held, Phase, Starting},
+    not_after_ms,
+    spool::Spool,
+    task::Task,
+};
+use crate::connection::Session;
+
+/// Where the environment of a process carries the trace that asked for it.
+const TRACE_VARIABLES: [(&str, &str); 2] =
+    [("traceparent", "TRACEPARENT"), ("tracestate", "TRACESTATE")];
+
+impl Tasks {
+    /// Takes an offer. A task that the journal holds is answered, not started.
+    pub(crate) fn offer(&self, offer: Offer, session: &Arc<Session>) {
+        if self.0.stopping.is_cancelled() {
+            // Not taken, so that it is offered again.
+            return;
+        }
+        let sealed = match SealedOffer::decode(offer.sealed_offer.clone()) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::error!(%error, "an offer cannot be read: {error}");
+                return;
+            }
+        };
+        let Ok(task_id) = sealed.task_id.parse::<TaskId>() else {
+            tracing::error!(task.id = sealed.task_id, "an offer has a malformed task id");
+            return;
+        };
+        if self.answer(task_id, session, Some(&offer)) {
+            return;
+        }
+
+        let span = info_span!("task", task.id = %task_id, job.id = sealed.job_id);
+        trace::adopt(&span, &offer.trace);
+        let _entered = span.enter();
+        let not_after_ms = not_after_ms(&sealed);
+        let accepted = Accepted {
+            task_id: task_id.to_string(),
+            sealed_offer: offer.sealed_offer.clone(),
+            seal: offer.seal.clone(),
+            not_after_ms,
+        };
+        let spool = Arc::new(Spool::new(
+            task_id,
+            Arc::clone(&self.0.room),
+            self.0.limits.task_spool,
+        ));
+        let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
+        self.0.held.lock().insert(task_id, Arc::clone(&task));
+
+        match self.admit(&sealed, not_after_ms) {
+            Ok(mut command) => {
+                for (key, variable) in TRACE_VARIABLES {
+                    if let Some(value) = offer.trace.get(key) {
+                        command
+                            .env
+                            .entry(variable.to_owned())
+                            .or_insert_with(|| value.clone());
+                    }
+                }
+                // Both in one write: a task that is taken is started at once.
+                let starting = Starting {
+                    task_id: task_id.to_string(),
+                };
+                let events = vec![Event::Accepted(accepted), Event::Starting(starting)];
+                match self.0.journal.write(self.0.clock.now_ms(), events) {
+                    Ok(_) => self.run(Arc::clone(&task), command),
+                    Err(error) => self.refuse_unwritten(&task, &error),
+                }
+            }
+            Err(refusal) => {
+                tracing::info!(
+                    reason = refusal.reason().as_str_name(),
+                    "refused a task: {}",
+                    refusal.message
+                );
+                let ended = Ended {
+                    task_id: task_id.to_string(),
+                    ended: Some(refusal.clone()),
+                    ..Default::default()
+                };
+                let events = vec![Event::Accepted(accepted), Event::Ended(ended)];
+                match self.0.journal.write(self.0.clock.now_ms(), events) {
+                    Ok(position) => task.ended(position, refusal),
+                    Err(error) => self.refuse_unwritten(&task, &error),
+                }
+            }
+        }
+        self.report(task, session, true);
+    }
+
+    /// The command of an offer, or why it is not started.
+    pub(super) fn admit(
+        &self,
+        sealed: &SealedOffer,
+        not_after_ms: i64,
+    ) -> Result<Command, task_state::Ended> {
+        let refuse = |state, reason, message: String| Err(self.over(state, reason, message));
+        if sealed.host_id != self.0.host_id {
+            let message = format!("the offer is for host {}", sealed.host_id);
+            return refuse(State::Rejected, Reason::SealInvalid, message);
+        }
+        if self.0.clock.now_ms() > not_after_ms {
+            let message = "the offer came after the start deadline".to_owned();
+            return refuse(State::Expired, Reason::StartDeadlinePassed, message);
+        }
+        let Some(action::Kind::Command(command)) =
+            sealed.action.clone().and_then(|action| action.kind)
+        else {
+            let message = "this agent does not know this kind of action; update it".to_owned();
+            return refuse(State::Rejected, Reason::ActionUnsupported, message);
+        };
+        let limit = self.0.limits.tasks;
+        if self.0.running.len() >= limit {
+            let message = format!("this host already runs {limit} tasks, its limit");
+            return refuse(State::Rejected, Reason::HostBusy, message);
+        }
+        Ok(command)
+    }
+
+    /// Nothing starts that is not in the journal first.
+    pub(super) fn refuse_unwritten(&self, task: &Task, error: &io::Error) {
+        tracing::error!(task.id = %task.id, %error, "the journal cannot be written, so the task does not start: {error}");
+        let reason = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+            _ => Reason::StartFailed,
+        };
+        let message = format!("the agent's journal cannot be written: {error}");
+        task.ended(
+            self.0.journal.position(),
+            self.over(State::Rejected, reason, message),
+        );
+    }
+
+    /// Answers for a task that is known already; `false` if it is not.
+    pub(super) fn answer(
+        &self,
+        task_id: TaskId,
+        session: &Arc<Session>,
+        offer: Option<&Offer>,
+    ) -> bool {
+        if let Some(task) = self.find(&task_id) {
+            self.report(task, session, false);
+            return true;
+        }
+        let Some(held) = self.0.journal.find(&task_id) else {
+            return false;
+        };
+        let held = Held {
+            sealed_offer: offer.map_or_else(Bytes::new, |offer| offer.sealed_offer.clone()),
+            seal: offer.map_or_else(Bytes::new, |offer| offer.seal.clone()),
+            ..held
+        };
+        let task = self.past(held);
+        self.0.held.lock().insert(task_id, Arc::clone(&task));
+        self.report(task, session, false);
+        true
+    }
+
+    /// A task that was settled or barred before, as far as it is still known.
+    fn past(&self, held: Held) -> Arc<Task> {
+        let spool = Arc::new(Spool::new(
+            held.task_id,
+            Arc::clone(&self.0.room),
+            self.0.limits.task_spool,
+        ));
+        let task = Task::new(held.task_id, held.sealed_offer, held.seal, spool);
+        let ended = match held.phase {
+            Phase::Settled {
+                ended: Some(ended), ..
+            }
+            | Phase::Ended(ended) => ended,
+            _ => self.cancelled_before_start(),
+        };
+        task.ended(self.0.journal.position(), ended);
+        task
+    }
+
+    /// Ends a task. One that was never seen is barred from ever starting.
+    pub(crate) fn cancel(&self, cancel: Cancel, session: &Arc<Session>) {
+        let Ok(task_id) = cancel.task_id.parse::<TaskId>() else {
+            tracing::error!(task.id = cancel.task_id, "a cancel has a malformed task id");
+            return;
+        };
+        if let Some(task) = self.find(&task_id) {
+            let grace = match cancel.grace {
+                Some(grace) => grace.try_into().unwrap_or_default(),
+                None => grace_of(&task.sealed_offer),
+            };
+            tracing::info!(task.id = %task_id, "cancelling");
+            task.cancel.send_replace(Some(grace));
+            return;
+        }
+        if self.answer(task_id, session, None) {
+            return;
+        }
+        let barred = Barred {
+            task_id: task_id.to_string(),
+            not_after_ms: cancel
+                .not_after
+                .map_or(i64::MAX, |time| time.seconds.saturating_mul(1000)),
+        };
+        match self
+            .0
+            .journal
+            .write(self.0.clock.now_ms(), vec![Event::Barred(barred)])
+        {
+            Ok(_) => drop(self.answer(task_id, session, None)),
+            // Unanswered, so that the control plane asks again.
+            Err(error) => {
+                tracing::error!(task.id = %task_id, %error, "the journal cannot be written: {error}")
+            }
+        }
+    }
+}
