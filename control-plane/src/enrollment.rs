@@ -134,7 +134,7 @@ impl Enrollment {
             let principal: Principal = identity
                 .parse()
                 .map_err(|_| StoreError::Broken("an enrollment names nobody".into()))?;
-            return self.certify(&self.known(&principal)?, &key).await;
+            return self.certify(&self.known(&principal).await?, &key).await;
         }
         if token.uses >= token.uses_max {
             return Err(EnrollmentError::TokenUsed);
@@ -200,7 +200,7 @@ impl Enrollment {
         batch.use_join_token(&token.token_id, &key.hash(), &principal.to_string(), now());
         self.0.access.add_principal(&principal, "", batch).await?;
         tracing::info!(gateway = name, "gateway {name} joined");
-        let known = self.known(&principal)?;
+        let known = self.known(&principal).await?;
         self.certify(&known, key).await
     }
 
@@ -211,7 +211,7 @@ impl Enrollment {
         request: &[u8],
     ) -> Result<Enrolled, EnrollmentError> {
         let key = RequestedKey::from_request(request)?;
-        self.certify(&self.known(principal)?, &key).await
+        self.certify(&self.known(principal).await?, &key).await
     }
 
     /// A certificate for a host or gateway that may have one.
@@ -238,7 +238,7 @@ impl Enrollment {
     }
 
     /// The SPIFFE id and name of a host or gateway that may take part now.
-    fn known(&self, principal: &Principal) -> Result<(SpiffeId, String), EnrollmentError> {
+    async fn known(&self, principal: &Principal) -> Result<(SpiffeId, String), EnrollmentError> {
         let locked = || EnrollmentError::Locked(principal.to_string());
         match principal.kind {
             PrincipalKind::Host => {
@@ -248,7 +248,15 @@ impl Enrollment {
                     .map_err(|_| EnrollmentError::Proof("it names no host"))?;
                 match self.0.inventory.bar(host) {
                     Some(Bar::Locked(_)) => return Err(locked()),
-                    Some(Bar::Removed(_)) => return Err(EnrollmentError::Removed),
+                    Some(Bar::Removed(_)) if self.0.store.host_was_removed(host).await? => {
+                        return Err(EnrollmentError::Removed);
+                    }
+                    // As after a restore from a backup that is older than the host.
+                    Some(Bar::Removed(_)) => {
+                        return Err(EnrollmentError::Proof(
+                            "this control plane does not know the host; join anew with a join token",
+                        ));
+                    }
                     None => {}
                 }
                 let name = self

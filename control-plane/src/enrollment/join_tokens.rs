@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Enrollment, EnrollmentError};
 use crate::{
-    access::{Principal, PrincipalKind, Secret, draw_id},
+    access::{Secret, draw_id},
     hosts::{SelectError, check_labels, check_name},
     store::{Batch, JoinTokenRow, StoreError, now},
 };
@@ -149,22 +149,5 @@ impl Enrollment {
         let committed = self.0.store.writer.commit(batch).await?;
         committed.durable.wait().await?;
         Ok(committed.outcomes.first().map_or(0, |first| first.affected))
-    }
-}
-
-/// The principal that joins by this token once it is named.
-impl From<JoinKind> for PrincipalKind {
-    fn from(kind: JoinKind) -> Self {
-        match kind {
-            JoinKind::Host => Self::Host,
-            JoinKind::Gateway => Self::Gateway,
-        }
-    }
-}
-
-impl JoinKind {
-    /// The principal of this kind and name.
-    pub(crate) fn principal(self, name: &str) -> Principal {
-        Principal::new(self.into(), name)
     }
 }

@@ -90,7 +90,9 @@ impl Enrollment {
                 "the certificate belongs to another trust domain",
             ));
         }
-        let known = self.known(&Principal::new(kind, facts.spiffe_id.name))?;
+        let known = self
+            .known(&Principal::new(kind, facts.spiffe_id.name))
+            .await?;
         let enrolled = self.certify(&known, &key).await?;
         tracing::info!(identity = %enrolled.id, "{} came back by its old key", enrolled.name);
         Ok(OldKeyOutcome::Enrolled(enrolled))

@@ -1,7 +1,5 @@
 //! Hosts on the wire, and facts back from it.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use muster_proto::v1;
 use prost_types::Timestamp;
 
@@ -102,7 +100,10 @@ pub(crate) fn facts(message: v1::Facts) -> Facts {
 
 /// Unix milliseconds as a timestamp.
 pub(crate) fn timestamp(milliseconds: i64) -> Timestamp {
-    (UNIX_EPOCH + Duration::from_millis(milliseconds.max(0).unsigned_abs())).into()
+    Timestamp {
+        seconds: milliseconds.div_euclid(1000),
+        nanos: i32::try_from(milliseconds.rem_euclid(1000) * 1_000_000).unwrap_or_default(),
+    }
 }
 
 fn signed_duration(milliseconds: i64) -> prost_types::Duration {
