@@ -2,6 +2,7 @@
 //! a process.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use muster_client::{enrollment, identity::Identity, join::JoinString};
 use muster_proto::{
@@ -116,19 +117,24 @@ pub(crate) async fn run(fleet: &Fleet, count: usize, at_once: usize) -> anyhow::
 async fn run_everywhere(fleet: &Fleet, count: usize) -> anyhow::Result<()> {
     let mut watch = fleet
         .client
-        .run(command(&format!("os=simulated,name!={HOST}"), &["true"]))
+        .run(command(&format!("name!={HOST}"), &["true"]))
         .await?;
-    let mut succeeded = 0;
+    let mut states = BTreeMap::new();
     while let Some(update) = watch.next().await {
         for event in update?.events {
-            if let Some(Event::Task(task)) = event.event
-                && task.state() == task::State::Succeeded
-            {
-                succeeded += 1;
+            if let Some(Event::Task(task)) = event.event {
+                let state = task.state();
+                states.insert(task.task_id, state);
             }
         }
     }
-    anyhow::ensure!(succeeded >= count, "{succeeded} of {count} tasks succeeded");
+    let succeeded = |state: &&task::State| **state == task::State::Succeeded;
+    let succeeded = states.values().filter(succeeded).count();
+    ensure!(
+        succeeded == count && states.len() == count,
+        "{succeeded} of {} tasks on {count} hosts succeeded",
+        states.len()
+    );
     Ok(())
 }
 
