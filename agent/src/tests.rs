@@ -210,6 +210,29 @@ async fn what_cannot_start_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_runs_commands_as_others_and_nobody_else_does() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mut wanted = script("id -un; id -Gn; echo $USER $HOME; pwd; ps -o sid= -p $$; echo $$");
+    wanted.user = "nobody".to_owned();
+    wanted.cwd = "/".to_owned();
+    let task_id = control_plane.offer(wanted).await;
+    let task = control_plane.settled(&task_id).await;
+    if nix::unistd::geteuid().is_root() {
+        let out = task.out();
+        let lines: Vec<&str> = out.lines().map(str::trim).collect();
+        assert_eq!(lines[0], "nobody");
+        assert!(!lines[1].split(' ').any(|group| group == "root"), "{out}");
+        assert!(lines[2].starts_with("nobody /"));
+        assert_eq!(lines[3], "/");
+        assert_eq!(lines[4], lines[5]);
+    } else {
+        assert_eq!(task.ended.unwrap().reason(), Reason::UserNotPermitted);
+    }
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_ends_the_whole_tree() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;
