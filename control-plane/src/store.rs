@@ -82,7 +82,7 @@ pub enum OpenError {
     #[error("{} is in use by another process; stop that one or choose another --data-dir", .0.display())]
     Held(PathBuf),
     /// A file or directory cannot be used.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), next_step(error))]
     File {
         /// Which.
         path: PathBuf,
@@ -122,6 +122,20 @@ pub enum OpenError {
         /// The version found.
         version: String,
     },
+}
+
+/// What to do about a file that cannot be used, where that is known.
+fn next_step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; make it writable for this user or choose another --data-dir"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "; choose a --data-dir that is a directory"
+        }
+        io::ErrorKind::StorageFull => "; make room on this disk",
+        _ => "",
+    }
 }
 
 impl OpenError {
