@@ -75,19 +75,20 @@ impl Failure {
         self
     }
 
-    /// Shows where in a selector the mistake is, if that is the mistake.
+    /// Shows the selector where it is what is wrong, and the place in it.
     pub(crate) fn in_selector(error: ClientError, selector: &str) -> Self {
         let position = error
             .metadata("position")
             .and_then(|position| position.parse::<usize>().ok());
         let failure = Self::from(error);
-        match (failure.reason, position) {
-            (Some(Reason::SelectorInvalid), Some(position)) => Self {
-                detail: format!("\n    {}\n    {}^", clean(selector), " ".repeat(position)),
-                ..failure
-            },
-            _ => failure,
-        }
+        let detail = match (failure.reason, position) {
+            (Some(Reason::SelectorInvalid), Some(position)) => {
+                format!("\n    {}\n    {}^", clean(selector), " ".repeat(position))
+            }
+            (Some(Reason::NoHostMatches), _) => format!("\n    {}", clean(selector)),
+            _ => String::new(),
+        };
+        Self { detail, ..failure }
     }
 
     /// Says it on standard error.
