@@ -263,7 +263,9 @@ impl Inventory {
 
     /// Judges presence once a second and writes pulses once a minute, until stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(TICK);
+        // Short limits, as in a trial, are judged often enough to be seen.
+        let limit = (self.shared.limits.suspect_after / 4).max(Duration::from_millis(10));
+        let mut ticks = tokio::time::interval(TICK.min(limit));
         let mut written = HashMap::new();
         for tick in 1_u32.. {
             tokio::select! {
