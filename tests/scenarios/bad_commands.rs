@@ -145,7 +145,7 @@ async fn binary_output_comes_back_as_it_was() {
 
 #[tokio::test]
 async fn endless_output_ends_with_its_timeout_and_keeps_head_and_tail() {
-    let fleet = Fleet::plan().set("MUSTER_OUTPUT_PER_TASK", 1).start().await;
+    let fleet = Fleet::plan().set("MUSTER_OUTPUT_OF_TASK", 1).start().await;
     let _host = fleet.host("web-1").await;
     let operator = fleet.operator();
     let wanted = Command {

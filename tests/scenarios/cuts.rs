@@ -20,14 +20,16 @@ fn numbers(lines: usize) -> (String, Vec<u8>) {
 async fn a_connection_cut_in_mid_output_and_mended_loses_no_byte() {
     let (fleet, host) = Fleet::with_host("web-1").await;
     let tally = Tally::new(fleet.directory());
-    let (command, expected) = numbers(700_000);
+    let (_, expected) = numbers(1_200_000);
+    // In sixty parts, so that it lasts longer than the cuts.
+    let parts = "i=0; while [ $i -lt 60 ]; do seq $((i*20000+1)) $((i*20000+20000)); i=$((i+1)); sleep 0.03; done";
     let job = fleet
         .operator()
-        .run("web-1", format!("{}; {command}", tally.mark()))
+        .run("web-1", format!("{}; {parts}", tally.mark()))
         .await;
 
     for _ in 0..3 {
-        host.wire().carried_up(600 << 10).await;
+        host.wire().carried_up(300 << 10).await;
         host.wire().cut();
         fleet.operator().presence("web-1", Presence::Suspect).await;
         host.wire().mend();

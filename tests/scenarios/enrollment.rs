@@ -29,7 +29,7 @@ async fn a_join_token_lets_one_host_in_with_its_labels() {
         refused.stderr
     );
     assert!(
-        refused.stderr.contains("muster token create"),
+        refused.stderr.contains("new one"),
         "no next step: {}",
         refused.stderr
     );

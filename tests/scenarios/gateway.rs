@@ -41,7 +41,7 @@ async fn one_trace_leads_from_a_tool_call_to_the_process() {
         .filter(|span| hex(&span.trace_id) == TRACE)
         .collect();
     let names: Vec<&str> = ours.iter().map(|span| span.name.as_str()).collect();
-    for part in ["run", "RunJob", "task", "process"] {
+    for part in ["tool", "RunJob", "task"] {
         assert!(
             names.iter().any(|name| name.contains(part)),
             "no {part} in {names:?}"

@@ -67,7 +67,7 @@ async fn a_mistake_gets_one_line_and_a_next_step() {
             &["no-such-host", "muster host list"][..],
         ),
         (&["run", "env in (prod", "--", "true"], &["env in (prod"]),
-        (&["run", "env=nowhere", "--", "true"], &["env=nowhere"]),
+        (&["run", "env=nowhere", "--", "true"], &["NO_HOST_MATCHES"]),
         (
             &["job", "get", "j-00000000000000000000"],
             &["muster job list"],

@@ -9,6 +9,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use crate::PATIENCE;
+
 /// What the wire does with what is put on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
@@ -92,10 +94,12 @@ impl Cut {
 async fn more(carried: &watch::Sender<u64>, bytes: u64) {
     let mut carried = carried.subscribe();
     let goal = *carried.borrow() + bytes;
-    carried
-        .wait_for(|so_far| *so_far >= goal)
-        .await
-        .expect("the proxy lives as long as the wire");
+    let reached = carried.wait_for(|so_far| *so_far >= goal);
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    assert!(
+        reached.is_ok(),
+        "not within {PATIENCE:?}: {bytes} bytes more are carried"
+    );
 }
 
 /// Bytes carried up and down.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use muster_client::identity::Identity;
-use muster_proto::v1::host::Presence;
+use muster_proto::v1::{GetCallerRequest, host::Presence};
 use muster_runtime::tls::{ConnectError, connect};
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -228,16 +228,21 @@ impl Fleet {
     /// Starts the control plane with more settings, and waits until it answers.
     pub async fn start_control_plane_with(&self, more: &[(&'static str, &str)]) {
         self.spawn_control_plane(more);
-        let what = "the control plane answers";
-        eventually(PATIENCE, what, || async {
+        eventually(PATIENCE, "the control plane answers", || async {
             let over = self
                 .control_plane
                 .lock()
                 .as_ref()
                 .is_none_or(Process::is_over);
             assert!(!over, "the control plane ended:\n{}", self.log());
-            let stream = tokio::net::TcpStream::connect(self.address).await;
-            stream.is_ok().then_some(())
+            // It listens before it has an authority, so that a port that is taken costs nothing.
+            Identity::load(&self.data_dir().join("operator")).ok()?;
+            let caller = self
+                .operator()
+                .access()
+                .get_caller(GetCallerRequest {})
+                .await;
+            caller.is_ok().then_some(())
         })
         .await;
     }
