@@ -79,6 +79,9 @@ pub(crate) async fn attach(
             "{host_id} has seen a later ledger than this one: it was set back; what hosts hold is adopted"
         );
     }
+    if let Some(facts) = hello.facts {
+        set_facts(&rooms, host_id, facts);
+    }
     // The welcome goes first; offers may follow as soon as the session can be found.
     session.send(welcome(&rooms, &session));
     rooms.connections.enter(&session);
@@ -87,9 +90,6 @@ pub(crate) async fn attach(
 
     let held: HashSet<String> = hello.held_task_ids.iter().cloned().collect();
     let span = tracing::info_span!("connection", host.id = %host_id, epoch = session.epoch);
-    if let Some(facts) = hello.facts {
-        tokio::spawn(set_facts(rooms.clone(), host_id, facts));
-    }
     tokio::spawn(feed(rooms.clone(), Arc::clone(&session)).instrument(span.clone()));
     let driven = Arc::clone(&session);
     tokio::spawn(
@@ -205,14 +205,18 @@ fn set_clock(rooms: &Rooms, session: &Session, theirs: i64) {
     rooms.inventory.clock_offset(session.host_id, offset);
 }
 
-async fn set_facts(rooms: Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
-    if let Err(error) = rooms
-        .inventory
-        .set_facts(host_id, convert::facts(facts))
-        .await
-    {
-        tracing::warn!(%error, "the facts of {host_id} were not written: {error}");
+/// Shows what the host is, and writes it behind.
+fn set_facts(rooms: &Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
+    let inventory = &rooms.inventory;
+    if !inventory.show_facts(host_id, convert::facts(facts)) {
+        return;
     }
+    let inventory = inventory.clone();
+    tokio::spawn(async move {
+        if let Err(error) = inventory.write_facts(host_id).await {
+            tracing::warn!(%error, "the facts of {host_id} were not written: {error}");
+        }
+    });
 }
 
 /// Hands the host what waits for it, whenever there may be something.
@@ -293,7 +297,7 @@ async fn handle(
                 ledger_position: rooms.syncer.durable(),
             })));
         }
-        Up::Facts(facts) => set_facts(rooms.clone(), session.host_id, facts).await,
+        Up::Facts(facts) => set_facts(rooms, session.host_id, facts),
         Up::NotHeld(not_held) => {
             for id in not_held.task_ids {
                 if held.contains(&id) {

@@ -370,15 +370,21 @@ impl Inventory {
         Some(Duration::from_millis((now() - heard).max(0).unsigned_abs()))
     }
 
-    /// Writes new facts, if they are new.
-    pub(crate) async fn set_facts(&self, id: HostId, facts: Facts) -> Result<(), EditError> {
-        match self.get(id) {
-            Some(host) if host.facts.as_ref() != Some(&facts) => self
-                .edit(id, |host| host.facts = Some(facts))
-                .await
-                .map(drop),
-            _ => Ok(()),
+    /// Shows new facts at once: a host is selected by them from the moment it is attached. Says
+    /// whether they are new; then `write_facts` is due. An agent that is not believed tells them again.
+    pub(crate) fn show_facts(&self, id: HostId, facts: Facts) -> bool {
+        let new = self
+            .get(id)
+            .is_some_and(|host| host.facts.as_ref() != Some(&facts));
+        if new {
+            self.replace(id, |host| host.facts = Some(facts));
         }
+        new
+    }
+
+    /// Writes a host's facts to the ledger.
+    pub(crate) async fn write_facts(&self, id: HostId) -> Result<(), EditError> {
+        self.edit(id, |_| {}).await.map(drop)
     }
 }
 

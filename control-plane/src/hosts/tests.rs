@@ -55,16 +55,13 @@ async fn what_was_written_is_found_again_after_a_restart() {
             .await
             .unwrap();
         assert_eq!(first.etag(), "v1");
-        inventory
-            .set_facts(
-                id(1),
-                Facts {
-                    os: "linux".into(),
-                    ..Facts::default()
-                },
-            )
-            .await
-            .unwrap();
+        let facts = Facts {
+            os: "linux".into(),
+            ..Facts::default()
+        };
+        assert!(inventory.show_facts(id(1), facts.clone()));
+        assert!(!inventory.show_facts(id(1), facts));
+        inventory.write_facts(id(1)).await.unwrap();
         inventory
             .lock(id(2), "operator/ada", "stolen")
             .await
