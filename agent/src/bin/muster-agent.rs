@@ -65,7 +65,11 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         Command::Join(settings) => {
             let join_string = settings.join_string()?;
             let name = settings.name.unwrap_or_default();
-            let identity = join(&Config::new(data_dir), &join_string, &name).await?;
+            let joined = join(&Config::new(data_dir), &join_string, &name).await;
+            let identity = joined.map_err(|error| match error.reason() {
+                Some(reason) => anyhow::anyhow!("{error} [{}]", reason.name()),
+                None => error.into(),
+            })?;
             tracing::info!(
                 "joined {} as {} ({})",
                 identity.address(),
