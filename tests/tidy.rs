@@ -229,7 +229,7 @@ fn a_file_has_one_job() {
         if lines > LONGEST_FILE && !source.is_test() {
             too_long.push(line);
         } else if lines > LONG_FILE {
-            println!("long: {line}");
+            eprintln!("long: {line}");
         }
     }
     none("too long for one job", too_long);

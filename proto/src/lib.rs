@@ -1,5 +1,6 @@
 //! The contract: messages and services generated from the `.proto` files, the descriptor set for
 //! reflection, and the ids that both sides agree on.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ids;
 

@@ -68,7 +68,7 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             let joined = join(&Config::new(data_dir), &join_string, &name).await;
             let identity = joined.map_err(|error| match error.reason() {
                 Some(reason) => anyhow::anyhow!("{error} [{}]", reason.name()),
-                None => error.into(),
+                None => anyhow::anyhow!("{error}"),
             })?;
             tracing::info!(
                 "joined {} as {} ({})",
