@@ -45,7 +45,7 @@ pub(crate) async fn run(fleet: &Fleet, jobs: usize, in_flight: usize) -> anyhow:
         worker.context("a worker panicked")??;
     }
     let rate = jobs as f64 / started.elapsed().as_secs_f64();
-    let cpu = (fleet.control_plane.cpu() - cpu).as_secs_f64() / jobs as f64;
+    let cpu = fleet.control_plane.cpu_since(cpu).as_secs_f64() / jobs as f64;
     heading(&format!("{jobs} jobs accepted, {in_flight} in flight"));
     print_rate("4 KiB written and synced, one by one", syncs, "/s", syncs);
     print_rate("CreateJob, durable when answered", rate, "/s", syncs);

@@ -76,7 +76,7 @@ pub(crate) async fn run(fleet: &Fleet, count: usize, at_once: usize) -> anyhow::
     println!("attached in {:.2} s", time.as_secs_f64());
     println!(
         "control plane: {:.2} CPU s to let them in, {memory_each:.0} KiB each",
-        (fleet.control_plane.cpu() - cpu).as_secs_f64()
+        fleet.control_plane.cpu_since(cpu).as_secs_f64()
     );
 
     let (mut all, mut one, mut costs) =
@@ -86,7 +86,7 @@ pub(crate) async fn run(fleet: &Fleet, count: usize, at_once: usize) -> anyhow::
         let started = Instant::now();
         run_everywhere(fleet, count).await?;
         all.add(started.elapsed());
-        costs.add((fleet.control_plane.cpu() - cpu) / uses.unsigned_abs());
+        costs.add(fleet.control_plane.cpu_since(cpu) / uses.unsigned_abs());
         for _ in 0..20 {
             let started = Instant::now();
             run_true(&fleet.client, "sim-0").await?;
@@ -107,7 +107,7 @@ pub(crate) async fn run(fleet: &Fleet, count: usize, at_once: usize) -> anyhow::
     time::sleep(Duration::from_secs(20)).await;
     println!(
         "idle: {:.1} ms/s of CPU, RSS {} MiB",
-        millis(fleet.control_plane.cpu() - cpu) / 20.0,
+        millis(fleet.control_plane.cpu_since(cpu)) / 20.0,
         fleet.control_plane.memory()?.0 >> 10
     );
     drop(stop);

@@ -75,7 +75,7 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     if ssh.is_some() {
         openssh.print("ssh over an open connection", &limit);
     }
-    let gateway = (fleet.gateway.cpu() - gateway) / (samples + WARM_UP) as u32;
+    let gateway = fleet.gateway.cpu_since(gateway) / (samples + WARM_UP) as u32;
     println!("CPU of the gateway: {} us per call", gateway.as_micros());
     Ok(())
 }
@@ -105,7 +105,9 @@ pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> any
         worker.context("a worker panicked")??;
     }
     let remote = samples as f64 / started.elapsed().as_secs_f64();
-    let each = |after: Duration, before: Duration| (after - before).as_micros() / samples as u128;
+    let each = |after: Duration, before: Duration| {
+        after.saturating_sub(before).as_micros() / samples as u128
+    };
     let [control_plane, agent, client] = [
         each(fleet.control_plane.cpu(), cpu[0]),
         each(fleet.agent.cpu(), cpu[1]),

@@ -78,7 +78,7 @@ async fn idle(
             "{name:<14} RSS {:>6.1} MiB  PSS {:>6.1} MiB  CPU {:>6.2} ms/s",
             rss as f64 / 1024.0,
             pss as f64 / 1024.0,
-            millis(program.cpu() - before) / seconds as f64,
+            millis(program.cpu_since(before)) / seconds as f64,
         );
     }
     Ok(())

@@ -32,7 +32,12 @@ struct Settings {
     binaries: Option<PathBuf>,
     /// Measures OpenSSH too: arguments with which ssh reaches this machine without a password, as
     /// "-p 2222 root@127.0.0.1"
-    #[arg(long, global = true, value_name = "ARGUMENTS")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ARGUMENTS",
+        allow_hyphen_values = true
+    )]
     ssh: Option<String>,
     #[command(subcommand)]
     benchmark: Benchmark,

@@ -60,6 +60,11 @@ impl Program {
         cpu(self.child.id()).unwrap_or_default()
     }
 
+    /// CPU time that it has used since it had used `before`.
+    pub(crate) fn cpu_since(&self, before: Duration) -> Duration {
+        self.cpu().saturating_sub(before)
+    }
+
     /// Resident memory and its proportional share, KiB.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
@@ -93,17 +98,26 @@ pub(crate) fn own_cpu() -> Duration {
 }
 
 fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    // The scheduler's own count, in nanoseconds and of every thread; /proc/PID/stat has ticks of 10 ms.
-    let mut total = 0;
+    // The scheduler's own count: in nanoseconds, but without threads that have ended.
+    let mut living = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        total += text
+        living += text
             .split(' ')
             .next()
             .and_then(|nanos| nanos.parse::<u64>().ok())
             .unwrap_or(0);
     }
-    Ok(Duration::from_nanos(total))
+    // Of all threads, but in ticks of 10 ms. The program's name, in parentheses, may hold anything.
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_nanos(living).max(Duration::from_millis(10 * ticks)))
 }
 
 /// Lets this process, and those that it starts, have as many files as they may.

@@ -45,7 +45,9 @@ pub(crate) async fn run(fleet: &Fleet, size: u64, rounds: usize) -> anyhow::Resu
             let after = cpu(fleet);
             ensure!(hasher.finalize() == checksum, "the output differs");
             remote.push(rate(size, time));
-            let per_gb = |at: usize| (after[at] - before[at]).as_secs_f64() / (size as f64 / 1e9);
+            let per_gb = |at: usize| {
+                after[at].saturating_sub(before[at]).as_secs_f64() / (size as f64 / 1e9)
+            };
             cost.control_plane.push(per_gb(0));
             cost.agent.push(per_gb(1));
             cost.client.push(per_gb(2));
