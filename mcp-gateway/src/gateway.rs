@@ -114,17 +114,15 @@ impl Gateway {
         info!(address = %listener.local_addr()?, "serving MCP");
         let serving = http::serve(shared, &self.config, listener, stop.clone());
         tokio::pin!(serving);
-        let result = tokio::select! {
-            result = &mut serving => result,
+        tokio::select! {
+            () = &mut serving => {}
             () = stop.cancelled() => {
-                let mut result = Ok(());
-                shutdown::finish("the gateway", async { result = serving.await }).await;
-                result
+                shutdown::finish("the gateway", serving).await;
             }
-        };
+        }
         ended.cancel();
         let _ = renewal.await;
-        Ok(result?)
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 mod connections;
 mod sessions;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -30,7 +30,7 @@ use crate::{
     control_plane::{ControlPlane, Subject},
     handler::{Handler, Shared},
 };
-use connections::Bounded;
+use connections::HEADERS_LIMIT;
 use sessions::Sessions;
 
 /// Where MCP is served.
@@ -53,11 +53,9 @@ pub(crate) async fn serve(
     config: &Config,
     listener: TcpListener,
     stop: CancellationToken,
-) -> io::Result<()> {
+) {
     let router = router(shared, config, &stop);
-    axum::serve(Bounded::new(listener), router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    connections::serve(listener, router, HEADERS_LIMIT, stop).await;
 }
 
 fn router(shared: Arc<Shared>, config: &Config, stop: &CancellationToken) -> Router {

@@ -26,7 +26,7 @@ pub(super) struct World {
     pub(super) fake: Fake,
     pub(super) address: SocketAddr,
     pub(super) stop: CancellationToken,
-    pub(super) served: tokio::task::JoinHandle<std::io::Result<()>>,
+    pub(super) served: tokio::task::JoinHandle<()>,
 }
 
 /// What came back.

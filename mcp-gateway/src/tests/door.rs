@@ -147,7 +147,6 @@ async fn stopping_ends_streams_and_lets_go() {
     tokio::time::timeout(std::time::Duration::from_secs(8), world.served)
         .await
         .expect("it stops")
-        .unwrap()
         .unwrap();
     call.await.unwrap();
     assert!(fake.state.lock().cancelled.is_empty(), "the job goes on");
