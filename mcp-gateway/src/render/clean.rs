@@ -68,6 +68,9 @@ fn is_special(c: char) -> bool {
         c if c.is_control() => true,
         // Marks that turn the direction of text, or that nobody sees.
         '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{feff}' => true,
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' => true,
+        '\u{180b}'..='\u{180f}' | '\u{3164}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' => true,
+        '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' => true,
         '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => true,
         '\u{e0000}'..='\u{e0fff}' => true,
         _ => false,
@@ -183,7 +186,7 @@ fn redact(text: String) -> String {
     while let Some(at) = rest.find(SECRET_PREFIX) {
         let (before, found) = rest.split_at(at);
         let end = found
-            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-')
             .unwrap_or(found.len());
         let (secret, after) = found.split_at(end);
         shown.push_str(before);
@@ -236,6 +239,7 @@ mod tests {
         );
         assert_eq!(line("hi\u{e0041}".as_bytes()), "hi\\u{e0041}");
         assert_eq!(words("two\nlines\u{2066}"), "two lines\\u{2066}");
+        assert_eq!(line("a\u{ad}b\u{3164}".as_bytes()), "a\\u{ad}b\\u{3164}");
     }
 
     #[test]
@@ -243,6 +247,11 @@ mod tests {
         assert_eq!(
             line(b"token=mst_ai_abcdefghijklmnop234567, next"),
             "token=[redacted], next"
+        );
+        // An exchanged token is base64url: it may have dashes.
+        assert_eq!(
+            line(b"mst_x_abcdefgh-ijklmnop-qrstuvwxyz next"),
+            "[redacted] next"
         );
         assert_eq!(
             line(b"the prefix mst_ai_ itself"),
