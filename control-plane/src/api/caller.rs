@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,7 +26,10 @@ use super::{
     rules::{self, Rule},
     status,
 };
-use crate::access::{self, Access, CredentialError, PrincipalKind};
+use crate::{
+    access::{self, Access, CredentialError, PrincipalKind},
+    store::now,
+};
 
 /// Who calls, as doors see it.
 #[derive(Debug, Clone)]
@@ -194,43 +198,73 @@ where
         let Some(caller) = caller else {
             return Box::pin(self.inner.call(request).instrument(span));
         };
-        let proven = caller.proven.clone();
+        let mut shut_out = shut_out(&caller.proven);
         request.extensions_mut().insert(caller);
         // tower: what was polled ready must be what is called.
         let response = self.inner.call(request);
         Box::pin(
             async move {
-                let response = response.await?;
-                Ok(response.map(|body| Body::new(UntilShutOut::new(body, &proven))))
+                // The answer first: whoever revokes the token of this very call is told that it was done.
+                let response = tokio::select! {
+                    biased;
+                    response = response => response?,
+                    refusal = &mut shut_out => return Ok(refusal.into_http()),
+                };
+                let ended = false;
+                Ok(response.map(|body| {
+                    Body::new(UntilShutOut {
+                        body,
+                        shut_out,
+                        ended,
+                    })
+                }))
             }
             .instrument(span),
         )
     }
 }
 
-/// The body of an answer, which ends when its caller is shut out: by a lock, or a revoked token.
-struct UntilShutOut {
-    body: Body,
-    shut_out: Pin<Box<dyn Future<Output = ()> + Send>>,
-    ended: bool,
+/// Says, once it is so, why a caller may go on no longer.
+type ShutOut = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+/// Ready when a caller is shut out: by a lock, a revoked token, or a token's end. A certificate's end ends nothing:
+/// renewal must not break a stream.
+fn shut_out(caller: &access::Caller) -> ShutOut {
+    let ends: Vec<_> = caller
+        .ends
+        .iter()
+        .map(|end| Box::pin(end.clone().cancelled_owned()))
+        .collect();
+    let left = match caller.certificate() {
+        Some(_) => None,
+        None => Some(caller.expire_time.saturating_sub(now())),
+    };
+    Box::pin(async move {
+        let expired = async {
+            match left {
+                Some(left) => {
+                    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+                        .await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Every credential comes with its connection, so there is at least one.
+            _ = futures_util::future::select_all(ends) => status::refuse(
+                Reason::Locked,
+                "the credential of this call was locked or revoked",
+            ),
+            () = expired => status::of(&CredentialError::Expired("the token of this call")),
+        }
+    })
 }
 
-impl UntilShutOut {
-    fn new(body: Body, caller: &access::Caller) -> Self {
-        let ends: Vec<_> = caller
-            .ends
-            .iter()
-            .map(|end| Box::pin(end.clone().cancelled_owned()))
-            .collect();
-        Self {
-            body,
-            shut_out: Box::pin(async move {
-                // Every credential comes with its connection, so there is at least one.
-                futures_util::future::select_all(ends).await;
-            }),
-            ended: false,
-        }
-    }
+/// The body of an answer, which ends when its caller is shut out.
+struct UntilShutOut {
+    body: Body,
+    shut_out: ShutOut,
+    ended: bool,
 }
 
 impl http_body::Body for UntilShutOut {
@@ -244,12 +278,8 @@ impl http_body::Body for UntilShutOut {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.shut_out.as_mut().poll(cx).is_ready() {
+        if let Poll::Ready(last) = self.shut_out.as_mut().poll(cx) {
             self.ended = true;
-            let last = status::refuse(
-                Reason::Locked,
-                "the credential of this call was locked or revoked",
-            );
             let mut trailers = http::HeaderMap::new();
             return Poll::Ready(Some(match last.add_header(&mut trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),

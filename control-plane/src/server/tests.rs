@@ -5,8 +5,10 @@ use muster_proto::v1::{
     self, CreateJoinTokenRequest, CreateTokenRequest, ExchangeTokenRequest, GetCallerRequest,
     JoinKind as WireJoinKind, PrincipalKind, Reason, access_service_client::AccessServiceClient,
     enrollment_service_client::EnrollmentServiceClient, exchange_token_request::Subject,
+    host_service_client::HostServiceClient, job_service_client::JobServiceClient,
 };
 use muster_runtime::tls::{ClientTls, ConnectError, connect};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
@@ -438,4 +440,142 @@ async fn a_taken_port_is_said_in_one_line() {
     let error = Server::bind(&config).unwrap_err().to_string();
     assert!(error.contains("choose another --listen"), "{error}");
     assert!(!error.contains('\n'));
+}
+
+/// The first bytes of a handshake, as our own client sends them.
+async fn client_hello(plane: &Plane) -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let tls = plane.identity.anonymous_tls().unwrap();
+    let dialling = tokio::spawn(async move { connect(&address, &tls).await.map(drop) });
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut hello = vec![0; 5];
+    socket.read_exact(&mut hello).await.unwrap();
+    let length = usize::from(u16::from_be_bytes([hello[3], hello[4]]));
+    hello.resize(5 + length, 0);
+    socket.read_exact(&mut hello[5..]).await.unwrap();
+    dialling.abort();
+    hello
+}
+
+#[tokio::test]
+async fn strangers_who_say_hello_and_nothing_more_keep_nobody_out() {
+    let plane = Plane::start().await;
+    let hello = client_hello(&plane).await;
+    let mut strangers = Vec::new();
+    for _ in 0..2 * AcceptLimits::default().handshakes {
+        let mut socket = tokio::net::TcpStream::connect(plane.identity.address())
+            .await
+            .unwrap();
+        socket.write_all(&hello).await.unwrap();
+        strangers.push(socket);
+    }
+    let since = Instant::now();
+    plane.anonymous().await;
+    let waited = since.elapsed();
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+    drop(strangers);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_ends_with_its_token() {
+    let plane = Plane::start().await;
+    plane.host("web-1").await;
+    let token = async |ttl: Option<prost_types::Duration>| {
+        let created = plane
+            .access()
+            .create_token(CreateTokenRequest {
+                kind: PrincipalKind::Ai.into(),
+                name: "claude".to_owned(),
+                ttl,
+            })
+            .await
+            .unwrap()
+            .into_inner();
+        let bearer: tonic::metadata::MetadataValue<_> =
+            format!("Bearer {}", created.bearer_token).parse().unwrap();
+        (bearer, created.token.unwrap().token_id)
+    };
+
+    let second = prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    };
+    let (bearer, _) = token(Some(second)).await;
+    let mut request = Request::new(v1::WatchHostsRequest::default());
+    request.metadata_mut().insert("authorization", bearer);
+    let mut hosts = HostServiceClient::new(plane.operator.clone())
+        .watch_hosts(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let ended = loop {
+        match hosts.message().await {
+            Ok(update) => assert!(update.is_some(), "it says why it ends"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&ended), "CREDENTIAL_EXPIRED");
+
+    let (bearer, token_id) = token(None).await;
+    let mut jobs = JobServiceClient::new(plane.operator.clone());
+    let command = v1::Command {
+        argv: vec!["true".to_owned()],
+        ..Default::default()
+    };
+    let job = jobs
+        .create_job(v1::CreateJobRequest {
+            request_id: "one".to_owned(),
+            selector: "web-1".to_owned(),
+            action: Some(v1::Action {
+                kind: Some(v1::action::Kind::Command(command)),
+            }),
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap();
+    let tasks = jobs
+        .list_tasks(v1::ListTasksRequest {
+            job_id: job.job_id,
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner()
+        .tasks;
+    let mut request = Request::new(v1::ReadOutputRequest {
+        task_id: tasks[0].task_id.clone(),
+        wait: Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..Default::default()
+    });
+    request.metadata_mut().insert("authorization", bearer);
+    let reading = tokio::spawn(async move { jobs.read_output(request).await });
+    // The token counts as used once the call was let in.
+    let used = async || {
+        let mut access = plane.access();
+        let tokens = access.list_tokens(v1::ListTokensRequest::default());
+        let tokens = tokens.await.unwrap().into_inner().tokens;
+        let token = tokens.iter().find(|token| token.token_id == token_id);
+        token.unwrap().last_used_time.is_some()
+    };
+    let since = Instant::now();
+    while !used().await {
+        assert!(since.elapsed() < Duration::from_secs(10));
+    }
+    let revoke = v1::RevokeTokenRequest {
+        token_id: token_id.clone(),
+    };
+    plane.access().revoke_token(revoke).await.unwrap();
+    let since = Instant::now();
+    let ended = reading.await.unwrap().unwrap_err();
+    assert_eq!(reason(&ended), "LOCKED");
+    assert!(since.elapsed() < Duration::from_secs(5));
+    plane.stop().await;
 }

@@ -58,6 +58,10 @@ impl Default for AcceptLimits {
     }
 }
 
+/// How long a handshake keeps its permit, waiting for the other end included. Without it, as many strangers as there
+/// are permits could keep everybody out.
+const PROMPT: Duration = Duration::from_millis(250);
+
 /// Connections that may wait to be accepted: a fleet that dials in at once finds room. The kernel caps it at
 /// `net.core.somaxconn`, 4096 since Linux 5.4.
 pub const BACKLOG: u32 = 4096;
@@ -243,8 +247,14 @@ impl ServerTls {
         // Whoever sends nothing occupies no handshake: the permit is taken once the hello is here.
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
         let permit = handshakes.acquire_owned().await.map_err(io::Error::other)?;
-        let stream = hello.into_stream(self.config.clone()).await?;
+        // Nor does whoever says hello and then nothing more: it goes on without one, and its time runs out.
+        let mut shaking = std::pin::pin!(hello.into_stream(self.config.clone()));
+        let prompt = tokio::time::timeout(PROMPT, &mut shaking).await;
         drop(permit);
+        let stream = match prompt {
+            Ok(stream) => stream?,
+            Err(_) => shaking.await?,
+        };
         let certificate = match stream.get_ref().1.peer_certificates() {
             Some([leaf, ..]) => Some(PeerCertificate::from_der(leaf).map_err(io::Error::other)?),
             _ => None,
