@@ -210,7 +210,7 @@ impl Watch {
                 .output
                 .read_after(task_id, shown.sequence, *budget)
                 .await?;
-            let read: usize = items.iter().map(Item::kept).sum();
+            let read: usize = items.iter().map(Item::weight).sum();
             *budget = budget.saturating_sub(read);
             let found = !items.is_empty();
             for item in items {

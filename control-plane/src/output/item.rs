@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+/// What a message spends on an item beside its bytes, at most.
+const WIRE_BYTES: usize = 96;
+
 /// Where output comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Stream {
@@ -127,6 +130,11 @@ impl Item {
             Content::Data(data) => data.len(),
             Content::Missing { .. } => 0,
         }
+    }
+
+    /// Bytes that it takes in a message, about: many small items make a large one too.
+    pub(crate) fn weight(&self) -> usize {
+        WIRE_BYTES + self.kept()
     }
 
     /// Where it ends.

@@ -68,7 +68,7 @@ impl OutputStore {
                         if item.sequence <= sequence {
                             continue;
                         }
-                        bytes += item.kept();
+                        bytes += item.weight();
                         if bytes > max_bytes && !items.is_empty() {
                             return Ok(items);
                         }

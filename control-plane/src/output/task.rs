@@ -247,7 +247,7 @@ impl Task {
             let mut items = Vec::new();
             let mut bytes = 0;
             for item in state.recent.range(skip..) {
-                bytes += item.kept();
+                bytes += item.weight();
                 if bytes > max_bytes && !items.is_empty() {
                     break;
                 }

@@ -344,3 +344,19 @@ async fn many_tasks_at_once_keep_apart() {
         assert_eq!(check(&store, task).await, 0);
     }
 }
+
+#[tokio::test]
+async fn many_small_chunks_come_in_messages_that_clients_take() {
+    let directory = TempDir::new().unwrap();
+    let store = OutputStore::open(directory.path(), small()).await.unwrap();
+    fill(&store, 1, 5_000, 1).await;
+    let wire_bytes = |items: Vec<Item>| items.iter().map(Item::weight).sum::<usize>();
+    let recent = store.read_after(id(1), 0, 64 << 10).await.unwrap();
+    assert!(wire_bytes(recent) <= 64 << 10);
+    store.close().await;
+
+    let store = OutputStore::open(directory.path(), small()).await.unwrap();
+    let stored = store.read_after(id(1), 0, 64 << 10).await.unwrap();
+    assert!(wire_bytes(stored) <= 64 << 10);
+    assert_eq!(check(&store, 1).await, 0);
+}
