@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -103,6 +103,8 @@ pub(crate) struct Session {
     /// The journal came back with fewer entries than were ever heard of.
     pub(crate) rolled_back: bool,
     wire: mpsc::Sender<Result<AttachResponse, Status>>,
+    /// The welcome was sent; nothing else is before.
+    greeted: AtomicBool,
     looked: Notify,
     ended: CancellationToken,
     end: Mutex<Option<End>>,
@@ -116,7 +118,24 @@ pub(crate) struct Session {
 impl Session {
     /// Puts a message on the road; `false` if there is no room, or the session has ended. Never waits.
     pub(crate) fn send(&self, message: AttachResponse) -> bool {
-        !self.ended.is_cancelled() && self.wire.try_send(Ok(message)).is_ok()
+        self.greeted.load(Ordering::Acquire)
+            && !self.ended.is_cancelled()
+            && self.wire.try_send(Ok(message)).is_ok()
+    }
+
+    /// Sends the welcome, after which everything else may be sent.
+    fn greet(&self, welcome: AttachResponse) {
+        // The queue is empty.
+        let _ = self.wire.try_send(Ok(welcome));
+        self.greeted.store(true, Ordering::Release);
+    }
+
+    /// The same, but waits for room; `false` if the session has ended.
+    pub(crate) async fn send_patiently(&self, message: AttachResponse) -> bool {
+        tokio::select! {
+            sent = self.wire.send(Ok(message)) => sent.is_ok(),
+            () = self.ended.cancelled() => false,
+        }
     }
 
     /// There may be something for the host.
@@ -231,6 +250,7 @@ impl Connections {
             fence,
             rolled_back,
             wire,
+            greeted: AtomicBool::new(false),
             looked: Notify::new(),
             ended: CancellationToken::new(),
             end: Mutex::new(None),

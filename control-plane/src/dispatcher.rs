@@ -172,16 +172,17 @@ impl Dispatcher {
         self.inventory.get(host)?.pulse.heard_time()
     }
 
-    /// The fence of a host that can be offered a new task right now.
-    pub(crate) fn fence(&self, host: HostId) -> Option<Fence> {
+    /// The fence and the session's epoch of a host that can be offered a new task right now.
+    pub(crate) fn fence(&self, host: HostId) -> Option<(Fence, i64)> {
         if !self.ledger_works() || self.inventory.bar(host).is_some() {
             return None;
         }
-        Some(self.connections.current(host)?.fence.clone())
+        let session = self.connections.current(host)?;
+        Some((session.fence.clone(), session.epoch))
     }
 
-    /// Puts an offer on the road, if the host is still attached as `task.offered` says and its queue
-    /// has room. Never waits.
+    /// Puts an offer on the road, if the session that `task` was to be offered in still stands and its
+    /// queue has room. A newer session has asked for the task already. Never waits.
     pub(crate) fn offer(
         &self,
         job: &Job,
@@ -192,7 +193,8 @@ impl Dispatcher {
         let Some(session) = self.connections.current(task.host_id) else {
             return false;
         };
-        if task.offered.as_ref() != Some(&session.fence)
+        if task.offer_epoch != session.epoch
+            || task.offered.as_ref() != Some(&session.fence)
             || !self.ledger_works()
             || self.inventory.bar(task.host_id).is_some()
         {

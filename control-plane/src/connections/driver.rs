@@ -82,9 +82,9 @@ pub(crate) async fn attach(
     if let Some(facts) = hello.facts {
         set_facts(&rooms, host_id, facts);
     }
-    // The welcome goes first; offers may follow as soon as the session can be found.
-    session.send(welcome(&rooms, &session));
+    // The older session ends first: what it offers after the welcome was written, nobody would ask for.
     rooms.connections.enter(&session);
+    session.greet(welcome(&rooms, &session));
     rooms.inventory.attached(host_id);
     tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
 
@@ -222,7 +222,7 @@ fn set_facts(rooms: &Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
 /// Hands the host what waits for it, whenever there may be something.
 async fn feed(rooms: Rooms, session: Arc<Session>) {
     loop {
-        if let Err(error) = rooms.jobs.hand_over(session.host_id, &session.fence).await {
+        if let Err(error) = rooms.jobs.hand_over(&session).await {
             tracing::warn!(%error, "tasks wait for the ledger: {error}");
             tokio::select! {
                 _ = session.ended() => return,
@@ -327,7 +327,8 @@ async fn judge(rooms: &Rooms, session: &Session, id: &str) {
         }
     };
     let verdict = task.look(|task| {
-        if task.host_id != session.host_id {
+        // What was offered in this session left after the question that this answers.
+        if task.host_id != session.host_id || task.offer_epoch == session.epoch {
             return Verdict::Nothing;
         }
         reconcile::not_held(
@@ -339,7 +340,7 @@ async fn judge(rooms: &Rooms, session: &Session, id: &str) {
     });
     match verdict {
         Verdict::Nothing => {}
-        Verdict::Waits => rooms.jobs.never_arrived(&task),
+        Verdict::Waits => rooms.jobs.never_arrived(&task, session.epoch),
         Verdict::Lost(reason) => {
             rooms
                 .jobs

@@ -107,7 +107,9 @@ async fn task(rooms: &Rooms, session: &Session, open: &Open) -> Result<TaskRef, 
             ));
         }
         if task.look(|task| task.offered.is_none()) && unsealed().is_some_and(|offer| own(&offer)) {
-            rooms.jobs.proved_offered(&task, session.fence.clone());
+            rooms
+                .jobs
+                .proved_offered(&task, session.fence.clone(), session.epoch);
         }
         return Ok(task);
     }
@@ -151,8 +153,17 @@ impl Report {
             .map_err(|error| unavailable(&error))?;
         loop {
             tokio::select! {
-                // Reading first: the agent must never wait for its own acknowledgements.
-                biased;
+                // Before reading, which a busy host keeps ready for ever: an end must hold, and an agent
+                // that hears no acknowledgement runs out of room.
+                end = self.session.ended() => return Err(refusal(end)),
+                changed = durable.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let sequence = *durable.borrow_and_update();
+                    // A later one says the same and more.
+                    let _ = self.wire.try_send(Ok(down(Down::Ack(Ack { sequence }))));
+                }
                 message = incoming.message() => match message? {
                     Some(ReportRequest { message: Some(message) }) => {
                         self.take(message).await?;
@@ -163,15 +174,6 @@ impl Report {
                     Some(ReportRequest { message: None }) => {}
                     None => return Ok(()),
                 },
-                end = self.session.ended() => return Err(refusal(end)),
-                changed = durable.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    let sequence = *durable.borrow_and_update();
-                    // A later one says the same and more.
-                    let _ = self.wire.try_send(Ok(down(Down::Ack(Ack { sequence }))));
-                }
             }
         }
     }

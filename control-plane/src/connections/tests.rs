@@ -1,6 +1,11 @@
 //! The road of a task against a fake agent that speaks the real protocol over loopback.
 
-use std::{net::SocketAddr, path::Path, pin::Pin, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -31,7 +36,7 @@ use super::{ConnectionSettings, Connections, Rooms};
 use crate::{
     dispatcher::Dispatcher,
     hosts::{Inventory, Labels, NewHost, PresenceLimits},
-    jobs::{CreateError, JobState, Jobs, NewJob, State, Target, Task, WatchEvent},
+    jobs::{CreateError, Ending, Fence, JobState, Jobs, NewJob, State, Target, Task, WatchEvent},
     output::{Content, OutputLimits, OutputStore},
     seal::Sealer,
     store::{self, Batch, OpenError, Store},
@@ -522,4 +527,112 @@ async fn a_newer_attach_takes_over_and_two_hosts_with_one_identity_are_set_aside
     assert_eq!(reason, Reason::IdentityConflict.name());
     assert!(plane.rooms.inventory.bar(host()).is_some());
     beats.abort();
+}
+
+#[tokio::test]
+async fn an_offer_is_made_in_one_session_and_answers_to_an_older_welcome_do_not_touch_it() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let job = plane.create("r-1").await.unwrap();
+    let mut first = Agent::attach(&plane, "boot", "journal", 5).await;
+    first.offer().await;
+    let mut second = Agent::attach(&plane, "boot", "journal", 5).await;
+    assert_eq!(second.welcome.expected_task_ids.len(), 1);
+    second.says_not_held().await;
+    let again = second.offer().await;
+    // Says so once more, as one whose answer was on its way when the offer left.
+    second.says_not_held().await;
+    let open = second.open(&again, true);
+    let heard = second.report(open, success(b"x")).await.unwrap();
+    assert!(matches!(heard.last(), Some(ReportDown::Settled(_))));
+    assert_eq!(plane.state(job).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_offer_that_fails_leaves_one_of_a_newer_session_alone() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let id = plane.create("r-1").await.unwrap();
+    let watch = plane.rooms.jobs.watch(id, "", true).await.unwrap().unwrap();
+    let job = watch.job();
+    let fence = || Fence {
+        boot_id: "boot".into(),
+        journal_id: "journal".into(),
+    };
+    assert!(job.set_offered(0, fence(), 1, 0));
+    assert!(!job.set_offered(0, fence(), 2, 0), "it is taken");
+    assert!(job.never_arrived(0, 2, 0));
+    assert!(job.set_offered(0, fence(), 2, 0));
+    assert!(!job.never_arrived(0, 2, 0));
+    assert!(!job.offer_failed(0, 1, 0));
+    assert_eq!(job.task(0).offered, Some(fence()));
+    assert!(job.offer_failed(0, 2, 0));
+    assert_eq!(job.task(0).offered, None);
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_read_is_not_told_again_and_again() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let fence = Fence {
+        boot_id: "boot".into(),
+        journal_id: "journal".into(),
+    };
+    // Its messages are never taken.
+    let (session, mut messages) = plane.rooms.connections.open(host(), fence, false);
+    plane.rooms.connections.enter(&session);
+    session.greet(AttachResponse::default());
+    let job = plane.create("r-1").await.unwrap();
+    while session.send(AttachResponse::default()) {}
+    let by = "operator/ada".into();
+    plane.rooms.jobs.cancel(job, None, None, by).await.unwrap();
+
+    let mut telling = pin!(plane.rooms.jobs.hand_over(&session));
+    assert!(futures_util::poll!(&mut telling).is_pending());
+    let mut told = 0;
+    let drain = async {
+        while let Some(message) = messages.recv().await {
+            if matches!(message.unwrap().message, Some(Down::Cancel(_))) {
+                told += 1;
+                return;
+            }
+        }
+    };
+    let (handed, ()) = tokio::join!(telling, drain);
+    handed.unwrap();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test]
+async fn output_of_a_host_that_is_gone_is_still_shown() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let id = plane.create("r-1").await.unwrap();
+    let offer = agent.offer().await;
+    let task_id = agent.open(&offer, true).task_id.parse().unwrap();
+    let jobs = &plane.rooms.jobs;
+    let task = jobs.find(task_id).await.unwrap().unwrap();
+    let chunk = crate::output::Chunk {
+        sequence: 1,
+        stream: crate::output::Stream::Stdout,
+        offset: 0,
+        data: Bytes::from_static(b"half of it"),
+    };
+    plane.rooms.output.append(task_id, chunk).await.unwrap();
+    let ending = Ending {
+        state: State::Succeeded,
+        reason: Reason::Unspecified,
+        message: String::new(),
+        exit_code: Some(0),
+        signal: String::new(),
+        run_time: Some(0),
+        time: 1,
+    };
+    jobs.ended(&task, ending).unwrap();
+    plane.rooms.inventory.remove(host()).await.unwrap();
+    jobs.sweep(0);
+    let (tasks, output) = plane.followed(id, "").await;
+    assert_eq!(output, b"half of it");
+    assert!(tasks.last().unwrap().output_complete);
 }

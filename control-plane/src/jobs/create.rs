@@ -145,9 +145,11 @@ impl Jobs {
             .into_iter()
             .map(|target| {
                 // What is attached now is offered right after the commit: so the row says it may be.
-                let offered = self.0.dispatcher.fence(target.host_id);
+                let (offered, epoch) = self.0.dispatcher.fence(target.host_id).unzip();
                 let task_id = ids::task_id(id, target.host_id);
-                Task::new(task_id, target.host_id, target.host_name, offered, time)
+                let mut task = Task::new(task_id, target.host_id, target.host_name, offered, time);
+                task.offer_epoch = epoch.unwrap_or_default();
+                task
             })
             .collect();
         let job = Job::new(Arc::clone(&order), tasks, None, "".into());
@@ -169,8 +171,9 @@ impl Jobs {
                 // It may have attached since.
                 self.0.dispatcher.look(task.host_id);
             } else if !self.0.dispatcher.offer(&job, ordinal, &task, &new.trace) {
-                job.set_offered(ordinal, None, now());
-                self.mark(&job, [ordinal]);
+                if job.offer_failed(ordinal, task.offer_epoch, now()) {
+                    self.mark(&job, [ordinal]);
+                }
                 self.0.dispatcher.look(task.host_id);
             }
         }

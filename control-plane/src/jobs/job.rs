@@ -304,14 +304,50 @@ impl Job {
         self.change(|inner| inner.touch(ordinal));
     }
 
-    /// The task may have been offered from now on; or, with `None`, is proved not to have arrived.
-    pub(crate) fn set_offered(&self, ordinal: u32, offered: Option<Fence>, now: i64) {
+    /// The task may have been offered from now on, in the session with this epoch. Says whether that is
+    /// news: a task is offered in one session at a time.
+    pub(crate) fn set_offered(&self, ordinal: u32, fence: Fence, epoch: i64, now: i64) -> bool {
+        self.change_offer(ordinal, now, |task| {
+            let free = task.state == State::Pending && task.offered.is_none();
+            free.then_some((Some(fence), epoch))
+        })
+    }
+
+    /// The offer did not leave in the session with this epoch. Says whether the task waits again: another
+    /// session may have taken it up meanwhile.
+    pub(crate) fn offer_failed(&self, ordinal: u32, epoch: i64, now: i64) -> bool {
+        self.change_offer(ordinal, now, |task| {
+            let own = task.state == State::Pending && task.offer_epoch == epoch;
+            own.then_some((None, epoch))
+        })
+    }
+
+    /// The host has proved, in the session with this epoch, that no offer from before it arrived. Says
+    /// whether the task waits again: it may have been offered in this session since.
+    pub(crate) fn never_arrived(&self, ordinal: u32, epoch: i64, now: i64) -> bool {
+        self.change_offer(ordinal, now, |task| {
+            let earlier = task.state == State::Pending && task.offer_epoch != epoch;
+            earlier.then_some((None, task.offer_epoch))
+        })
+    }
+
+    fn change_offer(
+        &self,
+        ordinal: u32,
+        now: i64,
+        change: impl FnOnce(&Task) -> Option<(Option<Fence>, i64)>,
+    ) -> bool {
         self.change(|inner| {
             let task = &mut inner.tasks[ordinal as usize];
+            let Some((offered, epoch)) = change(task) else {
+                return false;
+            };
             task.offered = offered;
+            task.offer_epoch = epoch;
             task.state_time = now;
             inner.touch(ordinal);
-        });
+            true
+        })
     }
 
     /// The process runs. Says whether that is new.
@@ -369,7 +405,7 @@ impl Job {
     ) -> bool {
         self.change(|inner| {
             let task = &mut inner.tasks[ordinal as usize];
-            if task.output_complete {
+            if task.output_end.is_some() {
                 return false;
             }
             if let Some(size) = size {
@@ -381,6 +417,19 @@ impl Job {
             inner.touch(ordinal);
             true
         })
+    }
+
+    /// Nobody will say how much output there is: what was taken is all.
+    pub(crate) fn output_abandoned(&self, ordinal: u32, size: Option<OutputSize>) {
+        self.change(|inner| {
+            let task = &mut inner.tasks[ordinal as usize];
+            if let Some(size) = size {
+                task.output_size = size;
+            }
+            // No `output_end`: readers show what the store has, and the host may still come and say it.
+            task.output_complete = true;
+            inner.touch(ordinal);
+        });
     }
 
     /// The control plane takes back a task that it never offered.

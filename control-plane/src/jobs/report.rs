@@ -125,9 +125,8 @@ impl Jobs {
     }
 
     /// The host holds the task under our seal: it did leave, whatever is written.
-    pub(crate) fn proved_offered(&self, task: &TaskRef, fence: Fence) {
-        if task.look(|task| task.offered.is_none() && task.state == State::Pending) {
-            task.job.set_offered(task.ordinal, Some(fence), now());
+    pub(crate) fn proved_offered(&self, task: &TaskRef, fence: Fence, epoch: i64) {
+        if task.job.set_offered(task.ordinal, fence, epoch, now()) {
             self.mark(&task.job, [task.ordinal]);
         }
     }
@@ -174,11 +173,13 @@ impl Jobs {
             .collect()
     }
 
-    /// The host's journal has never seen the task, and proves that it never will start: it waits again.
-    pub(crate) fn never_arrived(&self, task: &TaskRef) {
-        task.job.set_offered(task.ordinal, None, now());
-        self.mark(&task.job, [task.ordinal]);
-        self.settle_unoffered(task);
+    /// The host's journal has never seen the task, and proves that it never will start: it waits again,
+    /// unless it was offered in this session since.
+    pub(crate) fn never_arrived(&self, task: &TaskRef, epoch: i64) {
+        if task.job.never_arrived(task.ordinal, epoch, now()) {
+            self.mark(&task.job, [task.ordinal]);
+            self.settle_unoffered(task);
+        }
     }
 
     /// The task's fate cannot be proved any more.

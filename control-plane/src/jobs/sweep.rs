@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use muster_proto::{ids::HostId, v1::Reason};
 
-use super::{Fence, Job, Jobs, State, TaskRef, Withdrawal};
+use super::{Job, Jobs, State, TaskRef, Withdrawal};
 use crate::{
+    connections::{Session, offer},
     dispatcher::{Decision, TaskView, decide},
     store::{StoreError, jobs as rows, now},
 };
@@ -15,29 +16,38 @@ const HAND_OVER_MAX: usize = 64;
 
 impl Jobs {
     /// Offers a host that has come what waits for it, once the ledger says so durably, and tells it
-    /// what to end. `send` puts a task on the road.
-    pub(crate) async fn hand_over(&self, host: HostId, fence: &Fence) -> Result<(), StoreError> {
+    /// what to end.
+    pub(crate) async fn hand_over(&self, session: &Session) -> Result<(), StoreError> {
+        let host = session.host_id;
         for task in self.of_host(host) {
             let wished = |task: &super::Task| {
                 task.cancel_time.is_some() && task.offered.is_some() && !task.state.is_final()
             };
-            if task.look(wished) {
-                self.0.dispatcher.cancel(&task.job, &task.get());
+            // Waits for room: a host that does not read is not asked again and again.
+            if task.look(wished)
+                && !session
+                    .send_patiently(offer::cancel(&task.job.order, &task.get()))
+                    .await
+            {
+                return Ok(());
             }
         }
         loop {
-            let due: Vec<TaskRef> = self
+            let mut due: Vec<TaskRef> = self
                 .of_host(host)
                 .into_iter()
                 .filter(|task| self.decide(task) == Decision::Offer)
                 .take(HAND_OVER_MAX)
                 .collect();
+            let (fence, epoch) = (&session.fence, session.epoch);
+            due.retain(|task| {
+                task.job
+                    .set_offered(task.ordinal, fence.clone(), epoch, now())
+            });
             if due.is_empty() {
                 return Ok(());
             }
             for task in &due {
-                task.job
-                    .set_offered(task.ordinal, Some(fence.clone()), now());
                 self.mark(&task.job, [task.ordinal]);
             }
             let durable = async { Ok(self.written_now().await?.wait().await?) }.await;
@@ -52,11 +62,16 @@ impl Jobs {
                     );
                 if !sent {
                     stuck = true;
-                    task.job.set_offered(task.ordinal, None, now());
-                    self.mark(&task.job, [task.ordinal]);
+                    if task.job.offer_failed(task.ordinal, epoch, now()) {
+                        self.mark(&task.job, [task.ordinal]);
+                    }
                 }
             }
             if stuck {
+                if !session.is_open() {
+                    // A newer one may stand already and have found nothing to take up.
+                    self.0.dispatcher.look(host);
+                }
                 return durable;
             }
         }
@@ -120,7 +135,8 @@ impl Jobs {
                 } else if let Some(why) = self.is_gone(&job, task.host_id, since) {
                     if task.state.is_final() {
                         // The rest of its output is not coming any more.
-                        self.output_ended(&task_ref, task.output_size.last_sequence);
+                        job.output_abandoned(ordinal, self.0.output.size_now(task.task_id));
+                        self.mark(&job, [ordinal]);
                     } else {
                         let message = format!("{}: {why}", task.host_name);
                         self.give_up(&task_ref, Reason::HostGone, message);

@@ -57,6 +57,8 @@ pub(crate) struct Task {
     pub(crate) state_time: i64,
     /// Under what it may have been offered; `None`: it never left the control plane.
     pub(crate) offered: Option<Fence>,
+    /// The session that offers it, or did; 0 for one before the start of this control plane. Not stored.
+    pub(crate) offer_epoch: i64,
     /// When the process started.
     pub(crate) start_time: Option<i64>,
     /// When it became final.
@@ -99,6 +101,7 @@ impl Task {
             message: String::new(),
             state_time: now,
             offered,
+            offer_epoch: 0,
             start_time: None,
             end_time: None,
             exit_code: None,

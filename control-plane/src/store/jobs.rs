@@ -201,6 +201,7 @@ fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
             boot_id: boot_id.into(),
             journal_id: journal_id.into(),
         }),
+        offer_epoch: 0,
         start_time: row.try_get(9)?,
         end_time: row.try_get(10)?,
         exit_code: row.try_get(11)?,
