@@ -40,16 +40,11 @@ impl Renewal {
         loop {
             let due = self.identity.lock().await.renew_in(rand::random());
             let wait = if due.is_zero() {
-                match self.renew().await {
-                    Ok(()) => {
-                        backoff.reset();
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the certificate was not renewed: {error}");
-                        backoff.next_wait()
-                    }
+                if let Err(error) = self.renew().await {
+                    tracing::warn!(%error, "the certificate was not renewed: {error}");
                 }
+                let due = self.identity.lock().await.renew_in(0.0);
+                wait_after(due, &mut backoff)
             } else {
                 due.min(LOOK_EVERY)
             };
@@ -95,5 +90,34 @@ impl Renewal {
                 _ => tracing::error!(%error, "no new certificate: {error}"),
             },
         }
+    }
+}
+
+/// How long to wait before looking again after a renewal; `due` is when the certificate that there is now may
+/// be renewed at the earliest.
+fn wait_after(due: Duration, backoff: &mut Backoff) -> Duration {
+    if due.is_zero() {
+        // It failed, or the clock of this host is so far ahead that no certificate is young enough: then
+        // trying at once would never end.
+        return backoff.next_wait();
+    }
+    backoff.reset();
+    Duration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_always_due_is_not_renewed_without_pause() {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
+        let waits: Vec<Duration> = (0..12)
+            .map(|_| wait_after(Duration::ZERO, &mut backoff))
+            .collect();
+        assert!(waits.iter().all(|wait| !wait.is_zero()));
+        assert!(*waits.last().unwrap() >= RETRY_LAST / 4);
+        assert!(wait_after(Duration::from_secs(60), &mut backoff).is_zero());
+        assert!(wait_after(Duration::ZERO, &mut backoff) <= RETRY_FIRST);
     }
 }
