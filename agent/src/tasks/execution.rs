@@ -16,8 +16,12 @@ use muster_proto::{
     ids::TaskId,
     v1::{Command, OutputStream, Reason},
 };
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+};
 use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::spool::Spool;
 use crate::process::{Child, Exit, Host, Program, StartError, Tree};
@@ -150,7 +154,8 @@ impl Execution {
             stdin,
             main,
         } = child;
-        let output = take_output(output, spool);
+        let cut = CancellationToken::new();
+        let output = take_output(output, spool, &cut);
         let feed = feed(stdin);
         let deadline = async {
             match timeout {
@@ -172,7 +177,13 @@ impl Execution {
                     run_time = began.elapsed();
                     drain = Some(Box::pin(tokio::time::sleep(DRAIN)));
                 }
-                () = &mut output, if !output_ended => output_ended = true,
+                held_open = &mut output, if !output_ended => {
+                    output_ended = true;
+                    if held_open {
+                        note = "the process ended, but something that it left running holds its output open; \
+                                what that writes is not taken any more";
+                    }
+                }
                 () = &mut feed, if !fed => fed = true,
                 () = &mut deadline, if cause == Cause::ByItself && exit.is_none() => {
                     cause = Cause::TimedOut;
@@ -188,9 +199,7 @@ impl Execution {
                 () = maybe(&mut ending), if ending.is_some() => ending = None,
                 () = maybe(&mut drain), if drain.is_some() && ending.is_none() => {
                     drain = None;
-                    output_ended = true;
-                    note = "the process ended, but something that it left running holds its output open; \
-                            what that writes is not taken any more";
+                    cut.cancel();
                 }
             }
         }
@@ -245,7 +254,13 @@ async fn feed(stdin: Option<(pipe::Sender, bytes::Bytes)>) {
     }
 }
 
-async fn take_output([stdout, stderr]: [pipe::Receiver; 2], spool: Arc<Spool>) {
+/// Takes what the process writes, until it is closed or cut. A cut still takes what is in the pipes: the
+/// process wrote that while it ran, however long the spool took. Says whether something holds them open.
+async fn take_output(
+    [stdout, stderr]: [pipe::Receiver; 2],
+    spool: Arc<Spool>,
+    cut: &CancellationToken,
+) -> bool {
     let mut streams = [
         Source::new(OutputStream::Stdout, stdout),
         Source::new(OutputStream::Stderr, stderr),
@@ -256,21 +271,38 @@ async fn take_output([stdout, stderr]: [pipe::Receiver; 2], spool: Arc<Spool>) {
         let (stream, data) = tokio::select! {
             Some(data) = stdout.read(), if stdout.open => (stdout.stream, data),
             Some(data) = stderr.read(), if stderr.open => (stderr.stream, data),
-            else => return,
+            () = cut.cancelled() => break,
+            else => return false,
         };
         total += data.len() as u64;
-        if total < BULK {
-            spool.append(stream, data);
-        } else {
-            let spool = Arc::clone(&spool);
-            if tokio::task::spawn_blocking(move || spool.append(stream, data))
-                .await
-                .is_err()
-            {
-                return;
+        if !append(&spool, stream, data, total).await {
+            return false;
+        }
+    }
+    for source in &mut streams {
+        // No more than the pipe can hold: what is left running may write for ever.
+        let mut left = source.capacity();
+        while left > 0
+            && let Some(data) = source.read_now(left)
+        {
+            left -= data.len();
+            if !append(&spool, source.stream, data, BULK).await {
+                return false;
             }
         }
     }
+    streams.iter().any(|source| source.open)
+}
+
+/// Gives output to the spool; `false` if the runtime is stopping.
+async fn append(spool: &Arc<Spool>, stream: OutputStream, data: bytes::Bytes, total: u64) -> bool {
+    if total < BULK {
+        spool.append(stream, data);
+        return true;
+    }
+    let spool = Arc::clone(spool);
+    let appended = tokio::task::spawn_blocking(move || spool.append(stream, data));
+    appended.await.is_ok()
 }
 
 /// One of the pipes that a process writes to.
@@ -321,5 +353,59 @@ impl Source {
         }
         self.buffer = BytesMut::new();
         None
+    }
+
+    /// How many bytes the pipe can hold.
+    fn capacity(&self) -> usize {
+        let size = fcntl(&self.pipe, FcntlArg::F_GETPIPE_SZ);
+        size.ok()
+            .and_then(|size| size.try_into().ok())
+            .unwrap_or(READ)
+    }
+
+    /// What is in the pipe now, up to so many bytes; `None` if nothing is.
+    fn read_now(&mut self, most: usize) -> Option<bytes::Bytes> {
+        if !self.open {
+            return None;
+        }
+        let mut buffer = vec![0; most.min(READ_LARGE)];
+        match nix::unistd::read(&self.pipe, &mut buffer) {
+            Ok(read) if read > 0 => {
+                buffer.truncate(read);
+                Some(buffer.into())
+            }
+            Err(Errno::EAGAIN) => None,
+            _ => {
+                self.open = false;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::tasks::spool::Room;
+
+    #[tokio::test]
+    async fn what_a_process_wrote_is_taken_though_others_hold_its_output_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = Arc::new(Room::new(directory.path().to_owned(), 1 << 30, 0));
+        let spool = Arc::new(Spool::new(TaskId::from_bytes(&[7; 32]), room, 1 << 20));
+        let pipe = || {
+            let (theirs, ours) = std::io::pipe().unwrap();
+            (pipe::Receiver::from_owned_fd(theirs.into()).unwrap(), ours)
+        };
+        let ((stdout, mut writer), (stderr, closed)) = (pipe(), pipe());
+        writer.write_all(&[b'x'; 60_000]).unwrap();
+        drop(closed);
+        // As after a disk that kept the spool busy for longer than output is waited for.
+        let cut = CancellationToken::new();
+        cut.cancel();
+        assert!(take_output([stdout, stderr], Arc::clone(&spool), &cut).await);
+        assert_eq!(spool.produced().stdout, 60_000);
     }
 }
