@@ -284,6 +284,13 @@ impl FakeControlPlane {
         self.send(attach_response::Message::Cancel(cancel)).await;
     }
 
+    /// Knows nothing of a task any more, as after a restore from a backup.
+    pub(crate) fn forget(&self, task_id: &str) {
+        self.state
+            .seen
+            .send_modify(|seen| drop(seen.tasks.remove(task_id)));
+    }
+
     pub(crate) async fn drain(&self) {
         let drain = Drain {
             retry_after: Some(Duration::from_millis(10).try_into().unwrap()),

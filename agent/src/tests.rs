@@ -346,6 +346,27 @@ async fn an_offer_that_comes_again_is_answered_not_started() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_was_taken_and_is_asked_for_again_does_not_pass_for_none() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let (task_id, offer) = control_plane.offer_of(script("echo something"));
+    let offer = muster_proto::agent::v1::attach_response::Message::Offer(offer);
+    control_plane.send(offer.clone()).await;
+    assert_eq!(control_plane.settled(&task_id).await.out(), "something\n");
+    control_plane.forget(&task_id);
+    control_plane.send(offer).await;
+    let task = control_plane
+        .task(&task_id, |task| task.ended.is_some())
+        .await;
+    assert_eq!(task.state(), State::Succeeded);
+    control_plane.drain().await;
+    control_plane.attached(2).await;
+    let task = control_plane.task(&task_id, |_| true).await;
+    assert!(!task.output_ended, "{task:?}");
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_was_cancelled_before_it_came_never_starts() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;

@@ -181,6 +181,10 @@ impl Tasks {
             Arc::clone(&self.0.room),
             self.0.limits.task_spool,
         ));
+        if let Phase::Settled { last_sequence, .. } = held.phase {
+            // Its output was taken and is gone; asked for again, it must not pass for none.
+            spool.acknowledge(last_sequence);
+        }
         let task = Task::new(held.task_id, held.sealed_offer, held.seal, spool);
         let ended = match held.phase {
             Phase::Settled {

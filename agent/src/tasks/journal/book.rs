@@ -162,15 +162,20 @@ impl Book {
                 held.phase = Phase::Ended(ended.ended.unwrap_or_default());
             }),
             Event::Settled(settled) => {
+                // Offered again after that, it is settled again; what was known of it stays known.
+                let (earlier_ms, earlier) = match self.settled.remove(&task_id) {
+                    Some(past) => (past.forget_ms, past.ended),
+                    None => (0, None),
+                };
                 let ended = match self.live.remove(&task_id).map(|held| held.phase) {
                     Some(Phase::Ended(ended)) => Some(Box::new(ended)),
-                    _ => None,
+                    _ => earlier,
                 };
                 let not_after_ms = self.not_after_ms.remove(&task_id).unwrap_or(0);
                 self.settled.insert(
                     task_id,
                     Past {
-                        forget_ms: not_after_ms.max(entry.time_ms + REMEMBERED_MS),
+                        forget_ms: earlier_ms.max(not_after_ms.max(entry.time_ms + REMEMBERED_MS)),
                         last_sequence: settled.last_sequence,
                         ended,
                     },

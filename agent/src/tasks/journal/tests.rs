@@ -90,6 +90,21 @@ fn a_task_is_known_after_reopening_until_it_may_be_forgotten() {
 }
 
 #[test]
+fn a_task_that_is_settled_again_keeps_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    let steps = vec![accepted(1, 0), step(1, 1), step(1, 3), step(1, 4)];
+    journal.write(0, steps).unwrap();
+    let settled = journal.find(&task(1));
+    journal.write(0, vec![step(1, 4)]).unwrap();
+    assert_eq!(journal.find(&task(1)), settled);
+    assert!(matches!(
+        settled.unwrap().phase,
+        Phase::Settled { ended: Some(_), .. }
+    ));
+}
+
+#[test]
 fn a_torn_end_is_dropped_and_damage_before_it_is_not_passed_over() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
