@@ -191,9 +191,9 @@ impl Tasks {
         let end = tokio::select! {
             end = &mut finish => end,
             () = self.0.stopping.cancelled() => {
-                task.cancel.send_replace(Some(STOP_GRACE));
+                let wished = task.cancel.send_replace(Some(STOP_GRACE)).is_some();
                 let end = finish.await;
-                if end.cause == Cause::Cancelled {
+                if end.cause == Cause::Cancelled && !wished {
                     let message = "the agent was stopped while the task ran, and ended it".to_owned();
                     return self.over(State::Lost, Reason::AgentDied, message);
                 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Agent, AgentError, Config,
-    fake_control_plane::FakeControlPlane,
+    fake_control_plane::{FakeControlPlane, Reported},
     tasks::journal::{Accepted, Event, Journal, Starting},
 };
 
@@ -433,6 +433,22 @@ async fn a_stopped_agent_ends_what_runs_and_says_so() {
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Lost);
     assert_eq!(task.ended.unwrap().reason(), Reason::AgentDied);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_stays_one_though_the_agent_stops_meanwhile() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let text = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done";
+    let task_id = control_plane.offer(script(text)).await;
+    let says = |word: &'static str| move |task: &Reported| task.out().contains(word);
+    control_plane.task(&task_id, says("ready")).await;
+    let grace = Some(Duration::from_secs(600));
+    control_plane.cancel(&task_id, grace).await;
+    control_plane.task(&task_id, says("asked")).await;
+    host.stop().await.unwrap();
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
