@@ -38,8 +38,8 @@ pub(crate) use self::{
 /// The environment variable that names the task to its processes, and its processes to us.
 pub(crate) const TASK_MARKER: &str = "MUSTER_TASK_ID";
 
-/// Our own settings may be secrets, so no process inherits them.
-const OWN_VARIABLES: &str = "MUSTER_";
+/// Our own settings, and those of our telemetry, may be secrets, so no process inherits them.
+const OWN_VARIABLES: [&str; 2] = ["MUSTER_", "OTEL_"];
 
 /// The part of standard input that a pipe takes before anybody reads it.
 const PIPE_CAPACITY: usize = 64 << 10;
@@ -110,9 +110,12 @@ impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
         let user = User::current()?;
+        if let Err(errno) = spawn::keep_files_to_ourselves() {
+            tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
+        }
         let mut environment: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| !name.starts_with(OWN_VARIABLES))
+            .filter(|(name, _)| !OWN_VARIABLES.iter().any(|own| name.starts_with(own)))
             .collect();
         user.complete(&mut environment);
         Ok(Self {

@@ -163,6 +163,22 @@ async fn a_process_gets_its_input_environment_and_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_inherits_no_open_files() {
+    use std::os::fd::AsRawFd as _;
+    // Unlike those of the standard library, inherited unless somebody prevents it.
+    let (left_open, _writer) = nix::unistd::pipe().unwrap();
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let look = format!(
+        "test -e /proc/self/fd/{} || echo none",
+        left_open.as_raw_fd()
+    );
+    let task_id = control_plane.offer(script(&look)).await;
+    assert_eq!(control_plane.settled(&task_id).await.out(), "none\n");
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_start_says_why() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;

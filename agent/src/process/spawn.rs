@@ -136,6 +136,22 @@ pub(super) fn as_other(
     ))
 }
 
+/// What was left open by whoever started this process, as a lock or a secret, is not for what it starts.
+/// Our own files are never inherited anyway.
+#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
+pub(super) fn keep_files_to_ourselves() -> Result<(), Errno> {
+    // SAFETY: the call takes three integers, and closes nothing in this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// A file descriptor that becomes readable when the process ends.
 #[allow(unsafe_code)] // Neither the standard library nor nix has this call.
 pub(super) fn pidfd(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
