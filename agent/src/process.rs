@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::Reason};
+use muster_runtime::descriptors;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -175,6 +176,9 @@ impl Host {
             Some(other) => spawn::as_other(&prepared, streams, other),
         }
         .map_err(|errno| lookup::diagnose(errno, &path, &cwd))?;
+        if let Some(given) = descriptors::given() {
+            spawn::limit_files(pid, given);
+        }
 
         Ok(Child {
             tree: Tree::new(pid, start_time(pid), program.task_id),

@@ -179,6 +179,27 @@ async fn a_process_inherits_no_open_files() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_may_open_as_many_files_as_the_agent_was_given() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let given = soft.min(hard - 1);
+    setrlimit(Resource::RLIMIT_NOFILE, given, hard).unwrap();
+    muster_runtime::descriptors::raise().unwrap();
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    // The process has begun when the limit is set.
+    let look = format!("until [ $(ulimit -n) = {given} ]; do sleep 0.01; done");
+    let mut wanted = script(&look);
+    wanted.timeout = Some(Duration::from_secs(10).try_into().unwrap());
+    let task_id = control_plane.offer(wanted).await;
+    assert_eq!(
+        control_plane.settled(&task_id).await.state(),
+        State::Succeeded
+    );
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_start_says_why() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;

@@ -19,13 +19,15 @@ mod tokens;
 
 use std::process::ExitCode;
 
-use muster_runtime::config;
+use muster_runtime::{config, descriptors};
 
 use crate::{commands::Cli, failure::Failure};
 
 fn main() -> ExitCode {
     let cli: Cli = config::parse();
     let json = cli.command.wants_json();
+    // Without, what is given has to do.
+    let _ = descriptors::raise();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::internal(format!("no runtime: {error}")).report(json),

@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod config;
+pub mod descriptors;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use muster_agent::{Agent, Config, Join, join};
 use muster_runtime::{
     config::{self, DataDir},
-    shutdown, telemetry,
+    descriptors, shutdown, telemetry,
 };
 use tracing::Level;
 
@@ -35,6 +35,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let settings: Settings = config::parse();
+    // Without, what is given has to do.
+    let _ = descriptors::raise();
     // Two: one may be busy with a large output while the other goes on.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -152,6 +152,17 @@ pub(super) fn keep_files_to_ourselves() -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
+/// Lets a process have so many files open, soft and hard; of no use to one that has ended already.
+#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
+pub(super) fn limit_files(pid: Pid, (soft, hard): (u64, u64)) {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: `limit` is read during the call only, and nothing is written back.
+    unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &limit, ptr::null_mut()) };
+}
+
 /// A file descriptor that becomes readable when the process ends.
 #[allow(unsafe_code)] // Neither the standard library nor nix has this call.
 pub(super) fn pidfd(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
