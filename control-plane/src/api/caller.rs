@@ -195,13 +195,21 @@ where
             principal = caller.as_ref().map(|caller| &*caller.principal),
         );
         trace::adopt(&span, request.headers());
-        let Some(caller) = caller else {
-            return Box::pin(self.inner.call(request).instrument(span));
-        };
-        let mut shut_out = shut_out(&caller.proven);
-        request.extensions_mut().insert(caller);
+        let goes_on = rules::goes_on(request.uri().path());
+        let shut_out = caller.as_ref().map(|caller| shut_out(&caller.proven));
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
         // tower: what was polled ready must be what is called.
         let response = self.inner.call(request);
+        let response: Self::Future = if goes_on {
+            Box::pin(to_its_end(response.instrument(span.clone())))
+        } else {
+            Box::pin(response)
+        };
+        let Some(mut shut_out) = shut_out else {
+            return Box::pin(response.instrument(span));
+        };
         Box::pin(
             async move {
                 // The answer first: whoever revokes the token of this very call is told that it was done.
@@ -221,6 +229,23 @@ where
             }
             .instrument(span),
         )
+    }
+}
+
+/// Runs a call to its end, even if nobody waits for its answer any more.
+async fn to_its_end(
+    call: impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static,
+) -> Result<http::Response<Body>, Infallible> {
+    match tokio::spawn(call).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(%error, "a call broke off: {error}");
+            let refusal = status::refuse(
+                Reason::Internal,
+                "something broke inside; the control plane's log says what",
+            );
+            Ok(refusal.into_http())
+        }
     }
 }
 

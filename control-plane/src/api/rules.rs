@@ -71,6 +71,19 @@ pub(super) fn of(path: &str) -> Option<Rule> {
         .map(|found| RULES[found].1)
 }
 
+/// Whether a call goes on when its caller goes away. What these services change is first in the ledger and then in
+/// memory: cut off between the two, a lock would be durable and not hold, and an instruction could never be set again.
+/// Calls about jobs may wait long, and see to this themselves.
+pub(super) fn goes_on(path: &str) -> bool {
+    [
+        "/muster.v1.AccessService/",
+        "/muster.v1.EnrollmentService/",
+        "/muster.v1.HostService/",
+    ]
+    .iter()
+    .any(|service| path.starts_with(service))
+}
+
 impl Rule {
     /// Whether this kind of principal may call.
     pub(super) fn allows(self, kind: PrincipalKind) -> bool {

@@ -579,3 +579,23 @@ async fn a_call_that_waits_ends_with_its_token() {
     assert!(since.elapsed() < Duration::from_secs(5));
     plane.stop().await;
 }
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_no_change_half_done() {
+    let plane = Plane::start().await;
+    plane.host("web-1").await;
+    let mut hosts = HostServiceClient::new(plane.operator.clone());
+    let set = || v1::SetInstructionRequest {
+        host: "web-1".to_owned(),
+        text: "be kind".to_owned(),
+        ..Default::default()
+    };
+    // Some of them go away between the commit and what follows it.
+    for step in 0..60 {
+        let patience = Duration::from_micros(100 * step);
+        let _ = tokio::time::timeout(patience, hosts.set_instruction(set())).await;
+    }
+    let last = hosts.set_instruction(set()).await;
+    assert!(last.is_ok(), "{last:?}");
+    plane.stop().await;
+}
