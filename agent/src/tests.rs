@@ -295,6 +295,25 @@ async fn a_cancel_ends_the_whole_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_ends_a_process_whose_name_is_no_text() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    // The kernel keeps 15 bytes of a name, here seven characters and a half.
+    let program = host.path("ääääääää");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let task_id = control_plane
+        .offer(command(&[program.to_str().unwrap(), "600"]))
+        .await;
+    control_plane
+        .task(&task_id, |task| task.started.is_some())
+        .await;
+    control_plane.cancel(&task_id, None).await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Cancelled);
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_timeout_ends_the_tree_too() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;

@@ -119,7 +119,9 @@ fn children() -> HashSet<Pid> {
 }
 
 fn has_ended(pid: Pid) -> Option<bool> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Names are cut to 15 bytes, also within a character.
+    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let line = String::from_utf8_lossy(&line);
     let rest = &line[line.rfind(')')? + 1..];
     Some(rest.trim_start().starts_with(['Z', 'X']))
 }

@@ -72,12 +72,12 @@ impl Tree {
         let mut told: HashSet<(i32, u64)> = HashSet::new();
         loop {
             let hard = Instant::now() >= deadline;
-            let tree = self.clone();
+            let (tree, before) = (self.clone(), told.clone());
             let seen = tokio::task::spawn_blocking(move || {
-                let members = tree.members();
+                let members = tree.members()?;
                 for member in &members {
                     // Once politely; hard as often as it takes, since members may still be starting others.
-                    if hard || !told.contains(&(member.pid.as_raw(), member.start_time)) {
+                    if hard || !before.contains(&(member.pid.as_raw(), member.start_time)) {
                         member.signal(if hard {
                             Signal::SIGKILL
                         } else {
@@ -85,18 +85,24 @@ impl Tree {
                         });
                     }
                 }
-                members
+                let told = members
                     .iter()
-                    .map(|member| (member.pid.as_raw(), member.start_time))
-                    .collect::<HashSet<_>>()
+                    .map(|member| (member.pid.as_raw(), member.start_time));
+                io::Result::Ok(told.collect::<HashSet<_>>())
             })
             .await;
-            told = match seen {
-                Ok(members) if members.is_empty() => return found,
-                Ok(members) => members,
+            match seen {
+                Ok(Ok(members)) if members.is_empty() => return found,
+                Ok(Ok(members)) => {
+                    told = members;
+                    found = true;
+                }
+                // What cannot be seen is not gone.
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the processes of a task cannot be looked at: {error}");
+                }
                 Err(_) => return found, // The runtime is stopping.
-            };
-            found = true;
+            }
             let wait = if hard {
                 pause
             } else {
@@ -108,10 +114,8 @@ impl Tree {
     }
 
     /// The processes that are alive now.
-    fn members(&self) -> Vec<Entry> {
-        let Ok(table) = table() else {
-            return Vec::new();
-        };
+    fn members(&self) -> io::Result<Vec<Entry>> {
+        let table = table()?;
         // Once another process has the root's id, every use of that number is a stranger's.
         let root = self
             .root
@@ -123,15 +127,15 @@ impl Tree {
             })
             .map(|(pid, _)| pid);
         let ourselves = Pid::this();
-        let mut ours: HashSet<Pid> = table
-            .iter()
-            .filter(|entry| {
-                root.is_some_and(|root| {
-                    entry.pid == root || entry.session == root || entry.group == root
-                }) || self.marks(entry.pid)
-            })
-            .map(|entry| entry.pid)
-            .collect();
+        let mut ours: HashSet<Pid> = HashSet::new();
+        for entry in &table {
+            let follows = root.is_some_and(|root| {
+                entry.pid == root || entry.session == root || entry.group == root
+            });
+            if follows || self.marks(entry.pid)? {
+                ours.insert(entry.pid);
+            }
+        }
         loop {
             let before = ours.len();
             for entry in &table {
@@ -144,22 +148,30 @@ impl Tree {
             }
         }
         ours.remove(&ourselves);
-        table
+        Ok(table
             .into_iter()
             .filter(|entry| ours.contains(&entry.pid) && !entry.gone)
-            .collect()
+            .collect())
     }
 
-    fn marks(&self, pid: Pid) -> bool {
-        pid != Pid::this()
-            && fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environment| environment.split(|b| *b == 0).any(|v| v == self.marker))
+    fn marks(&self, pid: Pid) -> io::Result<bool> {
+        if pid == Pid::this() {
+            return Ok(false);
+        }
+        let environment = read(&format!("/proc/{pid}/environ"))?;
+        Ok(environment.is_some_and(|environment| {
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == self.marker)
+        }))
     }
 }
 
 impl Entry {
     fn read(pid: Pid) -> Option<Self> {
-        Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        // Names are cut to 15 bytes, also within a character.
+        let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(pid, &String::from_utf8_lossy(&line))
     }
 
     /// Reads a line as "PID (NAME) STATE PARENT GROUP SESSION … START_TIME …"; the name may hold
@@ -192,10 +204,34 @@ impl Entry {
 }
 
 fn table() -> io::Result<Vec<Entry>> {
-    Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Entry::read(Pid::from_raw(pid)))
-        .collect())
+    let mut table = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        if let Some(line) = read(&format!("/proc/{pid}/stat"))? {
+            table.extend(Entry::parse(
+                Pid::from_raw(pid),
+                &String::from_utf8_lossy(&line),
+            ));
+        }
+    }
+    Ok(table)
+}
+
+/// Reads a file of a process; `None` if the process is gone or not ours to look at. An error says nothing
+/// about the process: this one has too many files open, or too little memory.
+fn read(path: &str) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if is_about_us(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn is_about_us(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 #[cfg(test)]
@@ -209,6 +245,14 @@ mod tests {
         assert_eq!(entry.parent, Pid::from_raw(1));
         assert_eq!(entry.start_time, 4711);
         assert!(!entry.gone);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_gone() {
+        assert!(read("/proc/self/stat").unwrap().is_some());
+        assert!(read("/proc/2147483647/stat").unwrap().is_none());
+        assert!(is_about_us(&Errno::EMFILE.into()));
+        assert!(!is_about_us(&Errno::ESRCH.into()));
     }
 
     #[test]
