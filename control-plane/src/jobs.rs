@@ -16,7 +16,7 @@ mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use muster_proto::ids::{HostId, JobId, TaskId};
@@ -55,6 +55,8 @@ struct Shared {
     live: Mutex<Live>,
     creating: Creating,
     adopting: tokio::sync::Mutex<()>,
+    /// Held while a job is read that is not in memory: nobody else may read it, change it and let it go.
+    reading: tokio::sync::Mutex<()>,
     recorder: Recorder,
 }
 
@@ -64,21 +66,39 @@ struct Live {
     jobs: HashMap<JobId, Arc<Job>>,
     tasks: HashMap<TaskId, (Arc<Job>, u32)>,
     hosts: HashMap<HostId, HashSet<TaskId>>,
+    /// Jobs that are done and that somebody still looks at or reports to: there is one of each in memory,
+    /// so that no change is written over by another's older look.
+    retired: HashMap<JobId, Weak<Job>>,
 }
 
 impl Live {
+    fn get(&self, id: JobId) -> Option<Arc<Job>> {
+        let live = self.jobs.get(&id).cloned();
+        live.or_else(|| self.retired.get(&id)?.upgrade())
+    }
+
     /// Adds a job, unless it is there already; returns the one that is there.
     fn add(&mut self, job: Job) -> Arc<Job> {
         let id = job.order.job_id;
-        if let Some(job) = self.jobs.get(&id) {
-            return Arc::clone(job);
+        if let Some(job) = self.get(id) {
+            return job;
         }
         let job = Arc::new(job);
-        for (ordinal, task) in job.tasks(|_| true) {
-            self.add_task(&job, ordinal, &task);
+        if job.is_done() {
+            self.retired.insert(id, Arc::downgrade(&job));
+        } else {
+            self.enter(&job);
         }
-        self.jobs.insert(id, Arc::clone(&job));
         job
+    }
+
+    fn enter(&mut self, job: &Arc<Job>) {
+        let id = job.order.job_id;
+        for (ordinal, task) in job.tasks(|_| true) {
+            self.add_task(job, ordinal, &task);
+        }
+        self.jobs.insert(id, Arc::clone(job));
+        self.retired.remove(&id);
     }
 
     fn add_task(&mut self, job: &Arc<Job>, ordinal: u32, task: &Task) {
@@ -94,6 +114,7 @@ impl Live {
         if !job.is_done() || self.jobs.remove(&job.order.job_id).is_none() {
             return;
         }
+        self.retired.insert(job.order.job_id, Arc::downgrade(job));
         for (_, task) in job.tasks(|_| true) {
             self.tasks.remove(&task.task_id);
             if let Some(own) = self.hosts.get_mut(&task.host_id) {
@@ -125,6 +146,7 @@ impl Jobs {
             live: Mutex::new(live),
             creating: Creating::default(),
             adopting: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
         }));
         let shared = Arc::clone(&jobs.0);
@@ -170,22 +192,20 @@ impl Jobs {
     }
 
     fn live_job(&self, id: JobId) -> Option<Arc<Job>> {
-        self.0.live.lock().jobs.get(&id).cloned()
+        self.0.live.lock().get(id)
     }
 
-    /// The live job, or the stored one made live until it has been looked at.
+    /// The job in memory, or the stored one, which stays in memory while it is open or held.
     async fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
         if let Some(job) = self.live_job(id) {
             return Ok(Some(job));
         }
-        let Some(stored) = rows::load_one(&self.0.store.readers, id).await? else {
-            return Ok(None);
-        };
-        if stored.is_done() {
-            // It changes no more, but for a late result, which makes it live first.
-            return Ok(Some(Arc::new(stored)));
+        let _reading = self.0.reading.lock().await;
+        if let Some(job) = self.live_job(id) {
+            return Ok(Some(job));
         }
-        Ok(Some(self.0.live.lock().add(stored)))
+        let stored = rows::load_one(&self.0.store.readers, id).await?;
+        Ok(stored.map(|job| self.0.live.lock().add(job)))
     }
 
     /// A job as it stands now.

@@ -161,6 +161,10 @@ impl Plane {
     }
 
     async fn create(&self, request_id: &str) -> Result<JobId, CreateError> {
+        self.create_on(request_id, &[host()]).await
+    }
+
+    async fn create_on(&self, request_id: &str, hosts: &[HostId]) -> Result<JobId, CreateError> {
         let action = Action {
             kind: Some(action::Kind::Command(Command {
                 argv: vec!["true".into()],
@@ -175,10 +179,13 @@ impl Plane {
             action: action.encode_to_vec().into(),
             start_deadline: 600_000,
             lost_after: 86_400_000,
-            targets: vec![Target {
-                host_id: host(),
-                host_name: "web-1".into(),
-            }],
+            targets: hosts
+                .iter()
+                .map(|host_id| Target {
+                    host_id: *host_id,
+                    host_name: "web-1".into(),
+                })
+                .collect(),
             trace: Default::default(),
         };
         let created = self.rooms.jobs.create(new).await?;
@@ -635,4 +642,51 @@ async fn output_of_a_host_that_is_gone_is_still_shown() {
     let (tasks, output) = plane.followed(id, "").await;
     assert_eq!(output, b"half of it");
     assert!(tasks.last().unwrap().output_complete);
+}
+
+#[tokio::test]
+async fn late_results_of_one_job_are_all_kept() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let jobs = &plane.rooms.jobs;
+    let hosts = [host(), HostId::from_bytes(&[8; 32])];
+    let id = plane.create_on("r-1", &hosts).await.unwrap();
+    let watch = jobs.watch(id, "", true).await.unwrap().unwrap();
+    let tasks = watch.job().tasks(|_| true);
+    for (ordinal, task) in &tasks {
+        let fence = Fence {
+            boot_id: "boot".into(),
+            journal_id: "journal".into(),
+        };
+        watch.job().set_offered(*ordinal, fence, 1, 0);
+        let task = jobs.find(task.task_id).await.unwrap().unwrap();
+        jobs.give_up(&task, Reason::HostGone, "gone".into());
+    }
+    jobs.durable().await.unwrap();
+    drop(watch);
+
+    // The job is done and written. Now the hosts come back, the second while the first still reports.
+    let late = || Ending {
+        state: State::Succeeded,
+        reason: Reason::Unspecified,
+        message: String::new(),
+        exit_code: Some(0),
+        signal: String::new(),
+        run_time: Some(0),
+        time: 1,
+    };
+    let first = jobs.find(tasks[0].1.task_id).await.unwrap().unwrap();
+    jobs.ended(&first, late()).unwrap();
+    jobs.durable().await.unwrap();
+    jobs.output_ended(&first, 0);
+    let second = jobs.find(tasks[1].1.task_id).await.unwrap().unwrap();
+    jobs.ended(&second, late()).unwrap();
+    jobs.durable().await.unwrap();
+    let filter = store::jobs::TaskFilter {
+        job: Some(id),
+        ..Default::default()
+    };
+    let rows = jobs.list_tasks(&filter, None, 10).await.unwrap();
+    let results: Vec<_> = rows.iter().map(|row| &*row.task.late_result).collect();
+    assert_eq!(results, ["succeeded, exit code 0"; 2]);
 }

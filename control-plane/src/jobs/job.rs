@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use muster_proto::{ids::JobId, v1::Reason};
+use muster_proto::{
+    ids::{JobId, TaskId},
+    v1::Reason,
+};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -255,6 +258,15 @@ impl Job {
     /// How many tasks it has.
     pub(crate) fn len(&self) -> u32 {
         u32::try_from(self.inner.lock().tasks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A task's place in the job.
+    pub(crate) fn ordinal(&self, id: TaskId) -> Option<u32> {
+        let inner = self.inner.lock();
+        let mut tasks = (0..).zip(&inner.tasks);
+        tasks
+            .find(|(_, task)| task.task_id == id)
+            .map(|(ordinal, _)| ordinal)
     }
 
     /// A task as it stands now.

@@ -47,24 +47,20 @@ pub(crate) enum AdoptError {
 }
 
 impl Jobs {
-    /// The task, live or made live.
+    /// The task, from memory or from the ledger.
     pub(crate) async fn find(&self, id: TaskId) -> Result<Option<TaskRef>, StoreError> {
-        let live = || {
-            let live = self.0.live.lock();
-            let found = live.tasks.get(&id);
-            found.map(|(job, ordinal)| TaskRef::new(Arc::clone(job), *ordinal))
-        };
-        if let Some(task) = live() {
-            return Ok(Some(task));
+        let live = self.0.live.lock().tasks.get(&id).cloned();
+        if let Some((job, ordinal)) = live {
+            return Ok(Some(TaskRef::new(job, ordinal)));
         }
-        let readers = &self.0.store.readers;
-        let Some(job_id) = rows::job_of(readers, &id.to_string()).await? else {
+        let Some(job_id) = rows::job_of(&self.0.store.readers, &id.to_string()).await? else {
             return Ok(None);
         };
-        if let Some(job) = rows::load_one(readers, job_id).await? {
-            self.0.live.lock().add(job);
-        }
-        Ok(live())
+        let job = self.job(job_id).await?;
+        Ok(job.and_then(|job| {
+            let ordinal = job.ordinal(id)?;
+            Some(TaskRef::new(job, ordinal))
+        }))
     }
 
     /// Takes in a task that a host holds under our seal and the ledger has lost, with its job.
@@ -96,15 +92,9 @@ impl Jobs {
                 let batch = rows::insert_task(&job.order, ordinal, &task);
                 self.0.store.writer.commit(batch).await?;
                 let mut live = self.0.live.lock();
-                let job = match live.jobs.get(&job.order.job_id) {
-                    Some(job) => Arc::clone(job),
-                    None => {
-                        live.jobs.insert(job.order.job_id, Arc::clone(&job));
-                        job
-                    }
-                };
-                job.push(task.clone());
-                live.add_task(&job, ordinal, &task);
+                job.push(task);
+                live.enter(&job);
+                drop(live);
                 TaskRef::new(job, ordinal)
             }
             None => {

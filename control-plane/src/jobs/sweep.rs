@@ -1,6 +1,9 @@
 //! What follows from time and from a host's coming: offers, expiry, loss.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use muster_proto::{ids::HostId, v1::Reason};
 
@@ -126,6 +129,8 @@ impl Jobs {
     /// Looks at every live task once. `since`: hosts count as heard at that time at least, since a
     /// control plane that was down heard nobody.
     pub(crate) fn sweep(&self, since: i64) {
+        let held = |job: &Weak<Job>| job.strong_count() > 0;
+        self.0.live.lock().retired.retain(|_, job| held(job));
         for job in self.live_jobs() {
             let open = job.tasks(|task| !task.is_done());
             for (ordinal, task) in open {
