@@ -690,3 +690,18 @@ async fn late_results_of_one_job_are_all_kept() {
     let results: Vec<_> = rows.iter().map(|row| &*row.task.late_result).collect();
     assert_eq!(results, ["succeeded, exit code 0"; 2]);
 }
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_is_told_to_callers() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let id = plane.create("r-1").await.unwrap();
+    // From here on every transaction fails.
+    let broken = Batch::new().with("PRAGMA query_only = ON", []);
+    let commit = plane.store.writer.commit(broken);
+    assert!(commit.await.is_err());
+    let jobs = &plane.rooms.jobs;
+    let cancel = jobs.cancel(id, None, None, "operator/ada".into());
+    let told = timeout(PATIENCE, cancel).await.unwrap().unwrap_err();
+    assert!(matches!(told, store::StoreError::Broken(_)), "{told}");
+}

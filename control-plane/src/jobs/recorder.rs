@@ -34,8 +34,14 @@ struct Dirty {
     jobs: HashMap<JobId, (Arc<Job>, BTreeSet<u32>)>,
     fences: HashMap<HostId, Heard>,
     /// Told once everything marked before is committed.
-    waiters: Vec<oneshot::Sender<Durable>>,
+    waiters: Vec<Waiter>,
     stop: bool,
+}
+
+struct Waiter {
+    /// A caller waits: it rather hears of a failure than waits for the next try.
+    urgent: bool,
+    answer: oneshot::Sender<Result<Durable, StoreError>>,
 }
 
 impl Dirty {
@@ -72,15 +78,16 @@ impl Recorder {
         self.marked.notify_one();
     }
 
-    /// Returns once everything marked so far is committed, with what tells when it is durable.
+    /// Returns once everything marked so far is committed, with what tells when it is durable. Hears of a
+    /// write that failed only if it is urgent, and waits for the next otherwise.
     pub(super) async fn written(&self, urgent: bool) -> Result<Durable, StoreError> {
-        let (waiter, written) = oneshot::channel();
-        self.dirty.lock().waiters.push(waiter);
+        let (answer, written) = oneshot::channel();
+        self.dirty.lock().waiters.push(Waiter { urgent, answer });
         self.marked.notify_one();
         if urgent {
             self.urgent.notify_one();
         }
-        written.await.map_err(|_| StoreError::Closed)
+        written.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Writes what is marked and ends.
@@ -107,15 +114,18 @@ impl Recorder {
             if !stop {
                 let _ = timeout_at(Instant::now() + GATHER, self.urgent.notified()).await;
             }
-            let taken = self.take();
+            let mut taken = self.take();
             match write(&writer, &taken, &retire).await {
                 Ok(durable) => {
                     for waiter in taken.waiters {
-                        let _ = waiter.send(durable.clone());
+                        let _ = waiter.answer.send(Ok(durable.clone()));
                     }
                 }
                 Err(error) => {
                     tracing::error!(%error, "writing task states failed, trying again: {error}");
+                    for waiter in taken.waiters.extract_if(.., |waiter| waiter.urgent) {
+                        let _ = waiter.answer.send(Err(error.clone()));
+                    }
                     self.put_back(taken);
                     if stop {
                         return;
@@ -199,5 +209,5 @@ async fn write(
 struct Taken {
     jobs: Vec<(Arc<Job>, BTreeSet<u32>)>,
     fences: Vec<(HostId, Heard)>,
-    waiters: Vec<oneshot::Sender<Durable>>,
+    waiters: Vec<Waiter>,
 }
