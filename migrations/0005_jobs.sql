@@ -52,7 +52,6 @@ CREATE TABLE tasks (
     UNIQUE (job_id, host_id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX tasks_by_job ON tasks (job_id, ordinal);
 CREATE INDEX tasks_by_host ON tasks (host_id, create_time DESC);
 CREATE INDEX tasks_by_time ON tasks (create_time DESC, task_id);
 CREATE INDEX tasks_owing_output ON tasks (job_id) WHERE output_complete = 0;

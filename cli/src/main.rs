@@ -23,6 +23,9 @@ use muster_runtime::{config, descriptors};
 
 use crate::{commands::Cli, failure::Failure};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli: Cli = config::parse();
     let json = cli.command.wants_json();

@@ -111,6 +111,11 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
         .pragma("trusted_schema", "OFF")
+        // Statements of many rows keep a journal of their own, which would be a file made and removed for
+        // each of them.
+        .pragma("temp_store", "MEMORY")
+        // Pages. A checkpoint syncs in the writer's way, and hot pages are copied once for many commits.
+        .pragma("wal_autocheckpoint", "8192")
         .row_buffer_size(ROW_BUFFER)
         .statement_cache_capacity(256)
 }
