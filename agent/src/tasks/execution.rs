@@ -266,20 +266,21 @@ async fn take_output(
         Source::new(OutputStream::Stderr, stderr),
     ];
     let mut total = 0;
-    loop {
+    while streams.iter().any(|source| source.open) {
         let [stdout, stderr] = &mut streams;
+        // No patterns here: a branch that does not match would leave only the cut to wait for.
         let (stream, data) = tokio::select! {
-            Some(data) = stdout.read(), if stdout.open => (stdout.stream, data),
-            Some(data) = stderr.read(), if stderr.open => (stderr.stream, data),
+            data = stdout.read(), if stdout.open => (stdout.stream, data),
+            data = stderr.read(), if stderr.open => (stderr.stream, data),
             () = cut.cancelled() => break,
-            else => return false,
         };
+        let Some(data) = data else { continue };
         total += data.len() as u64;
         if !append(&spool, stream, data, total).await {
             return false;
         }
     }
-    for source in &mut streams {
+    for source in streams.iter_mut().filter(|source| source.open) {
         // No more than the pipe can hold: what is left running may write for ever.
         let mut left = source.capacity();
         while left > 0
