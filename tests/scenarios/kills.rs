@@ -50,7 +50,14 @@ async fn killed_between_offer_and_reply_a_retry_names_the_task_that_already_runs
     fleet.operator().online("web-1").await;
 
     let tally = Tally::new(fleet.directory());
-    let wanted = request("web-1", script(format!("{}; echo whole", tally.mark())));
+    let go = fleet.directory().join("go");
+    // It outlives the control plane: one that ended before the kill would be found as it ended.
+    let text = format!(
+        "{}; until [ -e {} ]; do sleep 0.02; done; echo whole",
+        tally.mark(),
+        go.display()
+    );
+    let wanted = request("web-1", script(text));
     let operator = fleet.operator();
     let asking = tokio::spawn({
         let (operator, wanted) = (operator.clone(), wanted.clone());
@@ -74,6 +81,7 @@ async fn killed_between_offer_and_reply_a_retry_names_the_task_that_already_runs
         "{state:?}"
     );
     host.wire().mend();
+    fs::write(go, "").unwrap();
     job.succeeds().await;
     assert_eq!(job.output(OutputStream::Stdout).await, b"whole\n");
     assert_eq!(tally.runs(), 1);
