@@ -1,6 +1,9 @@
 -- Jobs. The id follows from principal and request id, so a row is also the memory of its request.
+--
+-- Ids are digests, so what is ordered by them is written all over the place. Rows therefore lie in the order in
+-- which they came, and indexes are few and narrow.
 CREATE TABLE jobs (
-    job_id              TEXT    PRIMARY KEY,
+    job_id              TEXT    NOT NULL PRIMARY KEY,
     principal           TEXT    NOT NULL,
     request_id          TEXT    NOT NULL,
     request_digest      BLOB    NOT NULL,             -- SHA-256 of the request
@@ -15,14 +18,14 @@ CREATE TABLE jobs (
     state               TEXT    NOT NULL CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')),
     start_time          INTEGER,
     end_time            INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
-CREATE INDEX jobs_by_time ON jobs (create_time DESC, job_id);
+CREATE INDEX jobs_by_time ON jobs (create_time);
 CREATE INDEX jobs_open ON jobs (job_id) WHERE state IN ('pending', 'running');
 
 -- Tasks: one row for each job on each host. Rows are history; only the sweeper deletes them, with their job.
 CREATE TABLE tasks (
-    task_id         TEXT    PRIMARY KEY,
+    task_id         TEXT    NOT NULL PRIMARY KEY,
     job_id          TEXT    NOT NULL REFERENCES jobs ON DELETE CASCADE,
     ordinal         INTEGER NOT NULL,                 -- place in the job, from 0, by host name
     host_id         TEXT    NOT NULL,
@@ -49,9 +52,9 @@ CREATE TABLE tasks (
     cancel_time     INTEGER,
     cancel_grace    INTEGER,                          -- milliseconds; NULL: as the action says
     late_result     TEXT    NOT NULL DEFAULT '',
-    UNIQUE (job_id, host_id)
-) STRICT, WITHOUT ROWID;
+    UNIQUE (job_id, ordinal)
+) STRICT;
 
-CREATE INDEX tasks_by_host ON tasks (host_id, create_time DESC);
-CREATE INDEX tasks_by_time ON tasks (create_time DESC, task_id);
+CREATE INDEX tasks_by_host ON tasks (host_id, create_time);
+CREATE INDEX tasks_by_time ON tasks (create_time);
 CREATE INDEX tasks_owing_output ON tasks (job_id) WHERE output_complete = 0;

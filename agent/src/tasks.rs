@@ -244,9 +244,14 @@ impl Tasks {
                 self.0.journal.position()
             }
         };
-        let (state, message) = (ended.state().as_str_name(), ended.message.clone());
+        let (state, message) = (ended.state(), ended.message.clone());
         task.ended(position, ended);
-        tracing::info!(state, "task ended: {state} {message}");
+        let name = state.as_str_name();
+        match state {
+            // The common case, and the control plane remembers it: not worth a line for each.
+            State::Succeeded => tracing::debug!(state = name, "task ended: {name} {message}"),
+            _ => tracing::info!(state = name, "task ended: {name} {message}"),
+        }
     }
 
     /// An end without a process's own result.

@@ -7,7 +7,10 @@ mod cancel;
 mod create;
 mod ids;
 mod job;
+mod known;
+mod record;
 mod recorder;
+mod replay;
 mod report;
 mod state;
 mod sweep;
@@ -24,7 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use self::{create::Creating, recorder::Recorder};
+use self::{create::Creating, known::Known, recorder::Recorder};
 pub(crate) use self::{
     create::{CreateError, Created, NewJob, Target},
     ids::digest,
@@ -54,7 +57,7 @@ struct Shared {
     // Held for a look-up only; taken before a job's own lock, never after it.
     live: Mutex<Live>,
     creating: Creating,
-    adopting: tokio::sync::Mutex<()>,
+    known: Known,
     /// Held while a job is read that is not in memory: nobody else may read it, change it and let it go.
     reading: tokio::sync::Mutex<()>,
     recorder: Recorder,
@@ -134,18 +137,20 @@ impl Jobs {
         output: OutputStore,
         dispatcher: Dispatcher,
     ) -> Result<Self, StoreError> {
+        replay::replay(&store).await?;
         let mut live = Live::default();
         for job in rows::load_open(&store.readers).await? {
             live.add(job);
         }
-        let writer = store.writer.clone();
+        let jobs_max = rows::count_all(&store.readers).await?;
+        let (writer, intake) = (store.writer.clone(), store.intake.clone());
         let jobs = Self(Arc::new(Shared {
             store,
             output,
             dispatcher,
             live: Mutex::new(live),
             creating: Creating::default(),
-            adopting: tokio::sync::Mutex::default(),
+            known: Known::new(usize::try_from(jobs_max).unwrap_or(0)),
             reading: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
         }));
@@ -153,17 +158,24 @@ impl Jobs {
         tokio::spawn(async move {
             shared
                 .recorder
-                .run(writer, |job| shared.live.lock().remove(job))
+                .run(writer, intake, |job| shared.live.lock().remove(job))
                 .await;
         });
+        let shared = Arc::downgrade(&jobs.0);
+        tokio::spawn(async move { learn(shared).await });
         Ok(jobs)
     }
 
     /// Writes what is not written yet and stops writing.
     pub(crate) async fn close(&self) {
-        match self.durable().await {
-            Ok(()) => {}
-            Err(error) => tracing::error!(%error, "task states were not written: {error}"),
+        // A ledger that cannot be written holds nobody up: the next start finds the rest in the intake.
+        let emptied = async {
+            self.written_now().await?.wait().await?;
+            let begun = self.0.store.intake.begin();
+            begun.map_err(|error| StoreError::Broken(error.to_string().into()))
+        };
+        if let Err(error) = emptied.await {
+            tracing::error!(%error, "task states were not written: {error}");
         }
         self.0.recorder.stop();
     }
@@ -306,5 +318,25 @@ impl Jobs {
 
     fn live_jobs(&self) -> Vec<Arc<Job>> {
         self.0.live.lock().jobs.values().cloned().collect()
+    }
+}
+
+/// Learns which jobs the ledger has; until then each new job costs a query.
+async fn learn(shared: Weak<Shared>) {
+    let Some(readers) = shared.upgrade().map(|shared| shared.store.readers.clone()) else {
+        return;
+    };
+    let learned = rows::each_id(&readers, |id| {
+        if let Some(shared) = shared.upgrade() {
+            shared.known.add(id);
+        }
+    })
+    .await;
+    match learned {
+        Ok(()) => shared
+            .upgrade()
+            .iter()
+            .for_each(|shared| shared.known.complete()),
+        Err(error) => tracing::warn!(%error, "new jobs cost a query each: {error}"),
     }
 }

@@ -1,12 +1,13 @@
 //! The ledger: SQLite, one writer, several readers. All SQL is here.
 //!
-//! A commit survives the end of the process at once (`synchronous=NORMAL` writes it to the log) and
+//! Accepted jobs go through the `intake`, a log ahead of the database. A commit survives the end of the process at once (`synchronous=NORMAL` writes it to the log) and
 //! a power cut once its `Durable` has been waited for (one thread syncs the log, for all who wait).
 
 mod batch;
 mod database;
 mod durability;
 mod hosts;
+mod intake;
 pub(crate) mod jobs;
 mod join_tokens;
 mod principals;
@@ -30,6 +31,7 @@ pub(crate) use self::{
     batch::{Batch, Value},
     durability::{Durable, SyncError, Syncer},
     hosts::StoredHost,
+    intake::{Intake, Receipt},
     join_tokens::JoinTokenRow,
     tokens::TokenRow,
     writer::Writer,
@@ -161,6 +163,8 @@ pub(crate) struct Store {
     pub(crate) writer: Writer,
     /// Reads.
     pub(crate) readers: sqlx::SqlitePool,
+    /// Takes accepted jobs ahead of the database.
+    pub(crate) intake: Intake,
     /// Names this control plane; random, made at its first start.
     pub(crate) control_plane_id: Arc<str>,
     /// Random, new at each restore.
@@ -204,7 +208,9 @@ impl Store {
         File::open(directory.join("ledger.db-wal"))
             .and_then(|log| log.sync_data())
             .map_err(|error| OpenError::file(&path, error))?;
+        let intake = Intake::open(directory).map_err(|error| OpenError::file(directory, error))?;
         Ok(Self {
+            intake,
             writer: database.writer,
             readers: database.readers,
             control_plane_id: control_plane_id.into(),

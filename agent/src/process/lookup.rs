@@ -39,11 +39,12 @@ pub(super) fn find(
     let mut forbidden = None;
     for directory in path.split(':') {
         let file = cwd.join(directory).join(name);
-        if access(&file, AccessFlags::X_OK).is_ok() && file.is_file() {
-            return Ok(file);
-        }
-        if file.is_file() {
-            forbidden.get_or_insert(file);
+        match access(&file, AccessFlags::X_OK) {
+            Ok(()) if file.is_file() => return Ok(file),
+            Err(Errno::EACCES) if file.is_file() => {
+                forbidden.get_or_insert(file);
+            }
+            _ => {}
         }
     }
     Err(match forbidden {

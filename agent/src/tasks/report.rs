@@ -24,7 +24,7 @@ use muster_proto::{
     v1::Reason,
 };
 use muster_runtime::backoff::Backoff;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Sleep};
 use tokio_stream::Stream;
 use tonic::{Response, Status, Streaming};
 
@@ -37,6 +37,10 @@ use crate::connection::{Session, reason_of};
 /// Between tries to report a task, while the connection is there.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// A task that starts and ends within this time is told in one go: each message that is not sent spares both
+/// ends and every watcher a turn. Output is never held back.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 /// How one report went.
 enum Outcome {
@@ -170,6 +174,9 @@ struct Outgoing {
     task: Arc<Task>,
     open: Option<Open>,
     progress: Arc<Progress>,
+    /// Until when a start waits for what follows it; only where the task is told from its beginning.
+    together: Option<Pin<Box<Sleep>>>,
+    fresh: bool,
     start_sent: bool,
     end_sent: bool,
     done: bool,
@@ -198,6 +205,8 @@ impl Outgoing {
             task,
             open: Some(open),
             progress,
+            together: None,
+            fresh,
             start_sent: false,
             end_sent: false,
             done: false,
@@ -220,6 +229,9 @@ impl Outgoing {
         if !self.start_sent
             && let Some(state) = self.task.start()
         {
+            if self.fresh {
+                std::task::ready!(self.poll_more(context));
+            }
             self.start_sent = true;
             return Poll::Ready(Some(Message::State(state)));
         }
@@ -283,6 +295,18 @@ impl Outgoing {
                 }
             }
         }
+    }
+
+    /// Ready once something follows the start, or has not for long enough.
+    fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.task.spool.poll_any(context.waker()).is_ready() {
+            return Poll::Ready(());
+        }
+        let wait = || Box::pin(tokio::time::sleep(TOGETHER));
+        self.together
+            .get_or_insert_with(wait)
+            .as_mut()
+            .poll(context)
     }
 
     fn send(&mut self, piece: Piece) -> Message {

@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     sync::Arc,
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -315,6 +315,16 @@ impl Spool {
         }
         inner.waker = Some(waker.clone());
         Next::Nothing
+    }
+
+    /// Ready once there is output, or nothing more will come.
+    pub(crate) fn poll_any(&self, waker: &Waker) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        if inner.ended || inner.plan.next_sequence() > 1 {
+            return Poll::Ready(());
+        }
+        inner.waker = Some(waker.clone());
+        Poll::Pending
     }
 
     /// Notified when a report does not keep up.

@@ -451,6 +451,7 @@ async fn a_task_that_the_ledger_lost_is_adopted_and_a_forged_one_is_not() {
     let job = plane.create("r-1").await.unwrap();
     let offer = agent.offer().await;
     drop(agent);
+    plane.rooms.jobs.durable().await.unwrap();
     let gone = store::jobs::delete(&[job.to_string()]);
     plane.store.writer.commit(gone).await.unwrap();
     plane.close().await;

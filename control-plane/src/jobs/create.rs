@@ -1,4 +1,4 @@
-//! Accepting a job: one transaction, then offers, then the caller's answer.
+//! Accepting a job: one record in the intake, then offers, then the caller's answer.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,10 +10,10 @@ use muster_proto::ids::{HostId, JobId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Job, Jobs, Order, Task, ids};
+use super::{Job, Jobs, Order, Task, ids, record};
 use crate::{
     failpoint,
-    store::{Durable, StoreError, jobs as rows, now},
+    store::{Durable, Receipt, StoreError, now},
 };
 
 /// What a caller asks for. Times are milliseconds.
@@ -77,11 +77,27 @@ impl Jobs {
     /// Accepts a job and offers its tasks to the hosts that are attached. The same request id and
     /// digest give the same job.
     pub(crate) async fn create(&self, new: NewJob) -> Result<Created, CreateError> {
-        let jobs = self.clone();
-        // A task of its own: a caller that goes away must not leave a job committed and not live.
-        tokio::spawn(async move { jobs.accept(new).await })
-            .await
-            .map_err(|_| StoreError::Closed)?
+        let control_plane_id = &self.0.store.control_plane_id;
+        let id = ids::job_id(control_plane_id, &new.principal, &new.request_id);
+        let _turn = self.turn(id).await;
+        if let Some(earlier) = self.earlier_of(id, &new.request_digest).await? {
+            return Ok(earlier);
+        }
+        if self.0.recorder.is_failing() || self.0.store.intake.is_full() {
+            // Whoever asks hears that the ledger cannot be written, or waits until it is less behind.
+            let _ = self.written_now().await?;
+        }
+        if !self.0.store.intake.syncer().healthy() {
+            self.0
+                .store
+                .intake
+                .syncer()
+                .now()
+                .wait()
+                .await
+                .map_err(StoreError::from)?;
+        }
+        self.accept(id, new).await
     }
 
     /// The job of an earlier request, if there was one.
@@ -92,42 +108,47 @@ impl Jobs {
         request_digest: &[u8; 32],
     ) -> Result<Option<Created>, CreateError> {
         let id = ids::job_id(&self.0.store.control_plane_id, principal, request_id);
+        self.earlier_of(id, request_digest).await
+    }
+
+    async fn earlier_of(
+        &self,
+        id: JobId,
+        request_digest: &[u8; 32],
+    ) -> Result<Option<Created>, CreateError> {
+        if !self.0.known.may_hold(id) {
+            return Ok(None);
+        }
         let Some(job) = self.job(id).await? else {
             return Ok(None);
         };
         if job.order.request_digest != *request_digest {
             return Err(CreateError::RequestIdReused);
         }
-        let durable = self.0.store.writer.syncer().now();
+        // It is in one of the two, and stays there.
+        let ledger = self.0.store.writer.syncer().now();
+        ledger.wait().await.map_err(StoreError::from)?;
+        let durable = self.0.store.intake.syncer().now();
         Ok(Some(Created { job, durable }))
     }
 
-    async fn accept(&self, new: NewJob) -> Result<Created, CreateError> {
-        let id = ids::job_id(
-            &self.0.store.control_plane_id,
-            &new.principal,
-            &new.request_id,
-        );
-        let _turn = loop {
+    /// Waits until nobody else accepts or adopts this job.
+    pub(super) async fn turn(&self, id: JobId) -> Turn<'_> {
+        loop {
             let (first, turn) = watch::channel(());
             let mut other = match self.0.creating.0.lock().entry(id) {
                 Entry::Vacant(free) => {
                     free.insert(turn);
-                    break Turn(self, id, first);
+                    return Turn(self, id, first);
                 }
                 Entry::Occupied(taken) => taken.get().clone(),
             };
             // Ends when the other drops its sender.
             let _ = other.changed().await;
-        };
-        let again = |created: Option<Created>| created.ok_or(StoreError::Closed.into());
-        if self.live_job(id).is_some() {
-            let earlier = self
-                .earlier(&new.principal, &new.request_id, &new.request_digest)
-                .await?;
-            return again(earlier);
         }
+    }
 
+    async fn accept(&self, id: JobId, new: NewJob) -> Result<Created, CreateError> {
         let time = now();
         let order = Arc::new(Order {
             job_id: id,
@@ -144,7 +165,7 @@ impl Jobs {
             .targets
             .into_iter()
             .map(|target| {
-                // What is attached now is offered right after the commit: so the row says it may be.
+                // What is attached now is offered right after the record: so that says it may be.
                 let (offered, epoch) = self.0.dispatcher.fence(target.host_id).unzip();
                 let task_id = ids::task_id(id, target.host_id);
                 let mut task = Task::new(task_id, target.host_id, target.host_name, offered, time);
@@ -152,19 +173,15 @@ impl Jobs {
                 task
             })
             .collect();
-        let job = Job::new(Arc::clone(&order), tasks, None, "".into());
-        let durable = match self.0.store.writer.commit(rows::insert(&job)).await {
-            Ok(committed) => committed.durable,
-            Err(StoreError::Conflict(_)) => {
-                let earlier = self
-                    .earlier(&order.principal, &order.request_id, &order.request_digest)
-                    .await?;
-                return again(earlier);
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let job = Job::new(order, tasks, None, "".into());
+        let receipt = self.0.store.intake.append(record::encode(&job));
+        let Receipt { position, durable } =
+            receipt.map_err(|error| StoreError::Broken(error.to_string().into()))?;
         failpoint::reached("committed").await;
+        // From here to the offers nothing is waited for: a caller that goes away leaves nothing half done.
+        self.0.known.add(id);
         let job = self.0.live.lock().add(job);
+        self.0.recorder.mark_new(&job, Some(position));
         for (ordinal, task) in job.tasks(|_| true) {
             self.0.output.begin(task.task_id);
             if task.offered.is_none() {
@@ -182,7 +199,8 @@ impl Jobs {
     }
 }
 
-struct Turn<'a>(&'a Jobs, JobId, #[allow(dead_code)] watch::Sender<()>);
+/// The turn of a job id; given back when dropped.
+pub(super) struct Turn<'a>(&'a Jobs, JobId, #[allow(dead_code)] watch::Sender<()>);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {

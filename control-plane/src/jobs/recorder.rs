@@ -1,12 +1,15 @@
 //! Writes behind: what agents report is first live, then in the ledger, in batches.
 //!
-//! Nothing is lost by that: an agent keeps a report until it is told that it is settled, which is
-//! after the sync of the batch that holds it.
+//! Nothing is lost by that: an accepted job is in the intake until the batch that holds it is synced,
+//! and an agent keeps a report until it is told that it is settled, which is after that sync too.
 
 use std::{
     collections::{BTreeSet, HashMap},
     mem,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,10 @@ use tokio::{
 };
 
 use super::Job;
-use crate::store::{self, Durable, StoreError, Writer, jobs::Heard};
+use crate::store::{
+    Durable, Intake, StoreError, Writer,
+    jobs::{self as rows, Heard, Placed},
+};
 
 /// How long a change may wait for others to be written with it.
 const GATHER: Duration = Duration::from_millis(20);
@@ -29,9 +35,19 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Tasks in one batch.
 const TASKS_MAX: usize = 2000;
 
+/// A job that is not in the ledger as it stands.
+struct Marked {
+    job: Arc<Job>,
+    ordinals: BTreeSet<u32>,
+    /// The ledger does not have the job at all.
+    new: bool,
+    /// Names the job's record in the intake, if it has one.
+    receipt: Option<i64>,
+}
+
 #[derive(Default)]
 struct Dirty {
-    jobs: HashMap<JobId, (Arc<Job>, BTreeSet<u32>)>,
+    jobs: HashMap<JobId, Marked>,
     fences: HashMap<HostId, Heard>,
     /// Told once everything marked before is committed.
     waiters: Vec<Waiter>,
@@ -45,6 +61,24 @@ struct Waiter {
 }
 
 impl Dirty {
+    fn mark(&mut self, marked: Marked) {
+        let Marked {
+            job,
+            ordinals,
+            new,
+            receipt,
+        } = marked;
+        let entry = self.jobs.entry(job.order.job_id).or_insert(Marked {
+            job,
+            ordinals: BTreeSet::new(),
+            new: false,
+            receipt: None,
+        });
+        entry.ordinals.extend(ordinals);
+        entry.new |= new;
+        entry.receipt = entry.receipt.or(receipt);
+    }
+
     fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.fences.is_empty() && self.waiters.is_empty()
     }
@@ -56,20 +90,39 @@ pub(super) struct Recorder {
     dirty: Mutex<Dirty>,
     marked: Notify,
     urgent: Notify,
+    /// The last try to write did not work.
+    failing: AtomicBool,
 }
 
 impl Recorder {
-    /// The task has changed, or, with `None`, only the job.
-    pub(super) fn mark(&self, job: &Arc<Job>, ordinal: impl IntoIterator<Item = u32>) {
-        let mut dirty = self.dirty.lock();
-        dirty
-            .jobs
-            .entry(job.order.job_id)
-            .or_insert_with(|| (Arc::clone(job), BTreeSet::new()))
-            .1
-            .extend(ordinal);
-        drop(dirty);
+    /// Tasks have changed, or, with none, only the job.
+    pub(super) fn mark(&self, job: &Arc<Job>, ordinals: impl IntoIterator<Item = u32>) {
+        self.add(Marked {
+            job: Arc::clone(job),
+            ordinals: ordinals.into_iter().collect(),
+            new: false,
+            receipt: None,
+        });
+    }
+
+    /// The ledger does not have the job; `receipt` names its record in the intake, if it has one.
+    pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>) {
+        self.add(Marked {
+            job: Arc::clone(job),
+            ordinals: (0..job.len()).collect(),
+            new: true,
+            receipt,
+        });
+    }
+
+    fn add(&self, marked: Marked) {
+        self.dirty.lock().mark(marked);
         self.marked.notify_one();
+    }
+
+    /// Whether the last try to write failed: then there is no use in accepting more.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// A host was heard with this boot and journal.
@@ -98,7 +151,7 @@ impl Recorder {
     }
 
     /// Writes until stopped. `retire` is told of jobs that are done and written.
-    pub(super) async fn run(&self, writer: Writer, retire: impl Fn(&Arc<Job>)) {
+    pub(super) async fn run(&self, writer: Writer, intake: Intake, retire: impl Fn(&Arc<Job>)) {
         loop {
             let (stop, empty) = {
                 let dirty = self.dirty.lock();
@@ -115,8 +168,14 @@ impl Recorder {
                 let _ = timeout_at(Instant::now() + GATHER, self.urgent.notified()).await;
             }
             let mut taken = self.take();
-            match write(&writer, &taken, &retire).await {
+            let written = write(&writer, &taken, &retire).await;
+            self.failing.store(written.is_err(), Ordering::Relaxed);
+            match written {
                 Ok(durable) => {
+                    let receipts: Vec<_> = taken.jobs.iter().filter_map(|m| m.receipt).collect();
+                    if !receipts.is_empty() {
+                        tokio::spawn(release(intake.clone(), durable.clone(), receipts));
+                    }
                     for waiter in taken.waiters {
                         let _ = waiter.answer.send(Ok(durable.clone()));
                     }
@@ -144,9 +203,9 @@ impl Recorder {
             let Some(id) = dirty.jobs.keys().next().copied() else {
                 break;
             };
-            if let Some((job, ordinals)) = dirty.jobs.remove(&id) {
-                tasks += ordinals.len();
-                jobs.push((job, ordinals));
+            if let Some(marked) = dirty.jobs.remove(&id) {
+                tasks += marked.ordinals.len();
+                jobs.push(marked);
             }
         }
         // Waiters wait for all of it.
@@ -165,13 +224,8 @@ impl Recorder {
 
     fn put_back(&self, taken: Taken) {
         let mut dirty = self.dirty.lock();
-        for (job, ordinals) in taken.jobs {
-            dirty
-                .jobs
-                .entry(job.order.job_id)
-                .or_insert_with(|| (job, BTreeSet::new()))
-                .1
-                .extend(ordinals);
+        for marked in taken.jobs {
+            dirty.mark(marked);
         }
         for (host, heard) in taken.fences {
             dirty.fences.entry(host).or_insert(heard);
@@ -180,34 +234,52 @@ impl Recorder {
     }
 }
 
+struct Taken {
+    jobs: Vec<Marked>,
+    fences: Vec<(HostId, Heard)>,
+    waiters: Vec<Waiter>,
+}
+
 async fn write(
     writer: &Writer,
     taken: &Taken,
     retire: &impl Fn(&Arc<Job>),
 ) -> Result<Durable, StoreError> {
     // Before the snapshots: a job that is done now is written as done.
-    let done: Vec<_> = taken.jobs.iter().filter(|(job, _)| job.is_done()).collect();
-    let summaries: Vec<_> = taken.jobs.iter().map(|(job, _)| job.summary()).collect();
+    let done: Vec<_> = taken.jobs.iter().filter(|m| m.job.is_done()).collect();
+    let summaries = |new: bool| {
+        let of_kind = taken.jobs.iter().filter(move |m| m.new == new);
+        of_kind.map(|m| m.job.summary()).collect::<Vec<_>>()
+    };
+    let (new, changed) = (summaries(true), summaries(false));
+    let placed = |marked: &Marked, ordinal: u32| Placed {
+        order: Arc::clone(&marked.job.order),
+        ordinal,
+        task: marked.job.task(ordinal),
+    };
     let tasks: Vec<_> = taken
         .jobs
         .iter()
-        .flat_map(|(job, ordinals)| ordinals.iter().map(|ordinal| job.task(*ordinal)))
+        .flat_map(|marked| marked.ordinals.iter().map(|at| placed(marked, *at)))
         .collect();
-    let mut batch = store::jobs::update(&summaries, &tasks);
+    let mut batch = rows::put(&new, &tasks, &changed);
     if !taken.fences.is_empty() {
-        store::jobs::write_fences(&mut batch, &taken.fences);
+        rows::write_fences(&mut batch, &taken.fences);
     }
     let durable = if batch.is_empty() {
         writer.syncer().now()
     } else {
         writer.commit(batch).await?.durable
     };
-    done.into_iter().for_each(|(job, _)| retire(job));
+    done.into_iter().for_each(|marked| retire(&marked.job));
     Ok(durable)
 }
 
-struct Taken {
-    jobs: Vec<(Arc<Job>, BTreeSet<u32>)>,
-    fences: Vec<(HostId, Heard)>,
-    waiters: Vec<Waiter>,
+/// Lets go of records in the intake once the ledger has their jobs durably.
+async fn release(intake: Intake, durable: Durable, receipts: Vec<i64>) {
+    if durable.wait_patiently().await.is_ok()
+        && let Err(error) = intake.release(&receipts)
+    {
+        tracing::warn!(%error, "the intake was not emptied: {error}");
+    }
 }

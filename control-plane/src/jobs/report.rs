@@ -80,7 +80,7 @@ impl Jobs {
         if order.job_id != expected || task_id != ids::task_id(expected, host_id) {
             return Err(AdoptError::Ids);
         }
-        let _turn = self.0.adopting.lock().await;
+        let _turn = self.turn(order.job_id).await;
         if let Some(task) = self.find(task_id).await? {
             return Ok(task);
         }
@@ -89,12 +89,11 @@ impl Jobs {
         let adopted = match self.job(order.job_id).await? {
             Some(job) => {
                 let ordinal = job.len();
-                let batch = rows::insert_task(&job.order, ordinal, &task);
-                self.0.store.writer.commit(batch).await?;
                 let mut live = self.0.live.lock();
                 job.push(task);
                 live.enter(&job);
                 drop(live);
+                self.mark(&job, [ordinal]);
                 TaskRef::new(job, ordinal)
             }
             None => {
@@ -102,11 +101,14 @@ impl Jobs {
                     "adopted from host {host_name}, which held it under this control plane's seal: \
                      the ledger had lost it; tasks on other hosts appear when those report them"
                 );
+                self.0.known.add(order.job_id);
                 let job = Job::new(Arc::new(order), vec![task], None, note.into());
-                self.0.store.writer.commit(rows::insert(&job)).await?;
-                TaskRef::new(self.0.live.lock().add(job), 0)
+                let job = self.0.live.lock().add(job);
+                self.0.recorder.mark_new(&job, None);
+                TaskRef::new(job, 0)
             }
         };
+        let _ = self.written_now().await?;
         tracing::warn!(
             task.id = %task_id, job.id = %adopted.job.order.job_id, host.id = %host_id,
             "adopted task {task_id} from {host_name}: the ledger had lost it"

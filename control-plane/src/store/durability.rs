@@ -168,6 +168,17 @@ impl Durable {
         }
     }
 
+    /// The same, but waits for a repair if a sync fails. An error says that no more syncs will come.
+    pub(crate) async fn wait_patiently(&self) -> Result<(), SyncError> {
+        loop {
+            match self.wait().await {
+                Err(error) if self.syncer.healthy() => return Err(error),
+                Err(_) => self.syncer.recovered().await,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
     /// The position, as commits count.
     pub(crate) fn position(&self) -> i64 {
         self.position

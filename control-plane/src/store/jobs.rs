@@ -1,8 +1,14 @@
 //! Jobs and tasks in the ledger: rows in, rows out.
 
-use std::{collections::HashMap, sync::Arc};
+mod put;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::Reason,
@@ -10,7 +16,8 @@ use muster_proto::{
 use serde_json::{Value as Json, json};
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqlitePool, sqlite::SqliteRow};
 
-use super::{Batch, StoreError, Value};
+pub(crate) use self::put::{Placed, put};
+use super::{Batch, StoreError};
 use crate::{
     jobs::{Counts, Fence, Job, JobState, Order, State, Summary, Task},
     output::OutputSize,
@@ -23,166 +30,6 @@ const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message,
      offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
      stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result, \
      job_id, create_time, ordinal";
-
-/// Writes a new job and its tasks.
-pub(crate) fn insert(job: &Job) -> Batch {
-    let Summary {
-        order,
-        state,
-        start_time,
-        end_time,
-        cancel,
-        note,
-        ..
-    } = job.summary();
-    let (cancel_time, cancelled_by) = cancel.unzip();
-    let job_id: Arc<str> = order.job_id.to_string().into();
-    let tasks = job.tasks(|_| true);
-    let rows = Json::Array(tasks.iter().map(|(_, task)| task_row(task)).collect());
-    Batch::new()
-        .with(
-            "INSERT INTO jobs (job_id, principal, request_id, request_digest, selector, action, create_time,
-                 start_deadline_time, lost_after, cancel_time, cancelled_by, note, state, start_time, end_time)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                Arc::clone(&job_id).into(),
-                Arc::clone(&order.principal).into(),
-                Arc::clone(&order.request_id).into(),
-                order.request_digest.as_slice().into(),
-                Arc::clone(&order.selector).into(),
-                order.action.as_ref().into(),
-                order.create_time.into(),
-                order.start_deadline_time.into(),
-                order.lost_after.into(),
-                cancel_time.into(),
-                cancelled_by.map_or_else(|| "".into(), Value::from),
-                note.into(),
-                state.name().into(),
-                start_time.into(),
-                end_time.into(),
-            ],
-        )
-        .with(
-            "INSERT INTO tasks (task_id, job_id, ordinal, create_time, host_id, host_name, state, state_time,
-                 offered_boot, offered_journal)
-             SELECT value ->> 0, ?, key, ?, value ->> 1, value ->> 2, value ->> 3, value ->> 6,
-                 value ->> 7, value ->> 8
-             FROM json_each(?)",
-            [
-                Value::from(job_id),
-                order.create_time.into(),
-                rows.to_string().into(),
-            ],
-        )
-}
-
-/// Writes a task more of a job, at its end.
-pub(crate) fn insert_task(order: &Order, ordinal: u32, task: &Task) -> Batch {
-    Batch::new().with(
-        "INSERT INTO tasks (task_id, job_id, ordinal, create_time, host_id, host_name, state, state_time,
-             offered_boot, offered_journal)
-         SELECT value ->> 0, ?, ?, ?, value ->> 1, value ->> 2, value ->> 3, value ->> 6,
-             value ->> 7, value ->> 8
-         FROM json_each(?)",
-        [
-            order.job_id.to_string().into(),
-            ordinal.into(),
-            order.create_time.into(),
-            Value::from(Json::Array(vec![task_row(task)]).to_string()),
-        ],
-    )
-}
-
-/// Writes jobs and tasks as they stand now.
-pub(crate) fn update(jobs: &[Summary], tasks: &[Task]) -> Batch {
-    let mut batch = Batch::new();
-    if !tasks.is_empty() {
-        let rows = Json::Array(tasks.iter().map(task_row).collect());
-        batch.push(
-            "UPDATE tasks SET
-                 state = new.state, reason = new.reason, message = new.message, state_time = new.state_time,
-                 offered_boot = new.offered_boot, offered_journal = new.offered_journal,
-                 start_time = new.start_time, end_time = new.end_time, exit_code = new.exit_code,
-                 signal = new.signal, run_time = new.run_time, output_end = new.output_end,
-                 output_complete = new.output_complete, stdout_bytes = new.stdout_bytes,
-                 stderr_bytes = new.stderr_bytes, dropped_bytes = new.dropped_bytes,
-                 last_sequence = new.last_sequence, cancel_time = new.cancel_time,
-                 cancel_grace = new.cancel_grace, late_result = new.late_result
-             FROM (SELECT
-                 value ->> 0 AS task_id, value ->> 3 AS state, value ->> 4 AS reason, value ->> 5 AS message,
-                 value ->> 6 AS state_time, value ->> 7 AS offered_boot, value ->> 8 AS offered_journal,
-                 value ->> 9 AS start_time, value ->> 10 AS end_time, value ->> 11 AS exit_code,
-                 value ->> 12 AS signal, value ->> 13 AS run_time, value ->> 14 AS output_end,
-                 value ->> 15 AS output_complete, value ->> 16 AS stdout_bytes, value ->> 17 AS stderr_bytes,
-                 value ->> 18 AS dropped_bytes, value ->> 19 AS last_sequence, value ->> 20 AS cancel_time,
-                 value ->> 21 AS cancel_grace, value ->> 22 AS late_result
-                 FROM json_each(?)) AS new
-             WHERE tasks.task_id = new.task_id",
-            [rows.to_string().into()],
-        );
-    }
-    if !jobs.is_empty() {
-        let rows = Json::Array(jobs.iter().map(job_row).collect());
-        batch.push(
-            "UPDATE jobs SET
-                 state = new.state, start_time = new.start_time, end_time = new.end_time,
-                 cancel_time = new.cancel_time, cancelled_by = new.cancelled_by
-             FROM (SELECT
-                 value ->> 0 AS job_id, value ->> 1 AS state, value ->> 2 AS start_time,
-                 value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by
-                 FROM json_each(?)) AS new
-             WHERE jobs.job_id = new.job_id",
-            [rows.to_string().into()],
-        );
-    }
-    batch
-}
-
-fn job_row(job: &Summary) -> Json {
-    let (cancel_time, by) = job.cancel.as_ref().map(|(time, by)| (*time, &**by)).unzip();
-    json!([
-        job.order.job_id.to_string(),
-        job.state.name(),
-        job.start_time,
-        job.end_time,
-        cancel_time,
-        by.unwrap_or("")
-    ])
-}
-
-/// A task in the order of `TASK_COLUMNS`.
-fn task_row(task: &Task) -> Json {
-    let (boot, journal) = task
-        .offered
-        .as_ref()
-        .map(|fence| (&*fence.boot_id, &*fence.journal_id))
-        .unzip();
-    json!([
-        task.task_id.to_string(),
-        task.host_id.to_string(),
-        &*task.host_name,
-        task.state.name(),
-        task.reason as i32,
-        task.message,
-        task.state_time,
-        boot,
-        journal,
-        task.start_time,
-        task.end_time,
-        task.exit_code,
-        task.signal,
-        task.run_time,
-        task.output_end,
-        i32::from(task.output_complete),
-        task.output_size.stdout_bytes,
-        task.output_size.stderr_bytes,
-        task.output_size.dropped_bytes,
-        task.output_size.last_sequence,
-        task.cancel_time,
-        task.cancel_grace,
-        task.late_result
-    ])
-}
 
 fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
@@ -318,6 +165,42 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<Job>, StoreErr
         jobs.push(Job::new(order, own, cancel, note));
     }
     Ok(jobs)
+}
+
+/// Which of these jobs the ledger has.
+pub(crate) async fn existing(
+    readers: &SqlitePool,
+    ids: &[JobId],
+) -> Result<HashSet<JobId>, StoreError> {
+    let found =
+        sqlx::query("SELECT job_id FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))")
+            .bind(texts(ids))
+            .fetch_all(readers)
+            .await?;
+    Ok(found
+        .iter()
+        .map(|row| parsed(row, 0))
+        .collect::<Result<_, _>>()?)
+}
+
+/// About how many jobs there are; no fewer, unless some were deleted.
+pub(crate) async fn count_all(readers: &SqlitePool) -> Result<i64, StoreError> {
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(rowid) FROM jobs")
+        .fetch_one(readers)
+        .await?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Calls `take` with the id of every job.
+pub(crate) async fn each_id(
+    readers: &SqlitePool,
+    mut take: impl FnMut(JobId),
+) -> Result<(), StoreError> {
+    let mut rows = sqlx::query("SELECT job_id FROM jobs").fetch(readers);
+    while let Some(row) = rows.try_next().await? {
+        take(parsed(&row, 0)?);
+    }
+    Ok(())
 }
 
 /// Finds the job of a task.

@@ -170,4 +170,24 @@ async fn a_ledger_that_cannot_be_written_is_told_to_callers() {
     let cancel = jobs.cancel(id, None, None, "operator/ada".into());
     let told = timeout(PATIENCE, cancel).await.unwrap().unwrap_err();
     assert!(matches!(told, store::StoreError::Broken(_)), "{told}");
+    let told = timeout(PATIENCE, plane.create("r-2")).await.unwrap();
+    assert!(matches!(told, Err(CreateError::Ledger(_))));
+}
+
+#[tokio::test]
+async fn a_job_that_only_the_intake_has_is_found_by_the_next_start() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    // From here on no job gets into the ledger.
+    let broken = Batch::new().with("PRAGMA query_only = ON", []);
+    assert!(plane.store.writer.commit(broken).await.is_err());
+    let id = plane.create("r-1").await.unwrap();
+    plane.close().await;
+
+    let plane = Plane::open(directory.path()).await;
+    assert_eq!(plane.state(id).await, JobState::Pending);
+    assert_eq!(plane.create("r-1").await.unwrap(), id);
+    let filter = Default::default();
+    let all = plane.rooms.jobs.list(&filter, None, 10).await.unwrap();
+    assert_eq!(all.len(), 1);
 }

@@ -1,0 +1,151 @@
+//! A job as the intake holds it: all that the database needs to know it as it was accepted.
+
+use std::sync::Arc;
+
+use muster_proto::ids::HostId;
+use prost::Message as _;
+
+use super::{Fence, Job, Order, Task, ids};
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct JobRecord {
+    #[prost(string, tag = "1")]
+    job_id: String,
+    #[prost(string, tag = "2")]
+    principal: String,
+    #[prost(string, tag = "3")]
+    request_id: String,
+    #[prost(bytes = "vec", tag = "4")]
+    request_digest: Vec<u8>,
+    #[prost(string, tag = "5")]
+    selector: String,
+    #[prost(bytes = "bytes", tag = "6")]
+    action: bytes::Bytes,
+    #[prost(int64, tag = "7")]
+    create_time: i64,
+    #[prost(int64, tag = "8")]
+    start_deadline_time: i64,
+    #[prost(int64, tag = "9")]
+    lost_after: i64,
+    /// In the order of their ordinals.
+    #[prost(message, repeated, tag = "10")]
+    tasks: Vec<TaskRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TaskRecord {
+    #[prost(string, tag = "1")]
+    host_id: String,
+    #[prost(string, tag = "2")]
+    host_name: String,
+    /// Under what it is offered at once; empty if it waits.
+    #[prost(string, tag = "3")]
+    offered_boot: String,
+    #[prost(string, tag = "4")]
+    offered_journal: String,
+}
+
+/// Writes down a job that was just accepted.
+pub(super) fn encode(job: &Job) -> Vec<u8> {
+    let order = &job.order;
+    let tasks = job.tasks(|_| true).into_iter().map(|(_, task)| {
+        let (offered_boot, offered_journal) = task
+            .offered
+            .map(|fence| (fence.boot_id.to_string(), fence.journal_id.to_string()))
+            .unwrap_or_default();
+        TaskRecord {
+            host_id: task.host_id.to_string(),
+            host_name: task.host_name.to_string(),
+            offered_boot,
+            offered_journal,
+        }
+    });
+    JobRecord {
+        job_id: order.job_id.to_string(),
+        principal: order.principal.to_string(),
+        request_id: order.request_id.to_string(),
+        request_digest: order.request_digest.to_vec(),
+        selector: order.selector.to_string(),
+        action: order.action.clone(),
+        create_time: order.create_time,
+        start_deadline_time: order.start_deadline_time,
+        lost_after: order.lost_after,
+        tasks: tasks.collect(),
+    }
+    .encode_to_vec()
+}
+
+/// The job of a record; `None` if this version cannot read it.
+pub(super) fn decode(bytes: &[u8]) -> Option<Job> {
+    let record = JobRecord::decode(bytes).ok()?;
+    let order = Order {
+        job_id: record.job_id.parse().ok()?,
+        principal: record.principal.into(),
+        request_id: record.request_id.into(),
+        request_digest: record.request_digest.try_into().ok()?,
+        selector: record.selector.into(),
+        action: record.action,
+        create_time: record.create_time,
+        start_deadline_time: record.start_deadline_time,
+        lost_after: record.lost_after,
+    };
+    let tasks = record.tasks.into_iter().map(|task| {
+        let host_id: HostId = task.host_id.parse().ok()?;
+        let offered = (!task.offered_boot.is_empty()).then(|| Fence {
+            boot_id: task.offered_boot.into(),
+            journal_id: task.offered_journal.into(),
+        });
+        let task_id = ids::task_id(order.job_id, host_id);
+        let name = task.host_name.into();
+        Some(Task::new(
+            task_id,
+            host_id,
+            name,
+            offered,
+            order.create_time,
+        ))
+    });
+    let tasks = tasks.collect::<Option<_>>()?;
+    Some(Job::new(Arc::new(order), tasks, None, "".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::ids::JobId;
+
+    use super::*;
+
+    #[test]
+    fn a_job_reads_back_as_it_was_accepted() {
+        let job_id = JobId::from_bytes(&[1; 32]);
+        let order = Order {
+            job_id,
+            principal: "operator/ada".into(),
+            request_id: "r-1".into(),
+            request_digest: [2; 32],
+            selector: "all".into(),
+            action: bytes::Bytes::from_static(b"\x01\xff"),
+            create_time: 5,
+            start_deadline_time: 605,
+            lost_after: 7,
+        };
+        let task = |number: u8, offered: Option<Fence>| {
+            let host_id = HostId::from_bytes(&[number; 32]);
+            let id = ids::task_id(job_id, host_id);
+            Task::new(id, host_id, "web".into(), offered, 5)
+        };
+        let fence = Fence {
+            boot_id: "boot".into(),
+            journal_id: "journal".into(),
+        };
+        let tasks = vec![task(1, Some(fence)), task(2, None)];
+        let job = Job::new(Arc::new(order), tasks, None, "".into());
+        let again = decode(&encode(&job)).unwrap();
+        assert_eq!(format!("{:?}", again.order), format!("{:?}", job.order));
+        assert_eq!(
+            format!("{:?}", again.tasks(|_| true)),
+            format!("{:?}", job.tasks(|_| true))
+        );
+        assert!(decode(b"rubbish").is_none());
+    }
+}

@@ -1,0 +1,199 @@
+//! Jobs and tasks on their way into the ledger, many in one statement.
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use serde::Serialize;
+
+use crate::{
+    jobs::{Order, Summary, Task},
+    store::{Batch, Value},
+};
+
+/// A task with its place in a job.
+pub(crate) struct Placed {
+    /// The job that it belongs to.
+    pub(crate) order: Arc<Order>,
+    /// Its place in the job.
+    pub(crate) ordinal: u32,
+    /// The task.
+    pub(crate) task: Task,
+}
+
+/// Writes jobs and tasks as they stand now. `new` are not in the ledger, `changed` are.
+pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Batch {
+    let mut batch = Batch::new();
+    if !new.is_empty() {
+        batch.push(
+            "INSERT INTO jobs (job_id, principal, request_id, request_digest, selector, action, create_time,
+                 start_deadline_time, lost_after, note, state, start_time, end_time, cancel_time, cancelled_by)
+             SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
+                 value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+                 value ->> 13, value ->> 14
+             FROM json_each(?)",
+            [rows(new.iter().map(new_job_row))],
+        );
+    }
+    if !tasks.is_empty() {
+        // A task of a new job is new, one that was adopted may be, and any other is there.
+        batch.push(
+            "INSERT INTO tasks (task_id, host_id, host_name, state, reason, message, state_time, offered_boot,
+                 offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete,
+                 stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result,
+                 job_id, create_time, ordinal)
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+                 value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
+                 value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
+                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25
+             FROM json_each(?) WHERE TRUE
+             ON CONFLICT (task_id) DO UPDATE SET
+                 state = excluded.state, reason = excluded.reason, message = excluded.message,
+                 state_time = excluded.state_time, offered_boot = excluded.offered_boot,
+                 offered_journal = excluded.offered_journal, start_time = excluded.start_time,
+                 end_time = excluded.end_time, exit_code = excluded.exit_code, signal = excluded.signal,
+                 run_time = excluded.run_time, output_end = excluded.output_end,
+                 output_complete = excluded.output_complete, stdout_bytes = excluded.stdout_bytes,
+                 stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
+                 last_sequence = excluded.last_sequence, cancel_time = excluded.cancel_time,
+                 cancel_grace = excluded.cancel_grace, late_result = excluded.late_result",
+            [rows(tasks.iter().map(task_row))],
+        );
+    }
+    if !changed.is_empty() {
+        batch.push(
+            "UPDATE jobs SET
+                 state = new.state, start_time = new.start_time, end_time = new.end_time,
+                 cancel_time = new.cancel_time, cancelled_by = new.cancelled_by
+             FROM (SELECT
+                 value ->> 0 AS job_id, value ->> 1 AS state, value ->> 2 AS start_time,
+                 value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by
+                 FROM json_each(?)) AS new
+             WHERE jobs.job_id = new.job_id",
+            [rows(changed.iter().map(job_row))],
+        );
+    }
+    batch
+}
+
+/// A JSON array of these rows.
+fn rows(rows: impl Iterator<Item = impl Serialize>) -> Value {
+    let mut text = String::from("[");
+    for row in rows {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&serde_json::to_string(&row).expect("rows are texts and numbers"));
+    }
+    text.push(']');
+    text.into()
+}
+
+fn new_job_row(job: &Summary) -> impl Serialize + '_ {
+    let order = &job.order;
+    let (cancel_time, by) = cancel(job);
+    (
+        order.job_id.to_string(),
+        &*order.principal,
+        &*order.request_id,
+        HEXLOWER.encode(&order.request_digest),
+        &*order.selector,
+        HEXLOWER.encode(&order.action),
+        order.create_time,
+        order.start_deadline_time,
+        order.lost_after,
+        &*job.note,
+        job.state.name(),
+        job.start_time,
+        job.end_time,
+        cancel_time,
+        by,
+    )
+}
+
+fn job_row(job: &Summary) -> impl Serialize + '_ {
+    let (cancel_time, by) = cancel(job);
+    (
+        job.order.job_id.to_string(),
+        job.state.name(),
+        job.start_time,
+        job.end_time,
+        cancel_time,
+        by,
+    )
+}
+
+fn cancel(job: &Summary) -> (Option<i64>, &str) {
+    let cancel = job.cancel.as_ref();
+    (
+        cancel.map(|(time, _)| *time),
+        cancel.map_or("", |(_, by)| by),
+    )
+}
+
+/// The columns of a task, in the order of `TASK_COLUMNS`.
+#[derive(Serialize)]
+struct TaskColumns<'a>(
+    String,
+    String,
+    &'a str,
+    &'static str,
+    i32,
+    &'a str,
+    i64,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<i64>,
+    Option<i64>,
+    Option<i32>,
+    &'a str,
+    Option<i64>,
+    Option<i64>,
+    i32,
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    &'a str,
+    String,
+    i64,
+    u32,
+);
+
+fn task_row(placed: &Placed) -> TaskColumns<'_> {
+    let Placed {
+        order,
+        ordinal,
+        task,
+    } = placed;
+    let fence = task.offered.as_ref();
+    TaskColumns(
+        task.task_id.to_string(),
+        task.host_id.to_string(),
+        &task.host_name,
+        task.state.name(),
+        task.reason as i32,
+        &task.message,
+        task.state_time,
+        fence.map(|fence| &*fence.boot_id),
+        fence.map(|fence| &*fence.journal_id),
+        task.start_time,
+        task.end_time,
+        task.exit_code,
+        &task.signal,
+        task.run_time,
+        task.output_end,
+        i32::from(task.output_complete),
+        task.output_size.stdout_bytes,
+        task.output_size.stderr_bytes,
+        task.output_size.dropped_bytes,
+        task.output_size.last_sequence,
+        task.cancel_time,
+        task.cancel_grace,
+        &task.late_result,
+        order.job_id.to_string(),
+        order.create_time,
+        *ordinal,
+    )
+}
