@@ -17,6 +17,7 @@ use crate::{
     facts,
     process::{self, Host},
     renewal::Renewal,
+    supervision::{self, Pool},
     tasks::{Limits, Tasks},
 };
 
@@ -57,6 +58,7 @@ pub enum AgentError {
 pub struct Agent {
     connection: Connection,
     tasks: Tasks,
+    supervisors: Arc<Pool>,
     clock: Arc<Clock>,
     renewal: Arc<Renewal>,
     host_id: String,
@@ -82,15 +84,18 @@ impl Agent {
             .to_owned();
         let tls = identity.client_tls()?;
 
-        let host = Host::new()
-            .map(Arc::new)
-            .map_err(io("this host cannot be read"))?;
+        let host = Host::new().map_err(io("this host cannot be read"))?;
         if let Err(errno) = process::adopt_orphans() {
             tracing::warn!(%errno, "processes that tasks leave behind cannot be adopted: {errno}");
         }
         let facts =
             facts::Source::new(host.user().clone()).map_err(io("the boot id cannot be read"))?;
         let clock = Arc::new(Clock::default());
+        let supervisors = directory.join(supervision::DIRECTORY);
+        private(&supervisors).map_err(io(&supervisors.display().to_string()))?;
+        let supervisors = Pool::open(Arc::new(host), config.supervisor, supervisors)
+            .map(Arc::new)
+            .map_err(io("the process that supervises tasks cannot be started"))?;
         let limits = Limits {
             tasks: config.max_tasks,
             task_spool: config.task_spool << 20,
@@ -99,7 +104,7 @@ impl Agent {
         };
         let tasks = Tasks::open(
             directory.clone(),
-            host,
+            Arc::clone(&supervisors),
             host_id.clone(),
             facts.boot_id().to_owned(),
             Arc::clone(&clock),
@@ -120,6 +125,7 @@ impl Agent {
         Ok(Self {
             connection,
             tasks,
+            supervisors,
             clock,
             renewal,
             host_id,
@@ -132,8 +138,8 @@ impl Agent {
         &self.host_id
     }
 
-    /// Serves this host until told to stop; then ends what runs, reports that, and says goodbye. Returns
-    /// early only if the control plane does not want this host any more.
+    /// Serves this host until told to stop; then leaves what runs to its supervisors, reports what is over, and says
+    /// goodbye. Returns early only if the control plane does not want this host any more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
         let detach = CancellationToken::new();
         let end = CancellationToken::new();
@@ -146,9 +152,11 @@ impl Agent {
             tokio::spawn(async move { renewal.keep(end).await })
         };
 
+        let supervisors = tokio::spawn(Arc::clone(&self.supervisors).keep(end.clone()));
+
         let stopping = async {
             stop.cancelled().await;
-            self.tasks.end_all().await;
+            self.tasks.leave().await;
             self.tasks.settle_all().await;
             detach.cancel();
         };
@@ -157,9 +165,9 @@ impl Agent {
             served = serving => served,
             never = async { stopping.await; std::future::pending().await } => never,
         };
-        self.tasks.end_all().await;
+        self.tasks.leave().await;
         end.cancel();
-        for part in [journal, orphans, renewal] {
+        for part in [journal, orphans, renewal, supervisors] {
             // They end by themselves; a panic in one has been reported already.
             let _ = part.await;
         }
@@ -170,11 +178,7 @@ impl Agent {
 /// A directory is held by one agent.
 fn lock(directory: &Path) -> Result<Flock<fs::File>, AgentError> {
     let shown = directory.display().to_string();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(io(&shown))?;
+    private(directory).map_err(io(&shown))?;
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -183,6 +187,14 @@ fn lock(directory: &Path) -> Result<Flock<fs::File>, AgentError> {
         .open(directory.join("lock"))
         .map_err(io(&shown))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::Taken(shown))
+}
+
+/// Makes a directory for nobody else.
+fn private(directory: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }
 
 fn io(what: &str) -> impl FnOnce(std::io::Error) -> AgentError {

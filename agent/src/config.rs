@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The program that runs, also after its file was replaced by another version.
+const OURSELVES: &str = "/proc/self/exe";
+
 /// How an agent runs.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Agent")]
@@ -10,6 +13,11 @@ pub struct Config {
     /// The data directory, of which the part `agent` holds identity, journal and spool. Set by the program.
     #[arg(skip)]
     pub data_dir: PathBuf,
+
+    /// The program that supervises tasks: one that calls [`supervise`](crate::supervise) first. Set by the program;
+    /// by default itself.
+    #[arg(skip = PathBuf::from(OURSELVES))]
+    pub supervisor: PathBuf,
 
     /// Address of the control plane, as "HOST:PORT" [default: that of the join string]
     #[arg(long, env = "MUSTER_CONTROL_PLANE", value_name = "HOST:PORT")]
@@ -42,6 +50,7 @@ impl Config {
     pub fn new(data_dir: PathBuf) -> Self {
         Self {
             data_dir,
+            supervisor: PathBuf::from(OURSELVES),
             control_plane: None,
             max_tasks: 1024,
             task_spool: 1024,

@@ -13,13 +13,13 @@ use std::{
 use muster_client::identity::Identity;
 use muster_proto::{
     agent::v1::{
-        Ack, AttachRequest, AttachResponse, Cancel, Drain, Hello, Offer, Open, ReportRequest,
-        ReportResponse, Resume, SealedOffer, Settled, Welcome,
+        Ack, AttachRequest, AttachResponse, Cancel, Drain, Hello, Input, InputResult, Offer, Open,
+        ReportRequest, ReportResponse, Resume, SealedOffer, Settled, Welcome,
         agent_service_server::{AgentService, AgentServiceServer},
         attach_request, attach_response, report_request, report_response, task_state,
     },
     ids::TaskId,
-    v1::{Action, Command, OutputStream, action, task},
+    v1::{Action, Command, InputStatus, OutputStream, TaskInput, action, task, task_input},
 };
 use muster_runtime::tls::{AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind};
 use parking_lot::Mutex;
@@ -91,7 +91,10 @@ pub(crate) struct Reported {
     pub(crate) last_sequence: i64,
     pub(crate) output_ended: bool,
     pub(crate) settled: bool,
+    pub(crate) results: Vec<InputResult>,
     offsets: [i64; 2],
+    /// To the agent, on the newest report.
+    down: Option<mpsc::Sender<Result<ReportResponse, Status>>>,
 }
 
 struct Everybody;
@@ -284,6 +287,28 @@ impl FakeControlPlane {
         self.send(attach_response::Message::Cancel(cancel)).await;
     }
 
+    /// Puts something into a task, and returns what became of it.
+    pub(crate) async fn put(
+        &self,
+        task_id: &str,
+        write_id: &str,
+        kind: task_input::Kind,
+    ) -> InputStatus {
+        let input = Input {
+            write_id: write_id.to_owned(),
+            input: Some(TaskInput { kind: Some(kind) }),
+        };
+        let task = self.task(task_id, |task| task.down.is_some()).await;
+        let before = task.results.len();
+        let message = ReportResponse {
+            message: Some(report_response::Message::Input(input)),
+        };
+        task.down.unwrap().send(Ok(message)).await.unwrap();
+        let task = self.task(task_id, |task| task.results.len() > before).await;
+        assert_eq!(task.results[before].write_id, write_id);
+        task.results[before].status()
+    }
+
     /// Knows nothing of a task any more, as after a restore from a backup.
     pub(crate) fn forget(&self, task_id: &str) {
         self.state
@@ -398,6 +423,7 @@ impl AgentService for Service {
         self.0.seen.send_modify(|seen| {
             let task = seen.tasks.entry(task_id.clone()).or_default();
             task.opens.push(open);
+            task.down = Some(sender.clone());
             after_sequence = task.last_sequence;
         });
         if !fresh {
@@ -466,6 +492,10 @@ impl State {
                         Some(task_state::Event::Ended(ended)) => task.ended = Some(ended),
                         None => violations.push("a state without an event".to_owned()),
                     }
+                    return;
+                }
+                report_request::Message::InputResult(result) => {
+                    task.results.push(result);
                     return;
                 }
                 report_request::Message::OutputEnd(end) => {

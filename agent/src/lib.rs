@@ -1,17 +1,19 @@
 //! Runs tasks on its host and reports.
 //!
 //! In reading order: the `agent` opens and runs the rest; its `connection` is the live stream; `tasks`
-//! takes offers, journals, runs, reports and settles; `process` starts and ends processes; `renewal`
-//! keeps the certificate fresh; `facts` says what the host is.
+//! takes offers, journals, runs, reports and settles; `supervision` is the small processes that hold tasks;
+//! `process` starts and ends processes; `renewal` keeps the certificate fresh; `facts` says what the host is.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod agent;
 mod config;
 mod connection;
 mod facts;
+mod failpoint;
 mod join;
 mod process;
 mod renewal;
+mod supervision;
 mod tasks;
 
 #[cfg(test)]
@@ -22,3 +24,4 @@ mod tests;
 pub use agent::{Agent, AgentError};
 pub use config::Config;
 pub use join::{Join, NoJoinString, join};
+pub use supervision::supervise;

@@ -1,8 +1,8 @@
 //! The one place that starts processes, and that can end all that came of them.
 //!
-//! Each process leads a session of its own, carries its task in its environment
-//! ([`TASK_MARKER`]) and is a descendant of this one, which adopts what a task leaves behind: three
-//! ways to find everything that a task started.
+//! The agent starts one process, the [`nursery`](crate::supervision); its supervisors start those of tasks. Each of
+//! these leads a session of its own, carries its task in its environment ([`TASK_MARKER`]) and is a descendant of
+//! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started.
 
 mod lookup;
 mod orphans;
@@ -14,25 +14,22 @@ use std::{
     collections::HashMap,
     ffi::CString,
     io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    sync::Arc,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::Reason};
 use muster_runtime::descriptors;
 use nix::{
-    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
-    unistd::{Pid, pipe2},
+    sys::wait::{WaitPidFlag, waitpid},
+    unistd::{Pid, dup2_stdin, pipe2},
 };
-use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
 pub(crate) use self::{
     orphans::{adopt_orphans, reap_orphans},
-    tree::{Tree, start_time},
+    spawn::{Size, fork, resize},
+    tree::{Ending, Tree, start_time},
     user::User,
 };
 
@@ -41,9 +38,6 @@ pub(crate) const TASK_MARKER: &str = "MUSTER_TASK_ID";
 
 /// Our own settings, and those of our telemetry, may be secrets, so no process inherits them.
 const OWN_VARIABLES: [&str; 2] = ["MUSTER_", "OTEL_"];
-
-/// The part of standard input that a pipe takes before anybody reads it.
-const PIPE_CAPACITY: usize = 64 << 10;
 
 /// What every process on this host gets alike; made once.
 pub(crate) struct Host {
@@ -65,8 +59,16 @@ pub(crate) struct Program {
     pub(crate) env: HashMap<String, String>,
     /// Whom to run as; `None` means as ourselves.
     pub(crate) user: Option<String>,
-    /// Given to it on standard input.
-    pub(crate) stdin: Bytes,
+    /// What it gets as standard input, output and error.
+    pub(crate) streams: Wanted,
+}
+
+/// What a process is to have as its standard streams.
+pub(crate) enum Wanted {
+    /// Pipes; one for standard input only if something will be put in.
+    Pipes { stdin: bool },
+    /// A terminal of this size and kind.
+    Terminal { size: Size, term: String },
 }
 
 /// Why a process could not be started.
@@ -86,34 +88,32 @@ impl StartError {
     }
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// By itself.
-    Code(i32),
-    /// By a signal.
-    Signal(nix::sys::signal::Signal),
-}
-
-/// A process that runs, and the pipes to it.
+/// A process that runs, and our ends of what connects it.
 pub(crate) struct Child {
+    /// The process id.
+    pub(crate) pid: Pid,
     /// Everything that comes of it.
     pub(crate) tree: Tree,
-    /// Standard output and standard error.
-    pub(crate) output: [pipe::Receiver; 2],
-    /// Standard input, and what did not fit into its pipe at once.
-    pub(crate) stdin: Option<(pipe::Sender, Bytes)>,
-    /// The process itself.
-    pub(crate) main: Main,
+    /// What it writes to and reads from.
+    pub(crate) streams: Streams,
+}
+
+/// Our ends of a process's standard streams.
+pub(crate) enum Streams {
+    /// Pipes; `stdin` does not block.
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// The other side of its terminal; does not block.
+    Terminal { master: OwnedFd },
 }
 
 impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
         let user = User::current()?;
-        if let Err(errno) = spawn::keep_files_to_ourselves() {
-            tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
-        }
         let mut environment: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| !OWN_VARIABLES.iter().any(|own| name.starts_with(own)))
@@ -126,13 +126,18 @@ impl Host {
         })
     }
 
+    /// Lets go of what this process has as its standard input.
+    pub(crate) fn close_stdin(&self) -> nix::Result<()> {
+        dup2_stdin(&self.null)
+    }
+
     /// Whom commands run as by default.
     pub(crate) fn user(&self) -> &User {
         &self.user
     }
 
-    /// Starts a process. It has begun when this returns. Blocks while the kernel loads the program.
-    pub(crate) fn start(self: &Arc<Self>, program: Program) -> Result<Child, StartError> {
+    /// Starts the process of a task. It has begun when this returns. Blocks while the kernel loads the program.
+    pub(crate) fn start(&self, program: Program) -> Result<Child, StartError> {
         let other = match &program.user {
             Some(name) if *name != self.user.name => Some(self.user.switch_to(name)?),
             _ => None,
@@ -143,8 +148,12 @@ impl Host {
         if let Some(other) = &other {
             other.overwrite(&mut environment);
         }
-        environment.retain(|(name, _)| !program.env.contains_key(name) && name != TASK_MARKER);
-        environment.extend(program.env);
+        let mut set = program.env;
+        if let Wanted::Terminal { term, .. } = &program.streams {
+            set.entry("TERM".to_owned()).or_insert_with(|| term.clone());
+        }
+        environment.retain(|(name, _)| !set.contains_key(name) && name != TASK_MARKER);
+        environment.extend(set);
         environment.push((TASK_MARKER.to_owned(), program.task_id.to_string()));
 
         let cwd = program.cwd.unwrap_or_else(|| user.home.clone());
@@ -162,56 +171,104 @@ impl Host {
                 .map(|(name, value)| c_string(format!("{name}={value}").as_bytes()))
                 .collect::<Result<_, _>>()?,
         };
+        let started = |pid: Result<Pid, nix::Error>| {
+            pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))
+        };
 
-        let (stdin, rest) = self.standard_input(program.stdin).map_err(no_pipe)?;
-        let (stdout, stdout_theirs) = output_pipe().map_err(no_pipe)?;
-        let (stderr, stderr_theirs) = output_pipe().map_err(no_pipe)?;
-        let streams = [
-            stdin.as_ref().unwrap_or(&self.null).as_fd(),
-            stdout_theirs.as_fd(),
-            stderr_theirs.as_fd(),
-        ];
-        let pid = match &other {
-            None => spawn::as_ourselves(&prepared, streams),
-            Some(other) => spawn::as_other(&prepared, streams, other),
-        }
-        .map_err(|errno| lookup::diagnose(errno, &path, &cwd))?;
-        if let Some(given) = descriptors::given() {
-            spawn::limit_files(pid, given);
-        }
-
+        let (pid, streams) = match program.streams {
+            Wanted::Pipes { stdin } => {
+                let (stdin_theirs, stdin) = match stdin {
+                    true => input_pipe().map(|(theirs, ours)| (Some(theirs), Some(ours))),
+                    false => Ok((None, None)),
+                }
+                .map_err(no_pipe)?;
+                let (stdout, stdout_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+                let (stderr, stderr_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+                let theirs = [
+                    stdin_theirs.as_ref().unwrap_or(&self.null).as_fd(),
+                    stdout_theirs.as_fd(),
+                    stderr_theirs.as_fd(),
+                ];
+                let pid = match &other {
+                    None => spawn::as_ourselves(&prepared, spawn::Theirs::Files(theirs)),
+                    Some(other) => spawn::as_other(&prepared, theirs, false, other),
+                };
+                let streams = Streams::Pipes {
+                    stdin,
+                    stdout,
+                    stderr,
+                };
+                (started(pid)?, streams)
+            }
+            Wanted::Terminal { size, .. } => {
+                let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
+                let slave = terminal.slave.as_fd();
+                let pid = match &other {
+                    None => spawn::as_ourselves(&prepared, spawn::Theirs::Terminal(&terminal.path)),
+                    Some(other) => spawn::as_other(&prepared, [slave; 3], true, other),
+                };
+                let pid = started(pid)?;
+                (
+                    pid,
+                    Streams::Terminal {
+                        master: terminal.master,
+                    },
+                )
+            }
+        };
         Ok(Child {
+            pid,
             tree: Tree::new(pid, start_time(pid), program.task_id),
-            output: [stdout, stderr],
-            stdin: rest,
-            main: Main::new(pid),
+            streams,
         })
     }
 
-    /// What the process gets as its standard input, and what is to be written later.
-    #[allow(clippy::type_complexity)]
-    fn standard_input(
+    /// Starts this agent's own program, or another build of it, as a helper that talks on `socket`, its standard
+    /// input. It leads a session of its own, inherits nothing else and says nothing. Files that it opens count
+    /// against what this process was given at first, not against what it took.
+    pub(crate) fn start_helper(
         &self,
-        mut bytes: Bytes,
-    ) -> io::Result<(Option<OwnedFd>, Option<(pipe::Sender, Bytes)>)> {
-        if bytes.is_empty() {
-            return Ok((None, None));
+        program: &Path,
+        argument: &str,
+        directory: &Path,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<Pid> {
+        if let Err(errno) = spawn::keep_files_to_ourselves() {
+            tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
         }
-        let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
-        let now = bytes.split_to(bytes.len().min(PIPE_CAPACITY));
-        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let written = nix::unistd::write(&ours, &now)?;
-        if written == now.len() && bytes.is_empty() {
-            return Ok((Some(theirs), None));
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+        let variables = self
+            .environment
+            .iter()
+            .filter(|(name, _)| name != TASK_MARKER);
+        let prepared = spawn::Prepared {
+            program: text(program.as_os_str().as_encoded_bytes())?,
+            cwd: text(directory.as_os_str().as_encoded_bytes())?,
+            argv: vec![text(b"muster-agent")?, text(argument.as_bytes())?],
+            environment: variables
+                .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
+                .collect::<Result<_, _>>()?,
+        };
+        // For writing as for reading; a file that was opened for one only would fail the other.
+        let null: OwnedFd = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?
+            .into();
+        let streams = [socket, null.as_fd(), null.as_fd()];
+        let pid = spawn::as_ourselves(&prepared, spawn::Theirs::Files(streams))?;
+        if let Some(given) = descriptors::given() {
+            spawn::limit_files(pid, given);
         }
-        // The pipe took less than its usual size: a host that is short of pipe memory.
-        let mut rest = now.slice(written..).to_vec();
-        rest.extend_from_slice(&bytes);
-        Ok((
-            Some(theirs),
-            Some((pipe::Sender::from_owned_fd(ours)?, rest.into())),
-        ))
+        orphans::expect(pid);
+        Ok(pid)
     }
+}
+
+/// A helper is not needed any more. If it has not quite ended yet, it is cleared away with the orphans.
+pub(crate) fn leave_helper(pid: Pid) {
+    let _: Result<_, nix::Error> = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+    orphans::forget(pid);
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, StartError> {
@@ -223,66 +280,23 @@ fn c_string(bytes: &[u8]) -> Result<CString, StartError> {
     })
 }
 
-fn no_pipe(error: io::Error) -> StartError {
+fn no_pipe(error: nix::Error) -> StartError {
     StartError::new(
         Reason::StartFailed,
-        format!("no pipe for the process: {error}"),
+        format!("no pipe for the process: {}", error.desc()),
     )
 }
 
-fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
+fn no_terminal(error: nix::Error) -> StartError {
+    StartError::new(
+        Reason::StartFailed,
+        format!("no terminal for the process: {}", error.desc()),
+    )
 }
 
-/// A process that this one started. Its id stays taken until this is dropped, so that nothing else can
-/// be mistaken for it.
-pub(crate) struct Main {
-    pid: Pid,
-    pidfd: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Main {
-    fn new(pid: Pid) -> Self {
-        orphans::expect(pid);
-        Self {
-            pid,
-            pidfd: spawn::pidfd(pid).ok(),
-        }
-    }
-
-    /// The process id.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid.as_raw()
-    }
-
-    /// Waits for the process to end; not for what it started.
-    pub(crate) async fn exited(&self) -> io::Result<Exit> {
-        let pid = self.pid;
-        if let Some(pidfd) = &self.pidfd {
-            let _ready = pidfd.readable().await?;
-        } else {
-            // A kernel without pidfds (before 5.3): a thread waits.
-            tokio::task::spawn_blocking(move || {
-                waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
-            })
-            .await??;
-        }
-        match waitid(
-            Id::Pid(pid),
-            WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG,
-        )? {
-            WaitStatus::Exited(_, code) => Ok(Exit::Code(code)),
-            WaitStatus::Signaled(_, signal, _) => Ok(Exit::Signal(signal)),
-            other => Err(io::Error::other(format!("unexpected end: {other:?}"))),
-        }
-    }
-}
-
-impl Drop for Main {
-    fn drop(&mut self) {
-        // Still running only if the agent gives up on its tasks; then its orphans' reaper takes it.
-        let _: Result<_, Errno> = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
-        orphans::forget(self.pid);
-    }
+/// A pipe for standard input: the end of the process, and ours, which does not block.
+fn input_pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((theirs, ours))
 }

@@ -5,7 +5,7 @@ pub(crate) mod journal;
 mod offers;
 mod recovery;
 mod report;
-mod spool;
+pub(crate) mod spool;
 mod task;
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
@@ -16,7 +16,7 @@ use muster_proto::{
     ids::TaskId,
     v1::{Command, Reason, action, task::State},
 };
-use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
@@ -25,14 +25,19 @@ use tracing::Instrument;
 
 pub(crate) use self::journal::{Journal, random_id};
 use self::{
-    execution::{Cause, End, Execution},
-    journal::{Ended, Event, Settled, Started},
+    execution::Over,
+    journal::{Ended, Event, Settled, Starting},
     spool::Room,
     task::Task,
 };
 use crate::{
     connection::{Clock, Session},
-    process::{Exit, Host, StartError},
+    failpoint,
+    process::{StartError, Tree},
+    supervision::{
+        self, Link, Pool, SupervisorId,
+        protocol::{self, Cause, Order, Start},
+    },
 };
 
 /// How much this agent takes on.
@@ -48,8 +53,8 @@ pub(crate) struct Limits {
     pub(crate) free_percent: u64,
 }
 
-/// How long a task's tree may take to end when the agent stops.
-const STOP_GRACE: Duration = Duration::from_secs(3);
+/// So many supervisors may end before they hear of a task that begins.
+const STARTS: usize = 3;
 
 /// How long a stopping agent waits for its last reports to be taken.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
@@ -59,7 +64,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Tasks(Arc<Inner>);
 
 struct Inner {
-    host: Arc<Host>,
+    supervisors: Arc<Pool>,
+    /// Where supervisors leave what they cannot hand over.
+    left: PathBuf,
     host_id: String,
     boot_id: String,
     journal: Arc<Journal>,
@@ -79,7 +86,7 @@ impl Tasks {
     /// Opens journal and spool in the agent's directory and takes up what an earlier agent left.
     pub(crate) fn open(
         directory: PathBuf,
-        host: Arc<Host>,
+        supervisors: Arc<Pool>,
         host_id: String,
         boot_id: String,
         clock: Arc<Clock>,
@@ -88,9 +95,13 @@ impl Tasks {
         let spool = directory.join("spool");
         std::fs::create_dir_all(&spool)?;
         let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
-        spool::sweep(&spool, &unsettled.iter().map(|held| held.task_id).collect())?;
+        let held = unsettled.iter().map(|held| held.task_id).collect();
+        spool::sweep(&spool, &held)?;
+        let left = directory.join(supervision::DIRECTORY);
+        let alive = supervision::sweep(&left, &held)?;
         let tasks = Self(Arc::new(Inner {
-            host,
+            supervisors,
+            left,
             host_id,
             boot_id,
             journal,
@@ -103,7 +114,7 @@ impl Tasks {
             settled: Notify::new(),
             stopping: CancellationToken::new(),
         }));
-        tasks.recover(unsettled);
+        tasks.recover(unsettled, alive);
         Ok(tasks)
     }
 
@@ -141,86 +152,176 @@ impl Tasks {
         self.0.held.lock().get(task_id).cloned()
     }
 
-    /// Runs a task that stands in the journal as starting.
-    fn run(&self, task: Arc<Task>, command: Command) {
+    /// Writes to the journal.
+    fn write(&self, events: Vec<Event>) -> io::Result<i64> {
+        self.0.journal.write(self.0.clock.now_ms(), events)
+    }
+
+    /// Runs a task that stands in the journal: as starting below the supervisor at the other end of the link, or
+    /// as taken without one.
+    fn run(&self, task: Arc<Task>, command: Command, link: Option<Link>) {
+        let started = self.begin(&task, command, link);
         let tasks = self.clone();
         let span = tracing::Span::current();
         self.0.running.spawn(
             async move {
-                let ended = tasks.execute(&task, command).await;
-                tasks.finish(&task, ended);
+                match started {
+                    Ok((start, link)) => tasks.execute(&task, start, link).await,
+                    Err((refusal, link)) => {
+                        tasks.finish(&task, refusal);
+                        tasks.give_back(link);
+                    }
+                }
             }
             .instrument(span),
         );
     }
 
-    async fn execute(&self, task: &Arc<Task>, command: Command) -> task_state::Ended {
+    /// Tells a supervisor that waits to start the task: one write, before anything else is done.
+    #[allow(clippy::type_complexity)]
+    fn begin(
+        &self,
+        task: &Task,
+        command: Command,
+        mut link: Option<Link>,
+    ) -> Result<(Start, Option<Link>), (task_state::Ended, Option<Link>)> {
         if task.cancel.borrow().is_some() {
-            return self.cancelled_before_start();
+            return Err((self.cancelled_before_start(), link));
         }
-        let (host, spool) = (Arc::clone(&self.0.host), Arc::clone(&task.spool));
-        let execution = match Execution::start(host, task.id, command, spool).await {
-            Ok(execution) => execution,
+        let mut start = match execution::start(task.id, command) {
+            Ok(start) => start,
             Err(StartError { reason, message }) => {
-                return self.over(State::Failed, reason, message);
+                return Err((self.over(State::Failed, reason, message), link));
             }
         };
-        let pid = execution.pid();
-        let started = task_state::Started {
-            time: Some(self.0.clock.host_time()),
-            pid,
-        };
-        let entry = Started {
-            task_id: task.id.to_string(),
-            started: Some(started),
-            start_time: execution.start_time(),
-        };
-        match self
-            .0
-            .journal
-            .write(self.0.clock.now_ms(), vec![Event::Started(entry)])
+        start.spool_bytes = self.0.limits.task_spool;
+        start.spool_free_percent = self.0.limits.free_percent;
+        if let Some(waiting) = &mut link
+            && waiting.send(Order::Start(start.clone())).is_err()
         {
-            Ok(position) => task.started(position, started),
-            // The start itself is in the journal; what follows can still be reported from memory.
-            Err(error) => tracing::error!(%error, "the journal cannot be written: {error}"),
+            // It is gone, and has not heard of the task.
+            self.0.supervisors.lost();
+            link = None;
         }
-        tracing::debug!(pid, "started process {pid}");
-
-        let finish = execution.finish(task.cancel.subscribe());
-        tokio::pin!(finish);
-        let end = tokio::select! {
-            end = &mut finish => end,
-            () = self.0.stopping.cancelled() => {
-                let wished = task.cancel.send_replace(Some(STOP_GRACE)).is_some();
-                let end = finish.await;
-                if end.cause == Cause::Cancelled && !wished {
-                    let message = "the agent was stopped while the task ran, and ended it".to_owned();
-                    return self.over(State::Lost, Reason::AgentDied, message);
-                }
-                end
-            }
-        };
-        self.judge(&end)
+        Ok((start, link))
     }
 
-    fn judge(&self, end: &End) -> task_state::Ended {
-        let (state, reason) = match (end.cause, end.exit) {
+    async fn execute(&self, task: &Arc<Task>, start: Start, link: Option<Link>) {
+        let mut link = match link {
+            Some(link) => link,
+            None => match self.start_below_a_new_one(task, start).await {
+                Ok(link) => link,
+                Err(refusal) => return self.finish(task, refusal),
+            },
+        };
+        let over = self.hear(task, &mut link).await;
+        self.conclude(task, link, over).await;
+    }
+
+    /// Starts a task for which no supervisor was at hand.
+    async fn start_below_a_new_one(
+        &self,
+        task: &Task,
+        start: Start,
+    ) -> Result<Link, task_state::Ended> {
+        failpoint::reached("accepted").await;
+        let failed = |message| self.over(State::Failed, Reason::StartFailed, message);
+        for _ in 0..STARTS {
+            let mut link = self.0.supervisors.fresh().await.map_err(|error| {
+                failed(format!(
+                    "no process to supervise the task could be started: {error}"
+                ))
+            })?;
+            if task.cancel.borrow().is_some() {
+                self.0.supervisors.put(link);
+                return Err(self.cancelled_before_start());
+            }
+            if let Err(error) = self.write(vec![starting(task.id, link.id())]) {
+                self.0.supervisors.put(link);
+                return Err(self.unwritten(task, &error));
+            }
+            failpoint::reached("starting").await;
+            if link.send(Order::Start(start.clone())).is_ok() {
+                return Ok(link);
+            }
+            self.0.supervisors.lost();
+        }
+        let message =
+            "the processes that supervise tasks end as soon as they begin; see who ends them";
+        Err(failed(message.to_owned()))
+    }
+
+    /// Writes down how a task ended that a supervisor held, and lets that go.
+    async fn conclude(&self, task: &Arc<Task>, mut link: Link, over: Over) {
+        let ended = match over {
+            Over::Left => return self.0.supervisors.lost(),
+            Over::Ended(ended) => self.judge(ended),
+            Over::NotStarted(refusal) => {
+                self.over(State::Failed, refusal.reason(), refusal.message.clone())
+            }
+            Over::SupervisorDied => {
+                self.0.supervisors.lost();
+                let ended = self.after_supervisor(task, true).await;
+                return self.finish(task, ended);
+            }
+        };
+        failpoint::reached("ended").await;
+        self.finish(task, ended);
+        let released = link.release();
+        self.give_back(Some(link).filter(|_| released.is_ok()));
+    }
+
+    /// A supervisor may serve the next task, if it is there and one of ours.
+    fn give_back(&self, link: Option<Link>) {
+        match link {
+            Some(link) if link.is_reusable() => self.0.supervisors.put(link),
+            _ => self.0.supervisors.lost(),
+        }
+    }
+
+    /// What a task came to whose supervisor is gone without a word. What is left of its processes is ended.
+    async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
+        let started = self.0.journal.find(&task.id).and_then(|held| {
+            let pid = held.started?.pid;
+            Some(Tree::new(Pid::from_raw(pid), held.start_time, task.id))
+        });
+        let known = started.is_some();
+        let tree = started.unwrap_or_else(|| Tree::of_task(task.id));
+        let found = tree.end(grace_of(&task.sealed_offer)).await;
+        let (reason, message) = match (known, found) {
+            (false, false) if mine => (
+                Reason::AmbiguousStart,
+                "the process that supervises the task was killed while it started it; nothing proves that it ran or that it did not",
+            ),
+            (false, false) => (
+                Reason::AmbiguousStart,
+                "the agent died while it started the task; nothing proves that it ran or that it did not",
+            ),
+            (_, true) => (
+                Reason::SupervisorDied,
+                "the process that supervised the task was killed; what it had left running was ended",
+            ),
+            (true, false) => (
+                Reason::SupervisorDied,
+                "the process that supervised the task was killed, and its result was not seen",
+            ),
+        };
+        self.over(State::Lost, reason, message.to_owned())
+    }
+
+    fn judge(&self, ended: protocol::Ended) -> task_state::Ended {
+        let (state, reason) = match (ended.cause(), ended.exit_code) {
             (Cause::TimedOut, _) => (State::TimedOut, Reason::Timeout),
             (Cause::Cancelled, _) => (State::Cancelled, Reason::CancelRequested),
-            (Cause::ByItself, Some(Exit::Code(0))) => (State::Succeeded, Reason::Unspecified),
-            (Cause::ByItself, Some(_)) => (State::Failed, Reason::Unspecified),
-            (Cause::ByItself, None) => (State::Lost, Reason::AgentDied),
-        };
-        let (exit_code, signal) = match end.exit {
-            Some(Exit::Code(code)) => (Some(code), String::new()),
-            Some(Exit::Signal(signal)) => (None, Signal::as_str(signal).to_owned()),
-            None => (None, String::new()),
+            (Cause::ByItself, Some(0)) => (State::Succeeded, Reason::Unspecified),
+            (Cause::ByItself, _) => (State::Failed, Reason::Unspecified),
         };
         task_state::Ended {
-            exit_code,
-            signal,
-            run_time: end.run_time.try_into().ok(),
-            ..self.over(state, reason, end.note.to_owned())
+            exit_code: ended.exit_code,
+            signal: ended.signal,
+            run_time: Duration::from_micros(ended.run_time_us).try_into().ok(),
+            time: ended.time,
+            ..self.over(state, reason, ended.note)
         }
     }
 
@@ -230,8 +331,9 @@ impl Tasks {
         let entry = Ended {
             task_id: task.id.to_string(),
             ended: Some(ended.clone()),
-            stdout_bytes: produced.stdout,
-            stderr_bytes: produced.stderr,
+            stdout_bytes: produced[0],
+            stderr_bytes: produced[1],
+            pty_bytes: produced[2],
         };
         let position = match self
             .0
@@ -314,21 +416,22 @@ impl Tasks {
         self.0.settled.notify_waiters();
     }
 
-    /// Takes nothing more, ends what runs, and waits for it. Reports go on meanwhile.
-    pub(crate) async fn end_all(&self) {
+    /// Takes nothing more, and leaves what runs to its supervisors.
+    pub(crate) async fn leave(&self) {
         self.0.stopping.cancel();
         self.0.running.close();
         self.0.running.wait().await;
+        self.0.supervisors.close();
     }
 
-    /// Waits a moment for the control plane to have everything.
+    /// Waits a moment for the control plane to have everything of what is over.
     pub(crate) async fn settle_all(&self) {
         let settled = async {
             loop {
                 let changed = self.0.settled.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if self.0.held.lock().is_empty() {
+                if !self.0.held.lock().values().any(|task| task.is_over()) {
                     return;
                 }
                 changed.await;
@@ -336,6 +439,15 @@ impl Tasks {
         };
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled).await;
     }
+}
+
+/// That a task is about to be started below this supervisor.
+fn starting(task_id: TaskId, supervisor: SupervisorId) -> Event {
+    Event::Starting(Starting {
+        task_id: task_id.to_string(),
+        supervisor_pid: supervisor.pid,
+        supervisor_start_time: supervisor.start_time,
+    })
 }
 
 /// Until when a task may start, Unix milliseconds by the control plane's clock.

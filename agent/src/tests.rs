@@ -1,6 +1,6 @@
 //! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
 
 use muster_proto::{
     agent::v1::attach_request,
@@ -17,6 +17,29 @@ use crate::{
     fake_control_plane::{FakeControlPlane, Reported},
     tasks::journal::{Accepted, Event, Journal, Starting},
 };
+
+/// The agent's program, which supervises tasks; the program of these tests cannot.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Cargo hands a test no program of its own package, unless the test stands outside. This builds nothing where
+    // `cargo test --workspace` has built it already.
+    #[allow(clippy::disallowed_methods)] // the test needs the program
+    let mut build = process::Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--offline", "--workspace", "--bins"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "it does not build"
+    );
+    let test = std::env::current_exe().unwrap();
+    test.parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("muster-agent")
+});
 
 /// A host with an agent, in a directory that goes with it.
 struct Host {
@@ -48,7 +71,10 @@ impl Host {
     }
 
     fn config(&self) -> Config {
-        Config::new(self.directory.path().to_owned())
+        Config {
+            supervisor: PROGRAM.clone(),
+            ..Config::new(self.directory.path().to_owned())
+        }
     }
 
     async fn start_agent(&mut self) {
@@ -105,6 +131,21 @@ fn script(text: &str) -> Command {
         }),
         ..Command::default()
     }
+}
+
+fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+async fn until(what: &str, come: impl Fn() -> bool) {
+    let waited = async {
+        while !come() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waited).await;
+    assert!(waited.is_ok(), "never came: {what}");
 }
 
 fn alive(pid: i32) -> bool {
@@ -347,11 +388,7 @@ async fn something_left_running_does_not_hold_the_task() {
     );
     let left = task.out().trim().parse().unwrap();
     assert!(alive(left), "what a task leaves behind on purpose goes on");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(left),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    kill(left);
     drop(host);
 }
 
@@ -480,59 +517,271 @@ async fn unknown_tasks_are_named_and_late_offers_expire() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_agent_ends_what_runs_and_says_so() {
+async fn a_stopped_agent_leaves_what_runs_and_the_next_one_goes_on() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
-    let task_id = control_plane.offer(script("echo $$; sleep 600")).await;
+    let go_on = host.path("go-on");
+    let text = format!(
+        "echo $$; until [ -e {} ]; do sleep 0.01; done; echo after; exit 4",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
     let pid = task.out().trim().parse().unwrap();
     host.stop().await.unwrap();
-    assert!(!alive(pid));
+    assert!(alive(pid));
+    host.start_agent().await;
+    control_plane.attached(2).await;
+    fs::write(go_on, "").unwrap();
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Failed);
+    assert_eq!(task.ended.as_ref().unwrap().exit_code, Some(4));
+    assert_eq!(task.out(), format!("{pid}\nafter\n"));
+    // The supervisor of an earlier agent is not kept.
+    control_plane.offer(command(&["true"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_while_there_is_no_agent_is_reported_by_the_next() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let (go_on, done) = (host.path("go-on"), host.path("done"));
+    let text = format!(
+        "echo before; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; echo bad >&2; touch {}; exit 5",
+        go_on.display(),
+        done.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    control_plane
+        .task(&task_id, |task| !task.stdout.is_empty())
+        .await;
+    host.die();
+    fs::write(go_on, "").unwrap();
+    // More than fits memory, and nobody takes it: the process is not held up.
+    until("the process ends", || done.exists()).await;
     host.start_agent().await;
     let task = control_plane.settled(&task_id).await;
-    assert_eq!(task.state(), State::Lost);
-    assert_eq!(task.ended.unwrap().reason(), Reason::AgentDied);
+    assert_eq!(task.ended.as_ref().unwrap().exit_code, Some(5));
+    let numbers: String = (1..=500_000).map(|n| format!("{n}\n")).collect();
+    assert!(task.out() == format!("before\n{numbers}"));
+    assert_eq!(task.stderr, b"bad\n");
+    assert_eq!(task.missing, [0, 0]);
+    let left = || {
+        fs::read_dir(host.path("agent/supervisors"))
+            .unwrap()
+            .count()
+    };
+    until("nothing is left of it", || left() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_speaks_for_a_supervisor_that_is_killed_too() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let go_on = host.path("go-on");
+    let text = format!(
+        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 1000; exit 6",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    let task = control_plane
+        .task(&task_id, |task| !task.stdout.is_empty())
+        .await;
+    let supervisor = task.out().trim().parse().unwrap();
+    host.die();
+    fs::write(go_on, "").unwrap();
+    let record = host
+        .path("agent/supervisors")
+        .join(format!("{task_id}.ended"));
+    until("the record", || record.exists()).await;
+    kill(supervisor);
+    until("its end", || !alive(supervisor)).await;
+    host.start_agent().await;
+    let ended = control_plane.settled(&task_id).await;
+    assert_eq!(ended.ended.as_ref().unwrap().exit_code, Some(6));
+    let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ended.out(), format!("{}{numbers}", task.out()));
+    assert!(!record.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_supervisor_leaves_its_task_lost_and_nothing_running() {
+    let control_plane = FakeControlPlane::start().await;
+    let _host = Host::start(&control_plane).await;
+    let text = "ps -o ppid= -p $$; echo $$; setsid sleep 600 & echo $!; trap '' TERM; while :; do sleep 1; done";
+    let mut wanted = script(text);
+    wanted.grace = Some(Duration::from_millis(100).try_into().unwrap());
+    let task_id = control_plane.offer(wanted).await;
+    let task = control_plane
+        .task(&task_id, |task| task.out().lines().count() == 3)
+        .await;
+    let pids: Vec<i32> = task
+        .out()
+        .lines()
+        .map(|pid| pid.trim().parse().unwrap())
+        .collect();
+    kill(pids[0]);
+    let ended = control_plane.settled(&task_id).await;
+    assert_eq!(ended.state(), State::Lost);
+    assert_eq!(
+        ended.ended.as_ref().unwrap().reason(),
+        Reason::SupervisorDied
+    );
+    assert_eq!(ended.out(), task.out());
+    assert!(!pids.iter().any(|&pid| alive(pid)));
+    // The host is as good as new.
+    let task_id = control_plane.offer(command(&["true"])).await;
+    assert_eq!(
+        control_plane.settled(&task_id).await.state(),
+        State::Succeeded
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_stays_one_though_the_agent_stops_meanwhile() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
-    let text = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done";
-    let task_id = control_plane.offer(script(text)).await;
+    let go_on = host.path("go-on");
+    let text = format!(
+        "trap 'echo asked' TERM; echo ready; until [ -e {} ]; do sleep 0.05; done",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
     let says = |word: &'static str| move |task: &Reported| task.out().contains(word);
     control_plane.task(&task_id, says("ready")).await;
     let grace = Some(Duration::from_secs(600));
     control_plane.cancel(&task_id, grace).await;
     control_plane.task(&task_id, says("asked")).await;
     host.stop().await.unwrap();
+    host.start_agent().await;
+    control_plane.attached(2).await;
+    fs::write(go_on, "").unwrap();
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_dead_agent_left_running_is_ended_and_its_output_kept() {
+async fn input_reaches_the_process_once() {
+    use muster_proto::v1::{CloseStdin, InputStatus, task_input::Kind};
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
-    control_plane.behave(|behaviour| behaviour.acknowledges = false);
-    let text = "echo $$; setsid sleep 600 & echo $!; trap '' TERM PIPE; while :; do sleep 1; done";
-    let mut wanted = script(text);
-    wanted.grace = Some(Duration::from_millis(100).try_into().unwrap());
+    let mut wanted = script(
+        "echo ready; trap 'echo hup' HUP
+         until [ \"$line\" = two ]; do line=; read line && echo got $line; done; cat; echo end",
+    );
+    wanted.open_stdin = true;
+    wanted.stdin = "first\n".into();
+    let task_id = control_plane.offer(wanted).await;
+    control_plane
+        .task(&task_id, |task| task.out().contains("got first"))
+        .await;
+    let data = |text: &str| Kind::Data(text.to_owned().into());
+    for _ in 0..2 {
+        let status = control_plane.put(&task_id, "1", data("one\n")).await;
+        assert_eq!(status, InputStatus::Accepted);
+    }
+    control_plane
+        .task(&task_id, |task| task.out().contains("got one"))
+        .await;
+    // Another agent puts in no more of it either.
+    host.start_agent().await;
+    control_plane
+        .task(&task_id, |task| task.opens.len() == 2)
+        .await;
+    let again = async {
+        loop {
+            match control_plane.put(&task_id, "1", data("one\n")).await {
+                InputStatus::Starting => tokio::task::yield_now().await,
+                status => return status,
+            }
+        }
+    };
+    assert_eq!(again.await, InputStatus::Accepted);
+    let signal = Kind::Signal("SIGHUP".to_owned());
+    assert_eq!(
+        control_plane.put(&task_id, "2", signal).await,
+        InputStatus::Accepted
+    );
+    assert_eq!(
+        control_plane.put(&task_id, "3", data("two\n")).await,
+        InputStatus::Accepted
+    );
+    let end = Kind::CloseStdin(CloseStdin {});
+    assert_eq!(
+        control_plane.put(&task_id, "4", end).await,
+        InputStatus::Accepted
+    );
+    let task = control_plane.settled(&task_id).await;
+    let out = task.out();
+    assert!(out.contains("hup\n"), "{out}");
+    let rest: Vec<&str> = out.lines().filter(|line| *line != "hup").collect();
+    assert_eq!(rest, ["ready", "got first", "got one", "got two", "end"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_is_one_and_outlives_the_agent() {
+    use muster_proto::v1::{InputStatus, Terminal, task_input::Kind};
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let mut wanted = script(
+        "stty -echo; tty; echo $TERM; stty size; trap 'echo interrupted' INT; trap 'stty size' WINCH;
+         echo ready; until [ \"$line\" = quit ]; do line=; read line && echo got $line; done; cat; echo end",
+    );
+    let terminal = |rows, columns| Terminal {
+        rows,
+        columns,
+        term: "vt100".to_owned(),
+    };
+    wanted.terminal = Some(terminal(0, 132));
     let task_id = control_plane.offer(wanted).await;
     let task = control_plane
-        .task(&task_id, |task| task.out().lines().count() == 2)
+        .task(&task_id, |task| task.out().contains("ready"))
         .await;
-    let pids: Vec<i32> = task.out().lines().map(|pid| pid.parse().unwrap()).collect();
-    host.die();
-    assert!(pids.iter().all(|&pid| alive(pid)));
+    let out = task.out();
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{out}");
+    assert_eq!(&lines[1..], ["vt100", "24 132", "ready"]);
+
     host.start_agent().await;
+    control_plane
+        .task(&task_id, |task| task.opens.len() == 2)
+        .await;
+    let resize = async {
+        loop {
+            let resize = Kind::Resize(terminal(40, 100));
+            match control_plane.put(&task_id, "resize", resize).await {
+                InputStatus::Starting => tokio::task::yield_now().await,
+                status => return status,
+            }
+        }
+    };
+    assert_eq!(resize.await, InputStatus::Accepted);
+    let data = |text: &str| Kind::Data(text.to_owned().into());
+    control_plane.put(&task_id, "1", data("hello\r")).await;
+    control_plane
+        .task(&task_id, |task| {
+            task.out().contains("40 100") && task.out().contains("got hello")
+        })
+        .await;
+    // Both by name and by the character that the terminal makes a signal of.
+    control_plane
+        .put(&task_id, "2", Kind::Signal("SIGINT".to_owned()))
+        .await;
+    let says =
+        |times: usize| move |task: &Reported| task.out().matches("interrupted").count() == times;
+    control_plane.task(&task_id, says(1)).await;
+    control_plane.put(&task_id, "3", data("\x03")).await;
+    control_plane.task(&task_id, says(2)).await;
+    control_plane.put(&task_id, "4", data("quit\r")).await;
+    let quits = |task: &Reported| task.out().contains("got quit");
+    control_plane.task(&task_id, quits).await;
+    let end = Kind::CloseStdin(muster_proto::v1::CloseStdin {});
+    control_plane.put(&task_id, "5", end).await;
     let task = control_plane.settled(&task_id).await;
-    assert_eq!(task.state(), State::Lost);
-    assert_eq!(task.ended.as_ref().unwrap().reason(), Reason::AgentDied);
-    assert_eq!(task.out(), format!("{}\n{}\n", pids[0], pids[1]));
-    assert!(!pids.iter().any(|&pid| alive(pid)));
+    assert!(task.out().ends_with("end\r\n"), "{}", task.out());
+    assert_eq!(task.state(), State::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -559,6 +808,7 @@ async fn what_cannot_be_proved_is_lost() {
         });
         let starting = Event::Starting(Starting {
             task_id: task_id.clone(),
+            ..Default::default()
         });
         let mut events = vec![accepted, starting];
         events.truncate(steps);

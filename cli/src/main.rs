@@ -27,6 +27,9 @@ use crate::{commands::Cli, failure::Failure};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = muster_agent::supervise() {
+        return code;
+    }
     let cli: Cli = config::parse();
     let json = cli.command.wants_json();
     // Without, what is given has to do.

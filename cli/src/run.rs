@@ -144,6 +144,7 @@ impl RunCommand {
             timeout: self.timeout.and_then(time::wire),
             stdin: stdin.into(),
             grace: self.grace.and_then(time::wire),
+            ..Command::default()
         };
         Ok(CreateJobRequest {
             request_id: self.request_id.clone().unwrap_or_default(),

@@ -137,10 +137,13 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
         Reason::DiskFull => "free space on the host's disk, then run again",
         Reason::ActionUnsupported => "the host's agent is too old for this",
         Reason::HostBusy => "the host runs as much as it may: run again later",
+        Reason::LimitUnsupported => "run it without that limit, or on a host that can enforce it",
+        Reason::OutputLimit => "let it write less, or run it again with another output limit",
         Reason::AmbiguousStart
         | Reason::HostRebooted
         | Reason::HostRolledBack
         | Reason::AgentDied
+        | Reason::SupervisorDied
         | Reason::HostGone => {
             "nobody can prove what became of it: look at the host before you run it again"
         }

@@ -34,6 +34,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = muster_agent::supervise() {
+        return code;
+    }
     let settings: Settings = config::parse();
     // Without, what is given has to do.
     let _ = descriptors::raise();

@@ -4,15 +4,20 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::Stdio,
     ptr,
 };
 
-use nix::{errno::Errno, libc, unistd::Pid};
-use tokio::io::{Interest, unix::AsyncFd};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    libc,
+    pty::{Winsize, openpty},
+    unistd::{ForkResult, Pid, fchown},
+};
 
 use super::user::User;
 
@@ -24,15 +29,20 @@ pub(super) struct Prepared {
     pub(super) cwd: CString,
 }
 
+/// What a process gets as its standard streams.
+pub(super) enum Theirs<'a> {
+    /// These files.
+    Files([BorrowedFd<'a>; 3]),
+    /// The terminal with this path, which controls its session: the first that a session's leader opens does.
+    Terminal(&'a CString),
+}
+
 /// Starts a process as our own user, in a session of its own.
 ///
 /// `posix_spawn` shares our memory with the child until it has the new program, so a start costs the
-/// same however large the agent is.
+/// same however large we are.
 #[allow(unsafe_code)] // The standard library's way there cannot start a session without a slow fork.
-pub(super) fn as_ourselves(
-    prepared: &Prepared,
-    streams: [BorrowedFd<'_>; 3],
-) -> Result<Pid, Errno> {
+pub(super) fn as_ourselves(prepared: &Prepared, streams: Theirs<'_>) -> Result<Pid, Errno> {
     let argv = pointers(&prepared.argv);
     let environment = pointers(&prepared.environment);
     let flags = libc::POSIX_SPAWN_SETSID
@@ -58,13 +68,33 @@ pub(super) fn as_ourselves(
             check(libc::posix_spawnattr_setsigmask(&mut attributes, &none))?;
             check(libc::posix_spawnattr_setsigdefault(&mut attributes, &all))?;
             check(libc::posix_spawnattr_setflags(&mut attributes, flags))?;
-            for (number, stream) in (0..).zip(&streams) {
-                let fd = stream.as_raw_fd();
-                check(libc::posix_spawn_file_actions_adddup2(
-                    &mut actions,
-                    fd,
-                    number,
-                ))?;
+            match streams {
+                Theirs::Files(files) => {
+                    for (number, file) in (0..).zip(&files) {
+                        let fd = file.as_raw_fd();
+                        check(libc::posix_spawn_file_actions_adddup2(
+                            &mut actions,
+                            fd,
+                            number,
+                        ))?;
+                    }
+                }
+                Theirs::Terminal(path) => {
+                    check(libc::posix_spawn_file_actions_addopen(
+                        &mut actions,
+                        0,
+                        path.as_ptr(),
+                        libc::O_RDWR,
+                        0,
+                    ))?;
+                    for number in 1..3 {
+                        check(libc::posix_spawn_file_actions_adddup2(
+                            &mut actions,
+                            0,
+                            number,
+                        ))?;
+                    }
+                }
             }
             let cwd = prepared.cwd.as_ptr();
             check(libc::posix_spawn_file_actions_addchdir_np(
@@ -91,6 +121,7 @@ pub(super) fn as_ourselves(
 pub(super) fn as_other(
     prepared: &Prepared,
     streams: [BorrowedFd<'_>; 3],
+    terminal: bool,
     user: &User,
 ) -> Result<Pid, Errno> {
     use std::os::unix::ffi::OsStrExt;
@@ -123,6 +154,9 @@ pub(super) fn as_other(
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
+            if terminal {
+                Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            }
             nix::unistd::setgroups(&groups)?;
             nix::unistd::setgid(gid)?;
             nix::unistd::setuid(uid)?;
@@ -134,6 +168,14 @@ pub(super) fn as_other(
     Ok(Pid::from_raw(
         i32::try_from(child.id()).expect("process ids are 31 bits"),
     ))
+}
+
+/// Continues this process twice.
+#[allow(unsafe_code)] // A new process with the same memory and files, which nothing safe makes.
+pub(crate) fn fork() -> Result<ForkResult, Errno> {
+    // SAFETY: only the nursery calls this, which has a single thread: there is no lock that another thread could
+    // hold, and all of our memory is as whole in the child as here.
+    unsafe { nix::unistd::fork() }
 }
 
 /// What was left open by whoever started this process, as a lock or a secret, is not for what it starts.
@@ -163,17 +205,72 @@ pub(super) fn limit_files(pid: Pid, (soft, hard): (u64, u64)) {
     unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &limit, ptr::null_mut()) };
 }
 
-/// A file descriptor that becomes readable when the process ends.
-#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
-pub(super) fn pidfd(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the call takes two integers; what it returns is a new descriptor that nobody else owns,
-    // and that its `AsyncFd` keeps open until it is dropped.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
-        let fd = i32::try_from(Errno::result(fd)?).expect("descriptors are ints");
-        let fd = OwnedFd::from_raw_fd(fd);
-        Ok(AsyncFd::register_with_interest(fd, Interest::READABLE)?)
+/// Lines and characters in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) rows: u16,
+    pub(crate) columns: u16,
+}
+
+impl Size {
+    fn kernel(self) -> Winsize {
+        Winsize {
+            ws_row: self.rows,
+            ws_col: self.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        }
     }
+}
+
+/// A new terminal. The process's side stays open until the process has it, so that it does not seem closed.
+pub(super) struct Terminal {
+    pub(super) master: OwnedFd,
+    pub(super) slave: OwnedFd,
+    pub(super) path: CString,
+}
+
+impl Terminal {
+    /// Opens one of this size; it belongs to `owner`, or to us.
+    pub(super) fn open(size: Size, owner: Option<&User>) -> Result<Self, Errno> {
+        let pair = openpty(Some(&size.kernel()), None)?;
+        for end in [&pair.master, &pair.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let path = name_of(&pair.master)?;
+        if let Some(owner) = owner {
+            fchown(&pair.slave, Some(owner.uid), None)?;
+        }
+        Ok(Self {
+            master: pair.master,
+            slave: pair.slave,
+            path,
+        })
+    }
+}
+
+#[allow(unsafe_code)] // nix offers this call only for terminals that it opened by another one.
+fn name_of(master: &OwnedFd) -> Result<CString, Errno> {
+    let mut name = [0 as libc::c_char; 64];
+    // SAFETY: the buffer is as long as it says, and ends in a zero after a success.
+    unsafe {
+        check(libc::ptsname_r(
+            master.as_raw_fd(),
+            name.as_mut_ptr(),
+            name.len(),
+        ))?;
+        Ok(std::ffi::CStr::from_ptr(name.as_ptr()).to_owned())
+    }
+}
+
+/// Gives a terminal another size; its processes are told by the kernel.
+#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
+pub(crate) fn resize(master: &OwnedFd, size: Size) -> Result<(), Errno> {
+    let size = size.kernel();
+    // SAFETY: `size` is read during the call only.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    Errno::result(done).map(drop)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {

@@ -1,7 +1,11 @@
 //! Everything that came of a process: its session, its descendants, and whatever carries its task in
 //! the environment.
 
-use std::{collections::HashSet, fs, io, time::Duration};
+use std::{
+    collections::HashSet,
+    fs, io,
+    time::{Duration, Instant},
+};
 
 use muster_proto::ids::TaskId;
 use nix::{
@@ -9,7 +13,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::time::Instant;
 
 use super::TASK_MARKER;
 
@@ -62,54 +65,36 @@ impl Tree {
         self.root.map(|(_, time)| time)
     }
 
-    /// Ends every process of the tree: a polite signal, then after `grace` a hard one. Returns once
-    /// all are gone, however long that takes: a process that the kernel cannot end is not gone.
-    /// Says whether there were any.
+    /// Begins to end every process of the tree: a polite signal, then after `grace` a hard one.
+    pub(crate) fn begin_end(&self, grace: Duration) -> Ending {
+        let now = Instant::now();
+        Ending {
+            tree: self.clone(),
+            deadline: now + grace,
+            next: now,
+            pause: LOOK_FIRST,
+            told: HashSet::new(),
+            found: false,
+        }
+    }
+
+    /// The same to its end, however long that takes: a process that the kernel cannot end is not gone. Says
+    /// whether there were any.
     pub(crate) async fn end(&self, grace: Duration) -> bool {
-        let deadline = Instant::now() + grace;
-        let mut pause = LOOK_FIRST;
-        let mut found = false;
-        let mut told: HashSet<(i32, u64)> = HashSet::new();
+        let mut ending = self.begin_end(grace);
         loop {
-            let hard = Instant::now() >= deadline;
-            let (tree, before) = (self.clone(), told.clone());
-            let seen = tokio::task::spawn_blocking(move || {
-                let members = tree.members()?;
-                for member in &members {
-                    // Once politely; hard as often as it takes, since members may still be starting others.
-                    if hard || !before.contains(&(member.pid.as_raw(), member.start_time)) {
-                        member.signal(if hard {
-                            Signal::SIGKILL
-                        } else {
-                            Signal::SIGTERM
-                        });
-                    }
-                }
-                let told = members
-                    .iter()
-                    .map(|member| (member.pid.as_raw(), member.start_time));
-                io::Result::Ok(told.collect::<HashSet<_>>())
-            })
-            .await;
-            match seen {
-                Ok(Ok(members)) if members.is_empty() => return found,
-                Ok(Ok(members)) => {
-                    told = members;
-                    found = true;
-                }
-                // What cannot be seen is not gone.
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "the processes of a task cannot be looked at: {error}");
-                }
-                Err(_) => return found, // The runtime is stopping.
-            }
-            let wait = if hard {
-                pause
-            } else {
-                pause.min(deadline.saturating_duration_since(Instant::now()))
+            tokio::time::sleep_until(ending.next().into()).await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let over = ending.look();
+                (ending, over)
+            });
+            let Ok((looked, over)) = looked.await else {
+                return true; // The runtime is stopping.
             };
-            tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
-            pause = (pause * 2).min(LOOK_LAST);
+            ending = looked;
+            if over {
+                return ending.found;
+            }
         }
     }
 
@@ -167,7 +152,66 @@ impl Tree {
     }
 }
 
+/// A tree that is being ended: looked at again and again until nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    tree: Tree,
+    deadline: Instant,
+    next: Instant,
+    pause: Duration,
+    told: HashSet<(i32, u64)>,
+    found: bool,
+}
+
+impl Ending {
+    /// When to look again.
+    pub(crate) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Signals what is left; says whether nothing is. Blocks for a few reads of each process.
+    pub(crate) fn look(&mut self) -> bool {
+        let hard = Instant::now() >= self.deadline;
+        match self.tree.members() {
+            Ok(members) => {
+                for member in &members {
+                    // Once politely; hard as often as it takes, since members may still be starting others.
+                    if hard {
+                        member.signal(Signal::SIGKILL);
+                    } else if !self.told.contains(&member.name()) {
+                        member.signal(Signal::SIGTERM);
+                    }
+                }
+                self.told = members.iter().map(Entry::name).collect();
+                if members.is_empty() {
+                    return true;
+                }
+                self.found = true;
+            }
+            // What cannot be seen is not gone.
+            Err(error) => {
+                tracing::warn!(%error, "the processes of a task cannot be looked at: {error}");
+            }
+        }
+        let now = Instant::now();
+        let wait = if hard {
+            self.pause
+        } else {
+            let left = self.deadline.saturating_duration_since(now);
+            self.pause.min(left).max(Duration::from_millis(1))
+        };
+        self.next = now + wait;
+        self.pause = (self.pause * 2).min(LOOK_LAST);
+        false
+    }
+}
+
 impl Entry {
+    /// Names a process for ever.
+    fn name(&self) -> (i32, u64) {
+        (self.pid.as_raw(), self.start_time)
+    }
+
     fn read(pid: Pid) -> Option<Self> {
         // Names are cut to 15 bytes, also within a character.
         let line = fs::read(format!("/proc/{pid}/stat")).ok()?;

@@ -1,79 +1,56 @@
-//! One process, from its start to its end, and the spool that its output goes to.
-//!
-//! Everything that touches a task's process or writes its spool goes through here, so that a
-//! process of its own can take this over and outlive the agent.
+//! One task below a supervisor, from the agent's side: started, or taken up from an earlier agent; its output
+//! taken to the spool; its end.
 
-use std::{
-    future::{Future, pending},
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use bytes::{BufMut, BytesMut};
+use bytes::Bytes;
 use muster_proto::{
+    agent::v1::{Input, task_state},
     ids::TaskId,
     v1::{Command, OutputStream, Reason},
 };
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, fcntl},
-};
-use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
-use super::spool::Spool;
-use crate::process::{Child, Exit, Host, Program, StartError, Tree};
+use super::{Tasks, spool::Spool, task::Task};
+use crate::{
+    process::StartError,
+    supervision::{
+        Link,
+        protocol::{
+            Cancel, Ended, Gap, News, NotStarted, Order, Output, Reached, Start, Started, Variable,
+        },
+    },
+};
 
 /// How long a tree may take to end politely where nobody says otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long output is taken after the process ended, while something that it left running holds it open.
-const DRAIN: Duration = Duration::from_secs(1);
-
 /// Where a script names no shell.
 const SHELL: &str = "/bin/sh";
-
-/// Read at once, bytes: what a pipe holds as the kernel makes it, and once it has proved too small. A
-/// chunk may have no more than the latter.
-const READ: usize = 64 << 10;
-const READ_LARGE: usize = 256 << 10;
 
 /// After so much output, writing to the spool leaves the threads that others wait for: a busy disk
 /// may then hold up this task only.
 const BULK: u64 = 1 << 20;
 
-/// A process that runs.
-pub(crate) struct Execution {
-    child: Child,
-    spool: Arc<Spool>,
-    began: Instant,
-    timeout: Option<Duration>,
-    grace: Duration,
+/// The supervisor is told what was written down each time that it is so much: this many bytes, or pieces.
+const TELL_BYTES: usize = 128 << 10;
+const TELL_PIECES: usize = 256;
+
+/// How what a supervisor held came to its end.
+pub(super) enum Over {
+    /// As it says.
+    Ended(Ended),
+    /// The process could not be started.
+    NotStarted(NotStarted),
+    /// The supervisor is gone, and has not said it.
+    SupervisorDied,
+    /// The agent stops; the task goes on.
+    Left,
 }
 
-/// Why a process is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    ByItself,
-    TimedOut,
-    Cancelled,
-}
-
-/// How a process ended.
-#[derive(Debug)]
-pub(crate) struct End {
-    pub(crate) cause: Cause,
-    /// `None` if the kernel would not say.
-    pub(crate) exit: Option<Exit>,
-    pub(crate) run_time: Duration,
-    /// What a reader should know about the output; usually nothing.
-    pub(crate) note: &'static str,
-}
-
-/// A command as the contract has it, as a program to start.
-pub(crate) fn program(task_id: TaskId, command: Command) -> Result<Program, StartError> {
+/// A command as the contract has it, as a supervisor wants it.
+pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartError> {
+    let grace = grace(&command);
     let argv = match command.script {
         Some(script) if command.argv.is_empty() => {
             let shell = if script.shell.is_empty() {
@@ -91,125 +68,22 @@ pub(crate) fn program(task_id: TaskId, command: Command) -> Result<Program, Star
             });
         }
     };
-    Ok(Program {
-        task_id,
+    let timeout: Option<Duration> = command.timeout.and_then(|timeout| timeout.try_into().ok());
+    let env = command.env.into_iter();
+    Ok(Start {
+        task_id: task_id.to_string(),
         argv,
-        cwd: (!command.cwd.is_empty()).then(|| PathBuf::from(command.cwd)),
-        env: command.env,
-        user: (!command.user.is_empty()).then_some(command.user),
+        cwd: command.cwd,
+        env: env.map(|(name, value)| Variable { name, value }).collect(),
+        user: command.user,
         stdin: command.stdin,
+        open_stdin: command.open_stdin,
+        terminal: command.terminal,
+        timeout_ms: timeout.map(millis),
+        grace_ms: millis(grace),
+        spool_bytes: 0,
+        spool_free_percent: 0,
     })
-}
-
-impl Execution {
-    /// Starts the process.
-    pub(crate) async fn start(
-        host: Arc<Host>,
-        task_id: TaskId,
-        command: Command,
-        spool: Arc<Spool>,
-    ) -> Result<Self, StartError> {
-        let timeout = command.timeout.and_then(|timeout| timeout.try_into().ok());
-        let grace = grace(&command);
-        let program = program(task_id, command)?;
-        let began = Instant::now();
-        // Loading a program from a disk that hangs may take for ever, and nobody else shall wait for it.
-        let child = tokio::task::spawn_blocking(move || host.start(program))
-            .await
-            .map_err(|_| StartError {
-                reason: Reason::StartFailed,
-                message: "the agent is stopping".to_owned(),
-            })??;
-        Ok(Self {
-            child,
-            spool,
-            began,
-            timeout,
-            grace,
-        })
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.main.pid()
-    }
-
-    /// When the process began, in clock ticks since boot.
-    pub(crate) fn start_time(&self) -> Option<u64> {
-        self.child.tree.start_time()
-    }
-
-    /// Takes the output to the spool until all is over. Once `cancel` holds something, the whole tree is
-    /// ended, politely for so long.
-    pub(crate) async fn finish(self, mut cancel: watch::Receiver<Option<Duration>>) -> End {
-        let Self {
-            child,
-            spool,
-            began,
-            timeout,
-            grace,
-        } = self;
-        let Child {
-            tree,
-            output,
-            stdin,
-            main,
-        } = child;
-        let cut = CancellationToken::new();
-        let output = take_output(output, spool, &cut);
-        let feed = feed(stdin);
-        let deadline = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep_until(began + timeout).await,
-                None => pending().await,
-            }
-        };
-        tokio::pin!(output, feed, deadline);
-        cancel.mark_changed();
-
-        let (mut exit, mut run_time) = (None, Duration::ZERO);
-        let (mut fed, mut output_ended) = (false, false);
-        let (mut cause, mut ending): (Cause, Option<Ending>) = (Cause::ByItself, None);
-        let (mut drain, mut note) = (None, "");
-        while exit.is_none() || !output_ended || ending.is_some() {
-            tokio::select! {
-                ended = main.exited(), if exit.is_none() => {
-                    exit = Some(ended.ok());
-                    run_time = began.elapsed();
-                    drain = Some(Box::pin(tokio::time::sleep(DRAIN)));
-                }
-                held_open = &mut output, if !output_ended => {
-                    output_ended = true;
-                    if held_open {
-                        note = "the process ended, but something that it left running holds its output open; \
-                                what that writes is not taken any more";
-                    }
-                }
-                () = &mut feed, if !fed => fed = true,
-                () = &mut deadline, if cause == Cause::ByItself && exit.is_none() => {
-                    cause = Cause::TimedOut;
-                    ending = Some(end(&tree, grace));
-                }
-                // A second wish with a shorter grace counts too.
-                grace = wish(&mut cancel) => {
-                    if cause == Cause::ByItself && exit.is_none() {
-                        cause = Cause::Cancelled;
-                    }
-                    ending = Some(end(&tree, grace));
-                }
-                () = maybe(&mut ending), if ending.is_some() => ending = None,
-                () = maybe(&mut drain), if drain.is_some() && ending.is_none() => {
-                    drain = None;
-                    cut.cancel();
-                }
-            }
-        }
-        End {
-            cause,
-            exit: exit.flatten(),
-            run_time,
-            note,
-        }
-    }
 }
 
 /// How long the command's tree may take to end politely.
@@ -220,193 +94,180 @@ pub(crate) fn grace(command: &Command) -> Duration {
         .unwrap_or(GRACE)
 }
 
-type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-fn end(tree: &Tree, grace: Duration) -> Ending {
-    let tree = tree.clone();
-    Box::pin(async move {
-        tree.end(grace).await;
-    })
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The next wish to end the tree, and how politely. Never returns if nobody can wish any more.
-async fn wish(cancel: &mut watch::Receiver<Option<Duration>>) -> Duration {
-    while cancel.changed().await.is_ok() {
-        if let Some(grace) = *cancel.borrow_and_update() {
-            return grace;
-        }
-    }
-    pending().await
-}
-
-async fn maybe<F: Future<Output = ()> + Unpin>(future: &mut Option<F>) {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-/// Gives the process what did not fit into its pipe, and closes it.
-async fn feed(stdin: Option<(pipe::Sender, bytes::Bytes)>) {
-    if let Some((mut pipe, bytes)) = stdin {
-        // A process that does not read all of its input is within its rights.
-        let _ = pipe.write_all(&bytes).await;
-    }
-}
-
-/// Takes what the process writes, until it is closed or cut. A cut still takes what is in the pipes: the
-/// process wrote that while it ran, however long the spool took. Says whether something holds them open.
-async fn take_output(
-    [stdout, stderr]: [pipe::Receiver; 2],
-    spool: Arc<Spool>,
-    cut: &CancellationToken,
-) -> bool {
-    let mut streams = [
-        Source::new(OutputStream::Stdout, stdout),
-        Source::new(OutputStream::Stderr, stderr),
-    ];
-    let mut total = 0;
-    while streams.iter().any(|source| source.open) {
-        let [stdout, stderr] = &mut streams;
-        // No patterns here: a branch that does not match would leave only the cut to wait for.
-        let (stream, data) = tokio::select! {
-            data = stdout.read(), if stdout.open => (stdout.stream, data),
-            data = stderr.read(), if stderr.open => (stderr.stream, data),
-            () = cut.cancelled() => break,
-        };
-        let Some(data) = data else { continue };
-        total += data.len() as u64;
-        if !append(&spool, stream, data, total).await {
-            return false;
-        }
-    }
-    for source in streams.iter_mut().filter(|source| source.open) {
-        // No more than the pipe can hold: what is left running may write for ever.
-        let mut left = source.capacity();
-        while left > 0
-            && let Some(data) = source.read_now(left)
-        {
-            left -= data.len();
-            if !append(&spool, source.stream, data, BULK).await {
-                return false;
-            }
-        }
-    }
-    streams.iter().any(|source| source.open)
-}
-
-/// Gives output to the spool; `false` if the runtime is stopping.
-async fn append(spool: &Arc<Spool>, stream: OutputStream, data: bytes::Bytes, total: u64) -> bool {
-    if total < BULK {
-        spool.append(stream, data);
-        return true;
-    }
-    let spool = Arc::clone(spool);
-    let appended = tokio::task::spawn_blocking(move || spool.append(stream, data));
-    appended.await.is_ok()
-}
-
-/// One of the pipes that a process writes to.
-struct Source {
-    stream: OutputStream,
-    pipe: pipe::Receiver,
-    buffer: BytesMut,
-    size: usize,
-    open: bool,
-}
-
-impl Source {
-    fn new(stream: OutputStream, pipe: pipe::Receiver) -> Self {
-        Self {
-            stream,
-            pipe,
-            buffer: BytesMut::new(),
-            size: READ,
-            open: true,
-        }
-    }
-
-    /// The next bytes, as soon as there are any; `None` at the end. Safe to drop and call again.
-    async fn read(&mut self) -> Option<bytes::Bytes> {
-        while self.open {
-            if self.pipe.readable().await.is_err() {
-                self.open = false;
-                break;
-            }
-            // Memory is taken only once there is something to read.
-            if self.buffer.capacity() < self.size / 4 {
-                self.buffer.reserve(self.size);
-            }
-            let mut room = (&mut self.buffer).limit(READ_LARGE);
-            match self.pipe.try_read_buf(&mut room) {
-                Ok(0) => self.open = false,
-                Ok(read) => {
-                    if read >= READ && self.size == READ {
-                        // The process writes faster than we read: a larger pipe saves turns.
-                        self.size = READ_LARGE;
-                        let _ = fcntl(&self.pipe, FcntlArg::F_SETPIPE_SZ(READ_LARGE as i32));
+impl Tasks {
+    /// Hears what a supervisor says about a task, until all is over.
+    pub(super) async fn hear(&self, task: &Arc<Task>, link: &mut Link) -> Over {
+        let mut cancel = task.cancel.subscribe();
+        cancel.mark_changed();
+        let mut inputs = task.take_inputs();
+        let mut taken = Taken::new(&task.spool);
+        loop {
+            let news = tokio::select! {
+                // What is rare is looked at first: output may come for ever.
+                biased;
+                () = self.0.stopping.cancelled() => return Over::Left,
+                changed = cancel.changed() => {
+                    let grace = *cancel.borrow_and_update();
+                    if let (Ok(()), Some(grace)) = (changed, grace) {
+                        // Of a supervisor that is gone, the next news is just that.
+                        let _ = link.send(Order::Cancel(Cancel { grace_ms: millis(grace) }));
                     }
-                    return Some(self.buffer.split().freeze());
+                    continue;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => self.open = false,
+                input = next_input(&mut inputs), if !link.is_full() => {
+                    let _ = link.send(Order::Input(input));
+                    continue;
+                }
+                news = link.next() => news,
+            };
+            match news {
+                Ok(News::Started(started)) => self.started(task, started),
+                Ok(News::Output(output)) => {
+                    if !taken.take(output).await {
+                        return Over::Left;
+                    }
+                    taken.tell(link);
+                }
+                Ok(News::Gap(gap)) => taken.take_gap(gap),
+                Ok(News::InputResult(result)) => task.answered(result),
+                Ok(News::NotStarted(not_started)) => return Over::NotStarted(not_started),
+                Ok(News::Ended(ended)) => return Over::Ended(ended),
+                Ok(News::Hello(_)) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the supervisor of a task is gone: {error}");
+                    return Over::SupervisorDied;
+                }
             }
         }
-        self.buffer = BytesMut::new();
-        None
     }
 
-    /// How many bytes the pipe can hold.
-    fn capacity(&self) -> usize {
-        let size = fcntl(&self.pipe, FcntlArg::F_GETPIPE_SZ);
-        size.ok()
-            .and_then(|size| size.try_into().ok())
-            .unwrap_or(READ)
+    /// The process of a task runs.
+    pub(super) fn started(&self, task: &Task, started: Started) {
+        let pid = started.started.pid;
+        if task.start().is_some() {
+            // An earlier agent had written that down.
+            return;
+        }
+        let entry = super::journal::Started {
+            task_id: task.id.to_string(),
+            started: Some(started.started),
+            start_time: started.start_time,
+        };
+        self.note_started(task, entry);
+        tracing::debug!(pid, "started process {pid}");
     }
 
-    /// What is in the pipe now, up to so many bytes; `None` if nothing is.
-    fn read_now(&mut self, most: usize) -> Option<bytes::Bytes> {
-        if !self.open {
+    fn note_started(&self, task: &Task, entry: super::journal::Started) {
+        let started: Option<task_state::Started> = entry.started;
+        let event = super::Event::Started(entry);
+        match (self.write(vec![event]), started) {
+            (Ok(position), Some(started)) => task.started(position, started),
+            (Ok(_), None) => {}
+            // The start itself is in the journal; what follows can still be reported from memory.
+            (Err(error), _) => tracing::error!(%error, "the journal cannot be written: {error}"),
+        }
+    }
+}
+
+/// The next input. Never returns once nobody can send any.
+async fn next_input(inputs: &mut mpsc::Receiver<Input>) -> Input {
+    match inputs.recv().await {
+        Some(input) => input,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was taken to the spool.
+pub(super) struct Taken {
+    spool: Arc<Spool>,
+    reached: [i64; 3],
+    total: u64,
+    bytes: usize,
+    pieces: usize,
+}
+
+impl Taken {
+    pub(super) fn new(spool: &Arc<Spool>) -> Self {
+        Self {
+            spool: Arc::clone(spool),
+            reached: spool.produced(),
+            total: 0,
+            bytes: 0,
+            pieces: 0,
+        }
+    }
+
+    /// Takes a piece, unless it was taken before; `false` if the runtime is stopping.
+    pub(super) async fn take(&mut self, output: Output) -> bool {
+        let Some((stream, data)) = self.admit(output) else {
+            return true;
+        };
+        if self.total < BULK {
+            self.spool.append(stream, data);
+            return true;
+        }
+        let spool = Arc::clone(&self.spool);
+        let appended = tokio::task::spawn_blocking(move || spool.append(stream, data));
+        appended.await.is_ok()
+    }
+
+    /// The same where blocking is allowed.
+    pub(super) fn take_now(&mut self, output: Output) {
+        if let Some((stream, data)) = self.admit(output) {
+            self.spool.append(stream, data);
+        }
+    }
+
+    /// What of a piece was not taken before.
+    fn admit(&mut self, output: Output) -> Option<(OutputStream, Bytes)> {
+        let index = (output.stream as usize).min(2);
+        let length = output.data.len();
+        let end = output.offset + length as i64;
+        self.bytes += length;
+        self.pieces += 1;
+        if end <= self.reached[index] {
             return None;
         }
-        let mut buffer = vec![0; most.min(READ_LARGE)];
-        match nix::unistd::read(&self.pipe, &mut buffer) {
-            Ok(read) if read > 0 => {
-                buffer.truncate(read);
-                Some(buffer.into())
-            }
-            Err(Errno::EAGAIN) => None,
-            _ => {
-                self.open = false;
-                None
-            }
+        self.skip(index, output.offset);
+        let known = usize::try_from(self.reached[index] - output.offset).unwrap_or(0);
+        self.reached[index] = end;
+        self.total += length as u64;
+        let stream = OutputStream::try_from(index as i32 + 1).unwrap_or(OutputStream::Unspecified);
+        Some((stream, output.data.slice(known.min(length)..)))
+    }
+
+    /// Takes note of what was not kept.
+    pub(super) fn take_gap(&mut self, gap: Gap) {
+        let index = (gap.stream as usize).min(2);
+        let length = gap.offset + gap.length - self.reached[index];
+        if length > 0 {
+            self.reached[index] += length;
+            self.spool.append_gap(index, length, gap.cause);
+        }
+        self.pieces += 1;
+    }
+
+    /// What came before this was had by an earlier agent, which could not keep it.
+    fn skip(&mut self, index: usize, offset: i64) {
+        let length = offset - self.reached[index];
+        if length > 0 {
+            self.reached[index] = offset;
+            let cause = "the host had no room to keep it when its agent ended".to_owned();
+            self.spool.append_gap(index, length, cause);
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-    use crate::tasks::spool::Room;
-
-    #[tokio::test]
-    async fn what_a_process_wrote_is_taken_though_others_hold_its_output_open() {
-        let directory = tempfile::tempdir().unwrap();
-        let room = Arc::new(Room::new(directory.path().to_owned(), 1 << 30, 0));
-        let spool = Arc::new(Spool::new(TaskId::from_bytes(&[7; 32]), room, 1 << 20));
-        let pipe = || {
-            let (theirs, ours) = std::io::pipe().unwrap();
-            (pipe::Receiver::from_owned_fd(theirs.into()).unwrap(), ours)
-        };
-        let ((stdout, mut writer), (stderr, closed)) = (pipe(), pipe());
-        writer.write_all(&[b'x'; 60_000]).unwrap();
-        drop(closed);
-        // As after a disk that kept the spool busy for longer than output is waited for.
-        let cut = CancellationToken::new();
-        cut.cancel();
-        assert!(take_output([stdout, stderr], Arc::clone(&spool), &cut).await);
-        assert_eq!(spool.produced().stdout, 60_000);
+    /// Tells the supervisor how far this is, now and then.
+    fn tell(&mut self, link: &mut Link) {
+        if self.bytes >= TELL_BYTES || self.pieces >= TELL_PIECES {
+            self.bytes = 0;
+            self.pieces = 0;
+            // Of a supervisor that is gone, the next news is just that.
+            let _: io::Result<()> = link.send(Order::Taken(Reached::new(self.reached)));
+        }
     }
 }

@@ -14,12 +14,13 @@ use tracing::info_span;
 
 use super::{
     Tasks, grace_of,
-    journal::{Accepted, Barred, Ended, Event, Held, Phase, Starting},
+    journal::{Accepted, Barred, Ended, Event, Held, Phase},
     not_after_ms,
     spool::Spool,
+    starting,
     task::Task,
 };
-use crate::connection::Session;
+use crate::{connection::Session, failpoint, supervision::Link};
 
 /// Where the environment of a process carries the trace that asked for it.
 const TRACE_VARIABLES: [(&str, &str); 2] =
@@ -75,14 +76,16 @@ impl Tasks {
                             .or_insert_with(|| value.clone());
                     }
                 }
-                // Both in one write: a task that is taken is started at once.
-                let starting = Starting {
-                    task_id: task_id.to_string(),
-                };
-                let events = vec![Event::Accepted(accepted), Event::Starting(starting)];
-                match self.0.journal.write(self.0.clock.now_ms(), events) {
-                    Ok(_) => self.run(Arc::clone(&task), command),
-                    Err(error) => self.refuse_unwritten(&task, &error),
+                // Both in one write where a supervisor waits: a task that is taken is started at once.
+                let link = self.supervisor_at_hand();
+                let mut events = vec![Event::Accepted(accepted)];
+                events.extend(link.as_ref().map(|link| starting(task_id, link.id())));
+                match self.write(events) {
+                    Ok(_) => self.run(Arc::clone(&task), command, link),
+                    Err(error) => {
+                        self.give_back(link);
+                        self.refuse_unwritten(&task, &error);
+                    }
                 }
             }
             Err(refusal) => {
@@ -97,7 +100,7 @@ impl Tasks {
                     ..Default::default()
                 };
                 let events = vec![Event::Accepted(accepted), Event::Ended(ended)];
-                match self.0.journal.write(self.0.clock.now_ms(), events) {
+                match self.write(events) {
                     Ok(position) => task.ended(position, refusal),
                     Err(error) => self.refuse_unwritten(&task, &error),
                 }
@@ -135,18 +138,29 @@ impl Tasks {
         Ok(command)
     }
 
+    /// A supervisor that waits for a task, if there is one. A failpoint that stands before the start takes the
+    /// slow road, which has a place to hold.
+    fn supervisor_at_hand(&self) -> Option<Link> {
+        match failpoint::is_armed() {
+            true => None,
+            false => self.0.supervisors.take(),
+        }
+    }
+
     /// Nothing starts that is not in the journal first.
     pub(super) fn refuse_unwritten(&self, task: &Task, error: &io::Error) {
+        let ended = self.unwritten(task, error);
+        task.ended(self.0.journal.position(), ended);
+    }
+
+    pub(super) fn unwritten(&self, task: &Task, error: &io::Error) -> task_state::Ended {
         tracing::error!(task.id = %task.id, %error, "the journal cannot be written, so the task does not start: {error}");
         let reason = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             _ => Reason::StartFailed,
         };
         let message = format!("the agent's journal cannot be written: {error}");
-        task.ended(
-            self.0.journal.position(),
-            self.over(State::Rejected, reason, message),
-        );
+        self.over(State::Rejected, reason, message)
     }
 
     /// Answers for a task that is known already; `false` if it is not.
@@ -221,11 +235,7 @@ impl Tasks {
                 .not_after
                 .map_or(i64::MAX, |time| time.seconds.saturating_mul(1000)),
         };
-        match self
-            .0
-            .journal
-            .write(self.0.clock.now_ms(), vec![Event::Barred(barred)])
-        {
+        match self.write(vec![Event::Barred(barred)]) {
             Ok(_) => drop(self.answer(task_id, session, None)),
             // Unanswered, so that the control plane asks again.
             Err(error) => {

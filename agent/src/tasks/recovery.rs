@@ -1,28 +1,33 @@
-//! What becomes of the tasks of an earlier agent. Their processes could not outlive it as tasks: what
-//! is left of them is ended, and the result is said as far as it can be proved.
+//! What becomes of the tasks of an earlier agent. Those that a supervisor holds go on; of the others, the result
+//! is said as far as it can be proved, and what is left of their processes is ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Waker};
 
 use muster_proto::{
-    agent::v1::{SealedOffer, task_state},
+    agent::v1::SealedOffer,
+    ids::TaskId,
     v1::{Reason, task::State},
 };
-use nix::unistd::Pid;
 use prost::Message;
 use tracing::{Instrument, info_span};
 
 use super::{
-    Tasks, grace_of,
-    journal::{Event, Held, Phase, Starting},
+    Tasks,
+    execution::{GRACE, Over, Taken},
+    journal::{Held, Phase},
     not_after_ms,
-    spool::Spool,
+    spool::{Content, Next, Piece, Position, Room, Spool},
     task::Task,
 };
-use crate::process::Tree;
+use crate::supervision::{
+    Left, Link, SupervisorId,
+    protocol::{Cancel, Gap, News, Order, Output},
+};
 
 impl Tasks {
-    /// Takes up what the journal holds unsettled.
-    pub(super) fn recover(&self, unsettled: Vec<Held>) {
+    /// Takes up what the journal holds unsettled, and what these supervisors hold.
+    pub(super) fn recover(&self, unsettled: Vec<Held>, alive: Vec<SupervisorId>) {
+        let mut taken_up = Vec::new();
         for held in unsettled {
             let task_id = held.task_id;
             let _entered = info_span!("task", task.id = %task_id).entered();
@@ -46,34 +51,47 @@ impl Tasks {
                 task.started(self.0.journal.position(), started);
             }
             self.0.held.lock().insert(task_id, Arc::clone(&task));
-            self.resolve(task, held);
+            let supervisor = held.supervisor.filter(|id| alive.contains(id));
+            taken_up.extend(self.resolve(task, held, supervisor));
+        }
+        for id in alive.into_iter().filter(|id| !taken_up.contains(id)) {
+            self.dismiss(id);
         }
     }
 
-    fn resolve(&self, task: Arc<Task>, held: Held) {
+    /// Says what becomes of a task; names its supervisor if that goes on with it.
+    fn resolve(
+        &self,
+        task: Arc<Task>,
+        held: Held,
+        supervisor: Option<SupervisorId>,
+    ) -> Option<SupervisorId> {
         let same_boot = held.boot_id == self.0.boot_id;
         match held.phase {
-            Phase::Ended(ended) => task.ended(self.0.journal.position(), ended),
+            Phase::Ended(ended) => {
+                Left::new(&self.0.left, task.id).forget();
+                task.ended(self.0.journal.position(), ended);
+            }
             Phase::Barred | Phase::Settled { .. } => {
                 task.ended(self.0.journal.position(), self.cancelled_before_start());
             }
+            Phase::Starting | Phase::Started if supervisor.is_some() && same_boot => {
+                self.spawn(self.clone().adopt(task, supervisor?));
+                return supervisor;
+            }
+            Phase::Starting | Phase::Started => self.spawn(self.clone().prove(task, same_boot)),
             // Not even an accepted one can be started after a reboot: that it was started may be just
             // what the power cut took from the journal.
-            Phase::Accepted | Phase::Starting | Phase::Started if !same_boot => {
-                let message = "the host was restarted while the task was in flight".to_owned();
-                self.finish(&task, self.over(State::Lost, Reason::HostRebooted, message));
-            }
+            Phase::Accepted if !same_boot => self.finish(&task, self.rebooted()),
             Phase::Accepted => self.0.waiting.lock().push(task),
-            Phase::Starting | Phase::Started => {
-                let tree = match &held.started {
-                    Some(started) => {
-                        Tree::new(Pid::from_raw(started.pid), held.start_time, held.task_id)
-                    }
-                    None => Tree::of_task(held.task_id),
-                };
-                self.end_left_over(task, tree, held.started);
-            }
         }
+        None
+    }
+
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.0
+            .running
+            .spawn(future.instrument(tracing::Span::current()));
     }
 
     /// Starts what an earlier agent had taken and not started, if it is still in time.
@@ -85,43 +103,158 @@ impl Tasks {
                 .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed)));
             match admitted {
                 Err(refusal) => self.finish(&task, refusal),
-                Ok(command) => {
-                    let starting = Starting {
-                        task_id: task.id.to_string(),
-                    };
-                    let event = Event::Starting(starting);
-                    match self.0.journal.write(self.0.clock.now_ms(), vec![event]) {
-                        Ok(_) => self.run(task, command),
-                        Err(error) => self.refuse_unwritten(&task, &error),
-                    }
-                }
+                Ok(command) => self.run(task, command, None),
             }
         }
     }
 
-    /// Ends what is left of a task's processes, and says so.
-    fn end_left_over(&self, task: Arc<Task>, tree: Tree, started: Option<task_state::Started>) {
-        let tasks = self.clone();
-        let grace: Duration = grace_of(&task.sealed_offer);
-        let span = tracing::Span::current();
-        let ending = async move {
-            let found = tree.end(grace).await;
-            let (reason, message) = match (started, found) {
-                (None, false) => (
-                    Reason::AmbiguousStart,
-                    "the agent died while it started the task; nothing proves that it ran or that it did not",
-                ),
-                (_, true) => (
-                    Reason::AgentDied,
-                    "the agent died while the task ran; what it had left running was ended",
-                ),
-                (Some(_), false) => (
-                    Reason::AgentDied,
-                    "the agent died while the task ran, and its result was not seen",
-                ),
-            };
-            tasks.finish(&task, tasks.over(State::Lost, reason, message.to_owned()));
+    /// Goes on with a task below the supervisor that holds it.
+    async fn adopt(self, task: Arc<Task>, id: SupervisorId) {
+        self.0.supervisors.adopted();
+        let over = match Link::adopt(&self.0.left, id).await {
+            Ok((mut link, holds)) if holds == task.id.to_string() => {
+                tracing::info!("found the task below its supervisor, process {}", id.pid);
+                let over = match link.resume(task.spool.produced()) {
+                    Ok(()) => self.hear(&task, &mut link).await,
+                    Err(_) => Over::SupervisorDied,
+                };
+                match over {
+                    Over::SupervisorDied => None,
+                    over => Some((link, over)),
+                }
+            }
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the supervisor of a task cannot be reached: {error}");
+                None
+            }
         };
-        self.0.running.spawn(ending.instrument(span));
+        match over {
+            Some((link, over)) => self.conclude(&task, link, over).await,
+            None => {
+                self.0.supervisors.lost();
+                self.prove(task, true).await;
+            }
+        }
+    }
+
+    /// Says what can be proved of a task without a supervisor, and ends what is left of it.
+    async fn prove(self, task: Arc<Task>, same_boot: bool) {
+        let left = Left::new(&self.0.left, task.id);
+        let (spool, directory) = (Arc::clone(&task.spool), left.directory().to_owned());
+        let limits = self.0.limits.clone();
+        let task_id = task.id;
+        let taking = tokio::task::spawn_blocking(move || {
+            let room = Room::new(directory, limits.spool, limits.free_percent);
+            take_left(task_id, &spool, room, limits.task_spool)
+        });
+        match taking.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "output of a task cannot be read: {error}"),
+            Err(_) => return, // The runtime is stopping.
+        }
+        let record = left.record();
+        let ended = match record {
+            Some(record) => {
+                if let Some(started) = record.started {
+                    self.started(&task, started);
+                }
+                match (record.ended, record.not_started) {
+                    (Some(ended), _) => self.judge(ended),
+                    (None, Some(refusal)) => {
+                        self.over(State::Failed, refusal.reason(), refusal.message.clone())
+                    }
+                    (None, None) => self.after_supervisor(&task, false).await,
+                }
+            }
+            None if same_boot => self.after_supervisor(&task, false).await,
+            None => self.rebooted(),
+        };
+        self.finish(&task, ended);
+        left.forget();
+    }
+
+    /// Lets go of a supervisor whose task is over, or ends a task that the journal does not know: nobody would
+    /// ever ask for it.
+    fn dismiss(&self, id: SupervisorId) {
+        let tasks = self.clone();
+        self.spawn(async move {
+            if let Err(error) = tasks.try_dismiss(id).await {
+                tracing::warn!(%error, "a supervisor of an earlier agent, process {}, cannot be dismissed: {error}", id.pid);
+            }
+        });
+    }
+
+    async fn try_dismiss(&self, id: SupervisorId) -> std::io::Result<()> {
+        let (mut link, holds) = Link::adopt(&self.0.left, id).await?;
+        let Ok(task_id) = holds.parse::<TaskId>() else {
+            return Ok(()); // Without a task it leaves by itself.
+        };
+        let held = self.0.journal.find(&task_id).map(|held| held.phase);
+        if !matches!(held, Some(Phase::Ended(_) | Phase::Settled { .. })) {
+            tracing::warn!(
+                task.id = holds,
+                "ending a task that the journal does not know"
+            );
+            link.resume([i64::MAX; 3])?;
+            let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+            link.send(Order::Cancel(Cancel { grace_ms }))?;
+            loop {
+                let news = tokio::select! {
+                    news = link.next() => news?,
+                    () = self.0.stopping.cancelled() => return Ok(()),
+                };
+                if matches!(news, News::Ended(_) | News::NotStarted(_)) {
+                    break;
+                }
+            }
+        }
+        link.release()
+    }
+
+    fn rebooted(&self) -> muster_proto::agent::v1::task_state::Ended {
+        let message = "the host was restarted while the task was in flight".to_owned();
+        self.over(State::Lost, Reason::HostRebooted, message)
+    }
+}
+
+/// Takes over the output that a supervisor left on disk.
+fn take_left(task_id: TaskId, spool: &Arc<Spool>, room: Room, limit: u64) -> std::io::Result<()> {
+    let left = Spool::recover(task_id, Arc::new(room), limit, None)?;
+    let mut taken = Taken::new(spool);
+    let mut position = Position::default();
+    let mut after = left.acknowledged();
+    loop {
+        let pieces = match left.next(after, Waker::noop()) {
+            Next::Piece(piece) => vec![piece],
+            Next::Stored => left.read(after, &mut position)?,
+            Next::Nothing | Next::Gone | Next::End { .. } => Vec::new(),
+        };
+        if pieces.is_empty() {
+            break;
+        }
+        for piece in pieces {
+            after = piece.sequence;
+            take_piece(&mut taken, piece);
+        }
+    }
+    left.forget();
+    Ok(())
+}
+
+fn take_piece(taken: &mut Taken, piece: Piece) {
+    let stream = piece.stream_index() as u32;
+    match piece.content {
+        Content::Data(data) => taken.take_now(Output {
+            stream,
+            offset: piece.offset,
+            data,
+        }),
+        Content::Missing { length, cause } => taken.take_gap(Gap {
+            stream,
+            offset: piece.offset,
+            length,
+            cause,
+        }),
     }
 }

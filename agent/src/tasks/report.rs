@@ -140,6 +140,7 @@ async fn drive(
             }
             Ok(Some(report_response::Message::Ack(ack))) => task.spool.acknowledge(ack.sequence),
             Ok(Some(report_response::Message::Settled(_))) => return Outcome::Settled,
+            Ok(Some(report_response::Message::Input(input))) => task.put(input),
             Ok(None) => return Outcome::Broken(Status::unavailable("the report was closed")),
             Err(status) => return Outcome::Broken(status),
         }
@@ -234,6 +235,9 @@ impl Outgoing {
             }
             self.start_sent = true;
             return Poll::Ready(Some(Message::State(state)));
+        }
+        if let Some(result) = self.task.pop_result() {
+            return Poll::Ready(Some(Message::InputResult(result)));
         }
         self.progress.waker.register(context.waker());
         let after = self.progress.after.load(Ordering::Relaxed);

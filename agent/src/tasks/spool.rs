@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 pub(crate) use self::{disk::Room, recovery::sweep};
 use self::{
     disk::SegmentFile,
-    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId},
+    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId, Size},
 };
 
 /// Pieces stay in memory for the report up to this many bytes; a slower report reads the files.
@@ -75,12 +75,8 @@ pub(crate) enum Next {
     End { last_sequence: i64 },
 }
 
-/// How much output there was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Produced {
-    pub(crate) stdout: i64,
-    pub(crate) stderr: i64,
-}
+/// How much output there was: of standard output, standard error and the terminal, bytes.
+pub(crate) type Produced = [i64; STREAMS];
 
 /// The output of one task.
 pub(crate) struct Spool {
@@ -113,6 +109,11 @@ pub(crate) struct Position {
 }
 
 impl Piece {
+    /// Where it comes from: standard output 0, standard error 1, the terminal 2.
+    pub(crate) fn stream_index(&self) -> usize {
+        self.stream
+    }
+
     pub(crate) fn stream(&self) -> OutputStream {
         OutputStream::try_from(self.stream as i32 + 1).unwrap_or(OutputStream::Unspecified)
     }
@@ -127,10 +128,20 @@ impl Content {
         }
     }
 
-    fn kept(&self) -> usize {
+    /// How many bytes it holds.
+    pub(crate) fn kept(&self) -> usize {
         match self {
             Self::Data(data) => data.len(),
             Self::Missing { .. } => 0,
+        }
+    }
+}
+
+impl Size {
+    fn of(content: &Content) -> Self {
+        Self {
+            kept: content.kept() as u64,
+            length: content.length(),
         }
     }
 }
@@ -147,6 +158,16 @@ impl Spool {
     /// For a task that begins.
     pub(crate) fn new(task_id: TaskId, room: Arc<Room>, task_limit: u64) -> Self {
         Self::with_plan(task_id, room, Plan::new(limits(task_limit)))
+    }
+
+    /// For a task whose streams have come this far.
+    pub(crate) fn new_at(
+        task_id: TaskId,
+        room: Arc<Room>,
+        task_limit: u64,
+        ends: [i64; STREAMS],
+    ) -> Self {
+        Self::with_plan(task_id, room, Plan::new_at(limits(task_limit), ends))
     }
 
     fn with_plan(task_id: TaskId, room: Arc<Room>, plan: Plan) -> Self {
@@ -172,14 +193,22 @@ impl Spool {
     /// the page cache. One caller at a time.
     pub(crate) fn append(&self, stream: OutputStream, data: Bytes) {
         let stream = (stream as usize).saturating_sub(1).min(STREAMS - 1);
-        let length = data.len() as u64;
+        self.put(stream, Content::Data(data));
+    }
+
+    /// Notes that so much of a stream was not kept by whoever had it before.
+    pub(crate) fn append_gap(&self, stream: usize, length: i64, cause: String) {
+        self.put(stream.min(STREAMS - 1), Content::Missing { length, cause });
+    }
+
+    fn put(&self, stream: usize, content: Content) {
+        let size = Size::of(&content);
         let mut inner = self.inner.lock();
-        if inner.plan.turns(length) {
+        if inner.plan.turns(size.kept) {
             inner.place = self.room.choose(SEGMENT);
         }
         let place = inner.place;
-        let placed = inner.plan.place(stream, length, place);
-        let content = Content::Data(data);
+        let placed = inner.plan.place(stream, size, place);
         let piece = Piece {
             sequence: placed.sequence,
             stream,
@@ -243,7 +272,7 @@ impl Spool {
         inner.place = Place::Memory;
         let segment = inner
             .plan
-            .move_last_to_memory(placed, stream, content.kept() as u64);
+            .move_last_to_memory(placed, stream, Size::of(&content));
         let emptied = inner
             .plan
             .segments()
@@ -273,13 +302,9 @@ impl Spool {
         inner.wake();
     }
 
-    /// How much output there has been.
+    /// How far each stream has come.
     pub(crate) fn produced(&self) -> Produced {
-        let end = self.inner.lock().plan.end();
-        Produced {
-            stdout: end[0] + end[2],
-            stderr: end[1],
-        }
+        self.inner.lock().plan.end()
     }
 
     /// The highest sequence so far.
@@ -365,6 +390,12 @@ impl Spool {
         inner.recent_bytes = 0;
         drop(inner);
         throw_away(gone);
+    }
+
+    /// Whether all of it is acknowledged.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.plan.has_tail() && inner.plan.acked() + 1 == inner.plan.next_sequence()
     }
 
     /// Up to where all is acknowledged.

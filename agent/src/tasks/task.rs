@@ -1,6 +1,7 @@
 //! One task: what it is, where it stands, and what a report says of it.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Poll, Waker},
     time::Duration,
@@ -8,13 +9,20 @@ use std::{
 
 use bytes::Bytes;
 use muster_proto::{
-    agent::v1::{TaskState, task_state},
+    agent::v1::{Input, InputResult, TaskState, task_state},
     ids::TaskId,
+    v1::InputStatus,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::spool::Spool;
+
+/// Inputs that wait for the supervisor; more are refused.
+const INPUTS: usize = 64;
+
+/// Results of inputs that wait for a report. Beyond, the oldest are dropped: their writers have gone.
+const RESULTS: usize = 1024;
 
 /// A task that this agent holds.
 pub(crate) struct Task {
@@ -34,6 +42,9 @@ pub(crate) struct Task {
 struct Inner {
     started: Option<TaskState>,
     ended: Option<TaskState>,
+    /// To the supervisor, while the process runs.
+    inputs: Option<mpsc::Sender<Input>>,
+    results: VecDeque<InputResult>,
     waker: Option<Waker>,
 }
 
@@ -71,7 +82,59 @@ impl Task {
             journal_position: position,
             event: Some(task_state::Event::Ended(ended)),
         };
-        self.change(|inner| inner.ended = Some(state));
+        self.change(|inner| {
+            inner.ended = Some(state);
+            inner.inputs = None;
+        });
+    }
+
+    /// From now on, inputs go to the receiver.
+    pub(crate) fn take_inputs(&self) -> mpsc::Receiver<Input> {
+        let (sender, receiver) = mpsc::channel(INPUTS);
+        self.inner.lock().inputs = Some(sender);
+        receiver
+    }
+
+    /// Something for the process; what becomes of it is among the [`results`](Self::pop_result).
+    pub(crate) fn put(&self, input: Input) {
+        let write_id = input.write_id.clone();
+        let mut refused = None;
+        {
+            let inner = self.inner.lock();
+            if inner.ended.is_some() {
+                refused = Some(InputStatus::Closed);
+            } else if inner.started.is_none() {
+                refused = Some(InputStatus::Starting);
+            } else if let Some(inputs) = &inner.inputs {
+                if inputs.try_send(input).is_err() {
+                    refused = Some(InputStatus::Full);
+                }
+            } else {
+                // What an earlier agent started is being looked for.
+                refused = Some(InputStatus::Starting);
+            }
+        }
+        if let Some(status) = refused {
+            self.answered(InputResult {
+                write_id,
+                status: status.into(),
+            });
+        }
+    }
+
+    /// What became of an input.
+    pub(crate) fn answered(&self, result: InputResult) {
+        self.change(|inner| {
+            if inner.results.len() == RESULTS {
+                inner.results.pop_front();
+            }
+            inner.results.push_back(result);
+        });
+    }
+
+    /// The next result of an input that no report has taken.
+    pub(crate) fn pop_result(&self) -> Option<InputResult> {
+        self.inner.lock().results.pop_front()
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
@@ -85,6 +148,11 @@ impl Task {
     /// That its process runs, if it does and that is known.
     pub(crate) fn start(&self) -> Option<TaskState> {
         self.inner.lock().started.clone()
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.inner.lock().ended.is_some()
     }
 
     /// How it ended, once it has.

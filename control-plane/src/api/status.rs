@@ -113,6 +113,9 @@ fn code(reason: Reason) -> Code {
         | Reason::HostRolledBack
         | Reason::AgentDied
         | Reason::HostGone
+        | Reason::LimitUnsupported
+        | Reason::OutputLimit
+        | Reason::SupervisorDied
         | Reason::Internal
         | Reason::Unspecified => Code::Internal,
     }

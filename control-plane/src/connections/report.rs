@@ -181,6 +181,8 @@ impl Report {
     async fn take(&self, message: Up) -> Result<(), Status> {
         match message {
             Up::Open(_) => Err(status::invalid("open", "comes once")),
+            // Taken where the inputs are.
+            Up::InputResult(_) => Ok(()),
             Up::State(state) => {
                 self.state(state);
                 Ok(())

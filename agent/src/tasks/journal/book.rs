@@ -9,6 +9,7 @@ use super::{
     super::spool::Produced,
     entry::{Entry, Event},
 };
+use crate::supervision::SupervisorId;
 
 /// A settled task is remembered at least this long after its last entry, milliseconds.
 const REMEMBERED_MS: i64 = 7 * 24 * 3600 * 1000;
@@ -27,6 +28,8 @@ pub(crate) struct Held {
     pub(crate) started: Option<task_state::Started>,
     /// When its process began, in clock ticks since boot.
     pub(crate) start_time: Option<u64>,
+    /// The supervisor that was to start it; `None` if it was not starting yet.
+    pub(crate) supervisor: Option<SupervisorId>,
     /// How much it wrote, once it has ended.
     pub(crate) produced: Option<Produced>,
 }
@@ -83,6 +86,7 @@ impl Held {
             phase,
             started: None,
             start_time: None,
+            supervisor: None,
             produced: None,
         }
     }
@@ -148,17 +152,20 @@ impl Book {
                     .entry(task_id)
                     .or_insert_with(|| Held::new(task_id, &self.boot_id, Phase::Barred));
             }
-            Event::Starting(_) => self.advance(task_id, |held| held.phase = Phase::Starting),
+            Event::Starting(starting) => self.advance(task_id, |held| {
+                held.phase = Phase::Starting;
+                held.supervisor = (starting.supervisor_pid > 0).then_some(SupervisorId {
+                    pid: starting.supervisor_pid,
+                    start_time: starting.supervisor_start_time,
+                });
+            }),
             Event::Started(started) => self.advance(task_id, |held| {
                 held.phase = Phase::Started;
                 held.started = started.started;
                 held.start_time = started.start_time;
             }),
             Event::Ended(ended) => self.advance(task_id, |held| {
-                held.produced = Some(Produced {
-                    stdout: ended.stdout_bytes,
-                    stderr: ended.stderr_bytes,
-                });
+                held.produced = Some([ended.stdout_bytes, ended.stderr_bytes, ended.pty_bytes]);
                 held.phase = Phase::Ended(ended.ended.unwrap_or_default());
             }),
             Event::Settled(settled) => {

@@ -33,7 +33,7 @@ pub(crate) enum Event {
     /// A task was taken.
     #[prost(message, tag = "3")]
     Accepted(Accepted),
-    /// Its process is about to be started. From here on it may have run.
+    /// Its process is about to be started by a supervisor. From here on it may have run.
     #[prost(message, tag = "4")]
     Starting(Starting),
     /// Its process runs.
@@ -74,6 +74,11 @@ pub(crate) struct Accepted {
 pub(crate) struct Starting {
     #[prost(string, tag = "1")]
     pub(crate) task_id: String,
+    /// The supervisor that will start it: its process id, and when it began, in clock ticks since boot.
+    #[prost(int32, tag = "2")]
+    pub(crate) supervisor_pid: i32,
+    #[prost(uint64, tag = "3")]
+    pub(crate) supervisor_start_time: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -98,6 +103,8 @@ pub(crate) struct Ended {
     pub(crate) stdout_bytes: i64,
     #[prost(int64, tag = "4")]
     pub(crate) stderr_bytes: i64,
+    #[prost(int64, tag = "5")]
+    pub(crate) pty_bytes: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -131,7 +138,7 @@ impl Entry {
         match self.event.as_ref()? {
             Event::Opened(_) => None,
             Event::Accepted(Accepted { task_id, .. })
-            | Event::Starting(Starting { task_id })
+            | Event::Starting(Starting { task_id, .. })
             | Event::Started(Started { task_id, .. })
             | Event::Ended(Ended { task_id, .. })
             | Event::Settled(Settled { task_id, .. })

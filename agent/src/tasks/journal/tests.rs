@@ -20,7 +20,11 @@ fn step(n: u8, kind: u8) -> Event {
     let task_id = task(n).to_string();
     match kind {
         0 => accepted(n, 0),
-        1 => Event::Starting(Starting { task_id }),
+        1 => Event::Starting(Starting {
+            task_id,
+            supervisor_pid: 9,
+            supervisor_start_time: 13,
+        }),
         2 => Event::Started(Started {
             task_id,
             started: Some(task_state::Started { time: None, pid: 7 }),

@@ -279,6 +279,8 @@ impl SegmentFile {
         if at < length {
             segment_file.file.set_len(at)?;
         }
+        // More may be appended.
+        (&segment_file.file).seek(SeekFrom::Start(at))?;
         segment_file.size.store(at, Ordering::Relaxed);
         room.used.fetch_add(at, Ordering::Relaxed);
         Ok((segment_file, segment))

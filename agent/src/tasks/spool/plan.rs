@@ -47,6 +47,15 @@ pub(super) struct Segment {
     pub(super) end: [i64; STREAMS],
 }
 
+/// How large a piece is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Bytes that are kept: none of a gap.
+    pub(super) kept: u64,
+    /// Bytes of the stream that it stands for.
+    pub(super) length: i64,
+}
+
 /// Where a piece goes.
 #[derive(Debug, PartialEq)]
 pub(super) struct Placed {
@@ -106,6 +115,14 @@ impl Plan {
             next_sequence: 1,
             next_segment: 0,
             acked: 0,
+        }
+    }
+
+    /// For streams that have come this far.
+    pub(super) fn new_at(limits: Limits, end: [i64; STREAMS]) -> Self {
+        Self {
+            end,
+            ..Self::new(limits)
         }
     }
 
@@ -188,9 +205,9 @@ impl Plan {
     }
 
     /// Finds room for a piece. `place` counts if it begins a segment.
-    pub(super) fn place(&mut self, stream: usize, length: u64, place: Place) -> Placed {
+    pub(super) fn place(&mut self, stream: usize, size: Size, place: Place) -> Placed {
         let offset = self.end[stream];
-        let bytes = i64::try_from(length).expect("a piece fits memory");
+        let (length, bytes) = (size.kept, size.length);
         let limit = |place| match place {
             Place::Disk => self.limits.disk,
             Place::Memory => self.limits.memory,
@@ -267,14 +284,14 @@ impl Plan {
         &mut self,
         placed: &Placed,
         stream: usize,
-        length: u64,
+        size: Size,
     ) -> SegmentId {
         let segments = if placed.sequence > 0 {
             &mut self.head
         } else {
             &mut self.tail
         };
-        let bytes = i64::try_from(length).expect("a piece fits memory");
+        let (length, bytes) = (size.kept, size.length);
         let last = segments.back_mut().expect("the piece was placed in it");
         last.pieces -= 1;
         last.bytes -= length;
@@ -352,10 +369,9 @@ impl Plan {
         self.acked = self.acked.max(sequence.min(self.next_sequence - 1));
         let mut done = Vec::new();
         while let Some(first) = self.head.front() {
-            // The open segment stays while small, to spare a file for each line of a slow writer.
-            let open = self.head.len() == 1
-                && first.place == Place::Disk
-                && first.bytes < self.limits.segment / 8;
+            // The open segment stays: it spares a file for each line of a slow writer, and tells a later agent
+            // how far numbers and streams have come.
+            let open = self.head.len() == 1 && first.place == Place::Disk;
             if open || first.first + first.pieces - 1 > self.acked {
                 break;
             }

@@ -13,11 +13,12 @@ use super::{
     Inner, Produced, Room, Spool,
     disk::{self, SegmentFile},
     gap, limits,
-    plan::{Missing, Place, Plan, Segment},
+    plan::{Missing, Place, Plan, Segment, Size},
 };
 
 impl Spool {
-    /// For a task of an earlier agent: what it left, and a gap for what is known to be missing. Complete.
+    /// For a task of an earlier agent: what it left, and a gap for what is known to be missing. More may be
+    /// appended.
     pub(crate) fn recover(
         task_id: TaskId,
         room: Arc<Room>,
@@ -66,7 +67,6 @@ impl Spool {
             if let Some(produced) = produced.filter(|_| !inner.files.is_empty()) {
                 inner.miss(produced);
             }
-            inner.ended = true;
         }
         Ok(spool)
     }
@@ -76,12 +76,13 @@ impl Inner {
     /// Adds gaps for what the process wrote and no file has.
     fn miss(&mut self, produced: Produced) {
         let end = self.plan.end();
-        for (stream, expected) in [produced.stdout, produced.stderr].into_iter().enumerate() {
+        for (stream, expected) in produced.into_iter().enumerate() {
             let length = expected - end[stream];
             if length <= 0 {
                 continue;
             }
-            let placed = self.plan.place(stream, length as u64, Place::Memory);
+            let size = Size { kept: 0, length };
+            let placed = self.plan.place(stream, size, Place::Memory);
             self.memory
                 .entry(placed.segment)
                 .or_default()

@@ -1,0 +1,172 @@
+//! The agent's end of a connection to a supervisor.
+
+use std::{
+    io,
+    os::{fd::AsRawFd as _, unix::net::UnixStream as StdStream},
+    path::Path,
+    time::Duration,
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{io::Interest, net::UnixStream};
+
+use super::{
+    SupervisorId,
+    protocol::{
+        self, Hello, News, OLDEST, Order, Reached, Release, Resume, ToAgent, ToSupervisor, VERSION,
+    },
+};
+
+/// Read at once, bytes.
+const READ: usize = 64 << 10;
+
+/// Bytes of orders that may wait for the socket before more are put off.
+const WAITING_MAX: usize = 256 << 10;
+
+/// How long a supervisor may take to say who it is.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection to a supervisor.
+#[derive(Debug)]
+pub(crate) struct Link {
+    id: SupervisorId,
+    stream: UnixStream,
+    inbox: BytesMut,
+    outbox: BytesMut,
+    /// It was started by an earlier agent: it leaves once its task is done.
+    adopted: bool,
+}
+
+impl Link {
+    /// To a supervisor that is about to begin.
+    pub(super) async fn begin(stream: StdStream) -> io::Result<Self> {
+        let (link, _) = Self::hear_hello(stream, false).await?;
+        Ok(link)
+    }
+
+    /// To a supervisor of an earlier agent. Says which task it holds, if any.
+    pub(crate) async fn adopt(directory: &Path, id: SupervisorId) -> io::Result<(Self, String)> {
+        // The path of the directory may be longer than a socket's may be.
+        let directory = std::fs::File::open(directory)?;
+        let path = Path::new("/proc/self/fd")
+            .join(directory.as_raw_fd().to_string())
+            .join(id.file_name());
+        let stream = StdStream::connect(path)?;
+        let (link, hello) = Self::hear_hello(stream, true).await?;
+        if hello.version < OLDEST {
+            return Err(io::Error::other(format!(
+                "the supervisor speaks version {}, and this agent none before {OLDEST}",
+                hello.version
+            )));
+        }
+        Ok((link, hello.task_id))
+    }
+
+    async fn hear_hello(stream: StdStream, adopted: bool) -> io::Result<(Self, Hello)> {
+        stream.set_nonblocking(true)?;
+        let mut link = Self {
+            id: SupervisorId {
+                pid: 0,
+                start_time: 0,
+            },
+            stream: UnixStream::from_std(stream)?,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            adopted,
+        };
+        match tokio::time::timeout(HELLO_LIMIT, link.next()).await?? {
+            News::Hello(hello) => {
+                link.id = SupervisorId {
+                    pid: hello.pid,
+                    start_time: hello.start_time,
+                };
+                Ok((link, hello))
+            }
+            _ => Err(io::Error::other("a supervisor did not say who it is")),
+        }
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn id(&self) -> SupervisorId {
+        self.id
+    }
+
+    /// Whether it can be used for another task.
+    pub(crate) fn is_reusable(&self) -> bool {
+        !self.adopted
+    }
+
+    /// Sends an order as far as the socket takes it; the rest goes with [`next`](Self::next). An error is a
+    /// supervisor that is gone.
+    pub(crate) fn send(&mut self, order: Order) -> io::Result<()> {
+        protocol::put(&mut self.outbox, &ToSupervisor { order: Some(order) });
+        self.flush()
+    }
+
+    /// Goes on with a task of an earlier agent, of whose output there is this much.
+    pub(crate) fn resume(&mut self, reached: [i64; 3]) -> io::Result<()> {
+        self.send(Order::Resume(Resume {
+            version: VERSION,
+            reached: Reached::new(reached),
+        }))
+    }
+
+    /// The end of the task is in the journal.
+    pub(crate) fn release(&mut self) -> io::Result<()> {
+        self.send(Order::Release(Release {}))
+    }
+
+    /// Whether more orders should wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.outbox.len() > WAITING_MAX
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            match self.stream.try_write(&self.outbox) {
+                Ok(written) => self.outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.outbox = BytesMut::new();
+        Ok(())
+    }
+
+    /// The next thing that the supervisor says. An error is a supervisor that is gone. Safe to drop and call
+    /// again.
+    pub(crate) async fn next(&mut self) -> io::Result<News> {
+        loop {
+            match protocol::take::<ToAgent>(&mut self.inbox)? {
+                Some(ToAgent { news: Some(news) }) => return Ok(news),
+                // A later supervisor may say what this agent does not know.
+                Some(ToAgent { news: None }) => continue,
+                None => {}
+            }
+            if self.inbox.is_empty() {
+                // Memory is taken only once there is something to read.
+                self.inbox = BytesMut::new();
+            }
+            let mut interest = Interest::READABLE;
+            if !self.outbox.is_empty() {
+                interest |= Interest::WRITABLE;
+            }
+            let ready = self.stream.ready(interest).await?;
+            if ready.is_writable() {
+                // What it still said before it went is heard first.
+                if self.flush().is_err() {
+                    self.outbox = BytesMut::new();
+                }
+            }
+            if ready.is_readable() {
+                self.inbox.reserve(READ);
+                match self.stream.try_read_buf(&mut self.inbox) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The output of a task, from the process to the moment that the agent has written it down. In memory while the
+//! agent keeps up; on disk, with the limits of a spool, once it does not.
+
+use std::{collections::VecDeque, path::Path, sync::Arc, task::Waker};
+
+use bytes::Bytes;
+use muster_proto::{ids::TaskId, v1::OutputStream};
+
+use crate::tasks::spool::{Content, Next, Piece, Position, Room, Spool};
+
+/// Kept in memory, or sent and not yet taken, bytes.
+const WINDOW: usize = 1 << 20;
+
+/// What a piece costs beside its bytes, about.
+const PIECE: usize = 128;
+
+/// Where output is kept on disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes: u64,
+    pub(super) free_percent: u64,
+}
+
+/// The output of one task.
+pub(super) struct Output {
+    task_id: TaskId,
+    limits: Limits,
+    /// How far each stream has come, and how much of it the agent has.
+    ends: [i64; 3],
+    taken: [i64; 3],
+    /// Not taken, in order; the first `said` were sent.
+    kept: VecDeque<Kept>,
+    said: usize,
+    weight: usize,
+    spilled: Option<Spilled>,
+}
+
+struct Kept {
+    stream: usize,
+    offset: i64,
+    data: Bytes,
+}
+
+/// On disk, because the agent does not keep up.
+struct Spilled {
+    spool: Spool,
+    position: Position,
+    /// The sequence that was sent last.
+    said: i64,
+    /// Read from the files and not sent.
+    ready: VecDeque<Piece>,
+    /// Sent and not taken: sequence, stream, where it ends there, what it weighs.
+    flying: VecDeque<(i64, usize, i64, usize)>,
+    weight: usize,
+}
+
+/// The next thing to send.
+pub(super) struct ToSend {
+    pub(super) stream: usize,
+    pub(super) offset: i64,
+    pub(super) content: Content,
+}
+
+impl Output {
+    pub(super) fn new(task_id: TaskId, limits: Limits) -> Self {
+        Self {
+            task_id,
+            limits,
+            ends: [0; 3],
+            taken: [0; 3],
+            kept: VecDeque::new(),
+            said: 0,
+            weight: 0,
+            spilled: None,
+        }
+    }
+
+    /// Whether more may be read from the process now.
+    pub(super) fn has_room(&self) -> bool {
+        self.spilled.is_some() || self.weight < WINDOW
+    }
+
+    /// Takes output of the process.
+    pub(super) fn append(&mut self, stream: usize, data: Bytes) {
+        let offset = self.ends[stream];
+        self.ends[stream] += data.len() as i64;
+        match &self.spilled {
+            Some(spilled) => spilled.spool.append(named(stream), data),
+            None => {
+                self.weight += data.len() + PIECE;
+                self.kept.push_back(Kept {
+                    stream,
+                    offset,
+                    data,
+                });
+            }
+        }
+    }
+
+    /// The next thing to send, which then counts as sent.
+    pub(super) fn next(&mut self) -> Option<ToSend> {
+        loop {
+            let Some(spilled) = &mut self.spilled else {
+                let kept = self.kept.get(self.said)?;
+                self.said += 1;
+                return Some(ToSend {
+                    stream: kept.stream,
+                    offset: kept.offset,
+                    content: Content::Data(kept.data.clone()),
+                });
+            };
+            if spilled.weight >= WINDOW {
+                return None;
+            }
+            let piece = spilled.next()?;
+            let (stream, offset) = (piece.stream_index(), piece.offset);
+            if offset + piece.content.length() > self.taken[stream] {
+                return Some(ToSend {
+                    stream,
+                    offset,
+                    content: piece.content,
+                });
+            }
+            // The agent had written it down before it was away.
+            self.let_go();
+        }
+    }
+
+    /// Whether everything was sent.
+    pub(super) fn is_said(&mut self) -> bool {
+        match &mut self.spilled {
+            None => self.said == self.kept.len(),
+            Some(spilled) => spilled.ready.is_empty() && spilled.look(),
+        }
+    }
+
+    /// The agent has this much.
+    pub(super) fn taken(&mut self, reached: [i64; 3]) {
+        for (taken, reached) in self.taken.iter_mut().zip(reached) {
+            *taken = reached.max(*taken);
+        }
+        self.let_go();
+    }
+
+    /// Another agent goes on, and has this much.
+    pub(super) fn resume(&mut self, reached: [i64; 3]) {
+        self.said = 0;
+        if let Some(spilled) = &mut self.spilled {
+            spilled.said = spilled.spool.acknowledged();
+            spilled.ready.clear();
+            spilled.flying.clear();
+            spilled.weight = 0;
+        }
+        self.taken(reached);
+    }
+
+    /// Keeps on disk from now on what the agent does not have, until it has caught up.
+    pub(super) fn spill(&mut self) {
+        if self.spilled.is_some() {
+            return;
+        }
+        let room = Room::new(
+            Path::new(".").to_owned(),
+            self.limits.bytes,
+            self.limits.free_percent,
+        );
+        let spool = Spool::new_at(
+            self.task_id,
+            Arc::new(room),
+            self.limits.bytes,
+            self.begin(),
+        );
+        for kept in self.kept.drain(..) {
+            spool.append(named(kept.stream), kept.data);
+        }
+        self.said = 0;
+        self.weight = 0;
+        self.spilled = Some(Spilled {
+            spool,
+            position: Position::default(),
+            said: 0,
+            ready: VecDeque::new(),
+            flying: VecDeque::new(),
+            weight: 0,
+        });
+    }
+
+    /// Whether the agent lacks nothing.
+    pub(super) fn is_taken(&self) -> bool {
+        self.kept.is_empty() && self.spilled.is_none()
+    }
+
+    /// Throws away what is on disk.
+    pub(super) fn forget(&mut self) {
+        if let Some(spilled) = self.spilled.take() {
+            spilled.spool.forget();
+        }
+    }
+
+    /// Where each stream begins in what is kept in memory.
+    fn begin(&self) -> [i64; 3] {
+        let mut begin = self.ends;
+        for kept in self.kept.iter().rev() {
+            begin[kept.stream] = kept.offset;
+        }
+        begin
+    }
+
+    fn let_go(&mut self) {
+        while let Some(first) = self.kept.front()
+            && first.offset + first.data.len() as i64 <= self.taken[first.stream]
+        {
+            self.weight -= first.data.len() + PIECE;
+            self.kept.pop_front();
+            self.said = self.said.saturating_sub(1);
+        }
+        let Some(spilled) = &mut self.spilled else {
+            return;
+        };
+        while let Some(&(sequence, stream, end, weight)) = spilled.flying.front()
+            && end <= self.taken[stream]
+        {
+            spilled.flying.pop_front();
+            spilled.weight -= weight;
+            spilled.spool.acknowledge(sequence);
+        }
+        if spilled.spool.is_acknowledged() {
+            spilled.spool.forget();
+            self.spilled = None;
+        }
+    }
+}
+
+impl Spilled {
+    /// The next piece, which is on its way from now on.
+    fn next(&mut self) -> Option<Piece> {
+        self.look();
+        let piece = self.ready.pop_front()?;
+        let end = piece.offset + piece.content.length();
+        let weight = piece.content.kept() + PIECE;
+        self.said = piece.sequence;
+        self.weight += weight;
+        self.flying
+            .push_back((piece.sequence, piece.stream_index(), end, weight));
+        Some(piece)
+    }
+
+    /// Looks for pieces to send; says whether there are none.
+    fn look(&mut self) -> bool {
+        if self.ready.is_empty() {
+            match self.spool.next(self.said, Waker::noop()) {
+                Next::Piece(piece) => self.ready.push_back(piece),
+                Next::Stored => {
+                    if let Ok(pieces) = self.spool.read(self.said, &mut self.position) {
+                        self.ready = pieces.into();
+                    }
+                }
+                Next::Nothing | Next::Gone | Next::End { .. } => {}
+            }
+        }
+        self.ready.is_empty()
+    }
+}
+
+fn named(stream: usize) -> OutputStream {
+    match stream {
+        0 => OutputStream::Stdout,
+        1 => OutputStream::Stderr,
+        _ => OutputStream::Pty,
+    }
+}

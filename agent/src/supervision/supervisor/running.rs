@@ -1,0 +1,389 @@
+//! One task below a supervisor: its process, what it writes, its time, its end.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use muster_proto::{
+    agent::v1::{InputResult, task_state},
+    ids::TaskId,
+    v1::Reason,
+};
+use nix::{sys::wait::WaitStatus, unistd::Pid};
+
+use super::{
+    input::{self, Input},
+    output::{Limits, Output},
+    peer::Peer,
+    source::Source,
+};
+use crate::{
+    process::{Child, Ending, Host, Program, StartError, Streams, Tree, Wanted},
+    supervision::{
+        protocol::{Cause, Ended, Gap, News, NotStarted, Record, Start, Started},
+        record::Left,
+    },
+    tasks::spool::Content,
+};
+
+/// How long output is taken after the process ended, while something that it left running holds it open.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// An agent that takes nothing for so long, while more waits than fits memory, is not waited for any longer.
+const STALL: Duration = Duration::from_millis(250);
+
+/// A task that ended is kept for an agent so long.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The kind of a terminal where nobody says.
+const TERM: &str = "xterm-256color";
+
+const LEFT_RUNNING: &str = "the process ended, but something that it left running holds its output open; \
+                            what that writes is not taken any more";
+
+/// A task, from its start until the agent has written down its end.
+pub(super) struct Running {
+    pub(super) task_id: TaskId,
+    began: Instant,
+    started: Option<Started>,
+    not_started: Option<NotStarted>,
+    /// The process while it runs.
+    leader: Option<Pid>,
+    tree: Tree,
+    pub(super) sources: Vec<Source>,
+    pub(super) input: Input,
+    output: Output,
+    exit: Option<WaitStatus>,
+    run_time: Duration,
+    cause: Cause,
+    timeout: Option<Duration>,
+    grace: Duration,
+    ending: Option<Ending>,
+    drain: Option<Instant>,
+    /// Since when the agent takes nothing of what waits.
+    stalled: Option<Instant>,
+    note: &'static str,
+    ended: Option<(Ended, Instant)>,
+    end_said: bool,
+    recorded: bool,
+}
+
+impl Running {
+    /// Starts the process.
+    pub(super) fn start(host: &Host, task_id: TaskId, start: Start) -> Self {
+        let began = Instant::now();
+        let limits = Limits {
+            bytes: start.spool_bytes,
+            free_percent: start.spool_free_percent,
+        };
+        let mut running = Self {
+            task_id,
+            began,
+            started: None,
+            not_started: None,
+            leader: None,
+            tree: Tree::of_task(task_id),
+            sources: Vec::new(),
+            input: Input::new(None, false, &Bytes::new(), false),
+            output: Output::new(task_id, limits),
+            exit: None,
+            run_time: Duration::ZERO,
+            cause: Cause::ByItself,
+            timeout: start.timeout_ms.map(Duration::from_millis),
+            grace: Duration::from_millis(start.grace_ms),
+            ending: None,
+            drain: None,
+            stalled: None,
+            note: "",
+            ended: None,
+            end_said: false,
+            recorded: false,
+        };
+        let (stdin, open) = (start.stdin.clone(), start.open_stdin);
+        match host.start(program(task_id, start)) {
+            Ok(child) => running.take(child, &stdin, open),
+            Err(StartError { reason, message }) => {
+                running.not_started = Some(NotStarted {
+                    reason: reason.into(),
+                    message,
+                });
+            }
+        }
+        running
+    }
+
+    fn take(&mut self, child: Child, stdin: &Bytes, open: bool) {
+        self.leader = Some(child.pid);
+        self.started = Some(Started {
+            started: task_state::Started {
+                time: Some(SystemTime::now().into()),
+                pid: child.pid.as_raw(),
+            },
+            start_time: child.tree.start_time(),
+        });
+        self.tree = child.tree;
+        match child.streams {
+            Streams::Pipes {
+                stdin: file,
+                stdout,
+                stderr,
+            } => {
+                self.input = Input::new(file, false, stdin, open);
+                self.sources = vec![Source::new(0, stdout), Source::new(1, stderr)];
+            }
+            Streams::Terminal { master } => {
+                // Without a second descriptor nothing can be put in, and the process runs all the same.
+                self.input = Input::new(master.try_clone().ok(), true, stdin, true);
+                self.sources = vec![Source::new(2, master)];
+            }
+        }
+    }
+
+    /// What an agent has to hear first.
+    pub(super) fn introduce(&self, peer: &mut Peer) {
+        if let Some(started) = &self.started {
+            peer.say(News::Started(started.clone()));
+        }
+        if let Some(not_started) = &self.not_started {
+            peer.say(News::NotStarted(not_started.clone()));
+        }
+    }
+
+    /// Another agent goes on, and has this much of the output.
+    pub(super) fn resume(&mut self, reached: [i64; 3]) {
+        self.output.resume(reached);
+        self.end_said = false;
+    }
+
+    /// The agent has this much of the output.
+    pub(super) fn taken(&mut self, reached: [i64; 3]) {
+        self.output.taken(reached);
+        self.stalled = None;
+    }
+
+    /// Ends the tree, politely for so long. A second wish with a shorter grace counts too.
+    pub(super) fn cancel(&mut self, grace: Duration) {
+        if self.ended.is_some() || self.started.is_none() {
+            return;
+        }
+        if self.cause == Cause::ByItself && self.exit.is_none() {
+            self.cause = Cause::Cancelled;
+        }
+        self.ending = Some(self.tree.begin_end(grace));
+    }
+
+    /// Puts something into the process.
+    pub(super) fn put(&mut self, input: muster_proto::agent::v1::Input) -> News {
+        let status = self.input.put(&input.write_id, input.input, self.leader);
+        News::InputResult(InputResult {
+            write_id: input.write_id,
+            status: status.into(),
+        })
+    }
+
+    /// A child of this supervisor has ended.
+    pub(super) fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
+        if self.leader == Some(pid) {
+            self.leader = None;
+            self.exit = Some(status);
+            self.run_time = self.began.elapsed();
+            self.drain = Some(Instant::now() + DRAIN);
+        }
+    }
+
+    /// Whether output may be read now. What waits longer than the agent is given leaves memory.
+    pub(super) fn may_read(&self) -> bool {
+        self.output.has_room()
+    }
+
+    /// Reads one of the sources, which has something.
+    pub(super) fn read(&mut self, index: usize) {
+        let source = &mut self.sources[index];
+        if let Some(data) = source.read() {
+            self.output.append(source.stream, data);
+        }
+    }
+
+    /// When [`progress`](Self::progress) is due though nothing happens.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let timeout = self
+            .timeout
+            .filter(|_| self.exit.is_none() && self.cause == Cause::ByItself);
+        [
+            timeout.and_then(|timeout| self.began.checked_add(timeout)),
+            self.ending.as_ref().map(Ending::next),
+            self.drain.filter(|_| self.ending.is_none()),
+            self.stalled.map(|since| since + STALL),
+            self.ended.as_ref().map(|(_, at)| *at + RETENTION),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due, and says what can be said. `false` once nobody has asked for the task in all its time.
+    pub(super) fn progress(&mut self, peer: Option<&mut Peer>) -> bool {
+        let now = Instant::now();
+        self.keep_time(now);
+        if self.ended.is_none() && self.is_over() {
+            self.input.close();
+            self.ended = Some((self.end(), now));
+        }
+        match peer {
+            Some(peer) => {
+                if self.output.has_room() {
+                    self.stalled = None;
+                } else if *self.stalled.get_or_insert(now) + STALL <= now {
+                    self.output.spill();
+                    self.stalled = None;
+                }
+                self.say(peer);
+                true
+            }
+            None => {
+                self.stalled = None;
+                self.wait_for_an_agent(now)
+            }
+        }
+    }
+
+    fn keep_time(&mut self, now: Instant) {
+        if let Some(timeout) = self.timeout
+            && self.exit.is_none()
+            && self.cause == Cause::ByItself
+            && self.started.is_some()
+            && now.duration_since(self.began) >= timeout
+        {
+            self.cause = Cause::TimedOut;
+            self.ending = Some(self.tree.begin_end(self.grace));
+        }
+        if let Some(ending) = &mut self.ending
+            && ending.next() <= now
+            && ending.look()
+        {
+            self.ending = None;
+        }
+        if self.ending.is_none() && self.drain.is_some_and(|drain| drain <= now) {
+            self.drain = None;
+            for source in &mut self.sources {
+                let output = &mut self.output;
+                source.drain(|stream, data| output.append(stream, data));
+                if source.is_open() {
+                    self.note = LEFT_RUNNING;
+                    source.close();
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let silent = !self.sources.iter().any(Source::is_open);
+        self.started.is_some() && self.exit.is_some() && silent && self.ending.is_none()
+    }
+
+    fn end(&self) -> Ended {
+        let (exit_code, signal) = match self.exit {
+            Some(WaitStatus::Exited(_, code)) => (Some(code), String::new()),
+            Some(WaitStatus::Signaled(_, signal, _)) => (None, signal.as_str().to_owned()),
+            _ => (None, String::new()),
+        };
+        Ended {
+            exit_code,
+            signal,
+            cause: self.cause.into(),
+            run_time_us: u64::try_from(self.run_time.as_micros()).unwrap_or(u64::MAX),
+            note: self.note.to_owned(),
+            time: Some(SystemTime::now().into()),
+        }
+    }
+
+    fn say(&mut self, peer: &mut Peer) {
+        while peer.has_room()
+            && let Some(next) = self.output.next()
+        {
+            match next.content {
+                Content::Data(data) => peer.say_output(next.stream, next.offset, data),
+                Content::Missing { length, cause } => peer.say(News::Gap(Gap {
+                    stream: next.stream as u32,
+                    offset: next.offset,
+                    length,
+                    cause,
+                })),
+            }
+        }
+        if let Some((ended, _)) = &self.ended
+            && !self.end_said
+            && peer.resumed
+            && self.output.is_said()
+        {
+            peer.say(News::Ended(ended.clone()));
+            self.end_said = true;
+        }
+    }
+
+    /// Without an agent: all goes to the disk, so that even the end of this process loses nothing.
+    fn wait_for_an_agent(&mut self, now: Instant) -> bool {
+        if !self.output.is_taken() {
+            self.output.spill();
+        }
+        let over = self.ended.is_some() || self.not_started.is_some();
+        if over && !self.recorded {
+            self.recorded = true;
+            let record = Record {
+                started: self.started.clone(),
+                not_started: self.not_started.clone(),
+                ended: self.ended.as_ref().map(|(ended, _)| ended.clone()),
+            };
+            // Where it cannot be written, it is still known here.
+            let _ = Left::new(Path::new("."), self.task_id).write(&record);
+        }
+        self.ended
+            .as_ref()
+            .is_none_or(|(_, at)| now.duration_since(*at) < RETENTION)
+    }
+
+    /// The agent has all of it.
+    pub(super) fn forget(mut self) {
+        self.output.forget();
+        if self.recorded {
+            Left::new(Path::new("."), self.task_id).forget();
+        }
+    }
+}
+
+fn program(task_id: TaskId, start: Start) -> Program {
+    let streams = match start.terminal {
+        Some(terminal) => Wanted::Terminal {
+            size: input::size(&terminal),
+            term: if terminal.term.is_empty() {
+                TERM.to_owned()
+            } else {
+                terminal.term
+            },
+        },
+        None => Wanted::Pipes {
+            stdin: start.open_stdin || !start.stdin.is_empty(),
+        },
+    };
+    let env = start.env.into_iter();
+    Program {
+        task_id,
+        argv: start.argv,
+        cwd: (!start.cwd.is_empty()).then(|| PathBuf::from(start.cwd)),
+        env: env
+            .map(|variable| (variable.name, variable.value))
+            .collect(),
+        user: (!start.user.is_empty()).then_some(start.user),
+        streams,
+    }
+}
+
+/// A task whose start makes no sense.
+pub(super) fn refused() -> News {
+    News::NotStarted(NotStarted {
+        reason: Reason::ArgumentInvalid.into(),
+        message: "a task has an id and a program".to_owned(),
+    })
+}
