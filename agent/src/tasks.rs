@@ -36,7 +36,7 @@ use crate::{
     process::{StartError, Tree},
     supervision::{
         self, Link, Pool, SupervisorId,
-        protocol::{self, Cause, Order, Start},
+        protocol::{self, Cause, Order},
     },
 };
 
@@ -158,55 +158,36 @@ impl Tasks {
     }
 
     /// Runs a task that stands in the journal: as starting below the supervisor at the other end of the link, or
-    /// as taken without one.
-    fn run(&self, task: Arc<Task>, command: Command, link: Option<Link>) {
-        let started = self.begin(&task, command, link);
-        let tasks = self.clone();
-        let span = tracing::Span::current();
-        self.0.running.spawn(
-            async move {
-                match started {
-                    Ok((start, link)) => tasks.execute(&task, start, link).await,
-                    Err((refusal, link)) => {
-                        tasks.finish(&task, refusal);
-                        tasks.give_back(link);
-                    }
-                }
-            }
-            .instrument(span),
-        );
-    }
-
-    /// Tells a supervisor that waits to start the task: one write, before anything else is done.
-    #[allow(clippy::type_complexity)]
-    fn begin(
-        &self,
-        task: &Task,
-        command: Command,
-        mut link: Option<Link>,
-    ) -> Result<(Start, Option<Link>), (task_state::Ended, Option<Link>)> {
+    /// as taken without one. A supervisor that waits hears of it before anything else is done.
+    fn run(&self, task: Arc<Task>, command: Command, mut link: Option<Link>) {
         if task.cancel.borrow().is_some() {
-            return Err((self.cancelled_before_start(), link));
+            self.finish(&task, self.cancelled_before_start());
+            return self.give_back(link);
         }
         let mut start = match execution::start(task.id, command) {
             Ok(start) => start,
             Err(StartError { reason, message }) => {
-                return Err((self.over(State::Failed, reason, message), link));
+                self.finish(&task, self.over(State::Failed, reason, message));
+                return self.give_back(link);
             }
         };
         start.spool_bytes = self.0.limits.task_spool;
         start.spool_free_percent = self.0.limits.free_percent;
+        let start = protocol::frame(Order::Start(start));
         if let Some(waiting) = &mut link
-            && waiting.send(Order::Start(start.clone())).is_err()
+            && waiting.send_frame(&start).is_err()
         {
             // It is gone, and has not heard of the task.
             self.0.supervisors.lost();
             link = None;
         }
-        Ok((start, link))
+        let tasks = self.clone();
+        let span = tracing::Span::current();
+        let executing = async move { tasks.execute(&task, start, link).await };
+        self.0.running.spawn(executing.instrument(span));
     }
 
-    async fn execute(&self, task: &Arc<Task>, start: Start, link: Option<Link>) {
+    async fn execute(&self, task: &Arc<Task>, start: Bytes, link: Option<Link>) {
         let mut link = match link {
             Some(link) => link,
             None => match self.start_below_a_new_one(task, start).await {
@@ -222,7 +203,7 @@ impl Tasks {
     async fn start_below_a_new_one(
         &self,
         task: &Task,
-        start: Start,
+        start: Bytes,
     ) -> Result<Link, task_state::Ended> {
         failpoint::reached("accepted").await;
         let failed = |message| self.over(State::Failed, Reason::StartFailed, message);
@@ -241,7 +222,7 @@ impl Tasks {
                 return Err(self.unwritten(task, &error));
             }
             failpoint::reached("starting").await;
-            if link.send(Order::Start(start.clone())).is_ok() {
+            if link.send_frame(&start).is_ok() {
                 return Ok(link);
             }
             self.0.supervisors.lost();
@@ -267,15 +248,18 @@ impl Tasks {
         };
         failpoint::reached("ended").await;
         self.finish(task, ended);
-        let released = link.release();
-        self.give_back(Some(link).filter(|_| released.is_ok()));
+        match link.release() {
+            Ok(()) => self.give_back(Some(link)),
+            Err(_) => self.0.supervisors.lost(),
+        }
     }
 
     /// A supervisor may serve the next task, if it is there and one of ours.
     fn give_back(&self, link: Option<Link>) {
         match link {
             Some(link) if link.is_reusable() => self.0.supervisors.put(link),
-            _ => self.0.supervisors.lost(),
+            Some(_) => self.0.supervisors.lost(),
+            None => {}
         }
     }
 

@@ -17,8 +17,9 @@ use super::{
     },
 };
 
-/// Read at once, bytes.
-const READ: usize = 64 << 10;
+/// Read at once, bytes: what most say fits the first; output needs the second.
+const READ: usize = 4 << 10;
+const READ_LARGE: usize = 64 << 10;
 
 /// Bytes of orders that may wait for the socket before more are put off.
 const WAITING_MAX: usize = 256 << 10;
@@ -33,6 +34,8 @@ pub(crate) struct Link {
     stream: UnixStream,
     inbox: BytesMut,
     outbox: BytesMut,
+    /// The last read was a large one.
+    is_busy: bool,
     /// It was started by an earlier agent: it leaves once its task is done.
     adopted: bool,
 }
@@ -72,6 +75,7 @@ impl Link {
             stream: UnixStream::from_std(stream)?,
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
+            is_busy: false,
             adopted,
         };
         match tokio::time::timeout(HELLO_LIMIT, link.next()).await?? {
@@ -100,6 +104,12 @@ impl Link {
     /// supervisor that is gone.
     pub(crate) fn send(&mut self, order: Order) -> io::Result<()> {
         protocol::put(&mut self.outbox, &ToSupervisor { order: Some(order) });
+        self.flush()
+    }
+
+    /// Sends an order that is a frame already.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.outbox.extend_from_slice(frame);
         self.flush()
     }
 
@@ -159,10 +169,11 @@ impl Link {
                 }
             }
             if ready.is_readable() {
-                self.inbox.reserve(READ);
+                let room = if self.is_busy { READ_LARGE } else { READ };
+                self.inbox.reserve(room);
                 match self.stream.try_read_buf(&mut self.inbox) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(_) => {}
+                    Ok(read) => self.is_busy = read >= READ,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }

@@ -263,6 +263,13 @@ pub(crate) fn put(bytes: &mut BytesMut, message: &impl Message) {
     message.encode(bytes).expect("there is room");
 }
 
+/// An order as it is sent.
+pub(crate) fn frame(order: Order) -> Bytes {
+    let mut bytes = BytesMut::new();
+    put(&mut bytes, &ToSupervisor { order: Some(order) });
+    bytes.freeze()
+}
+
 /// The part of an output's frame before its bytes, so that these need not be copied.
 pub(crate) fn head_of_output(stream: usize, offset: i64, length: usize) -> Bytes {
     let output = Output {

@@ -16,6 +16,9 @@ use crate::supervision::protocol::{self, News, Order, ToAgent, ToSupervisor};
 /// Read at once, bytes.
 const READ: usize = 16 << 10;
 
+/// Memory for what is read that stays from task to task, bytes.
+const READ_KEPT: usize = 64 << 10;
+
 /// Output is handed over only while fewer parts than this wait for the socket; so what is known about it stays
 /// with whoever keeps it.
 const QUEUE: usize = 8;
@@ -118,7 +121,7 @@ impl Peer {
                 // A later agent may say what we do not know.
                 Some(ToSupervisor { order: None }) => {}
                 None => {
-                    if self.inbox.is_empty() {
+                    if self.inbox.is_empty() && self.inbox.capacity() > READ_KEPT {
                         self.inbox = BytesMut::new();
                     }
                     return Ok(None);
