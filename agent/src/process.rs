@@ -218,7 +218,7 @@ impl Host {
         };
         Ok(Child {
             pid,
-            tree: Tree::new(pid, start_time(pid), program.task_id),
+            tree: Tree::new(pid, start_time(pid), program.task_id).with_our_children(),
             streams,
         })
     }

@@ -195,6 +195,7 @@ impl Tasks {
                 Err(refusal) => return self.finish(task, refusal),
             },
         };
+        failpoint::reached("sent").await;
         let over = self.hear(task, &mut link).await;
         self.conclude(task, link, over).await;
     }
@@ -234,9 +235,13 @@ impl Tasks {
 
     /// Writes down how a task ended that a supervisor held, and lets that go.
     async fn conclude(&self, task: &Arc<Task>, mut link: Link, over: Over) {
+        let mut reusable = link.is_reusable();
         let ended = match over {
             Over::Left => return self.0.supervisors.lost(),
-            Over::Ended(ended) => self.judge(ended),
+            Over::Ended(ended) => {
+                reusable &= !ended.leaves;
+                self.judge(ended)
+            }
             Over::NotStarted(refusal) => {
                 self.over(State::Failed, refusal.reason(), refusal.message.clone())
             }
@@ -249,17 +254,15 @@ impl Tasks {
         failpoint::reached("ended").await;
         self.finish(task, ended);
         match link.release() {
-            Ok(()) => self.give_back(Some(link)),
-            Err(_) => self.0.supervisors.lost(),
+            Ok(()) if reusable => self.0.supervisors.put(link),
+            _ => self.0.supervisors.lost(),
         }
     }
 
-    /// A supervisor may serve the next task, if it is there and one of ours.
+    /// A supervisor that was to start a task waits for another one.
     fn give_back(&self, link: Option<Link>) {
-        match link {
-            Some(link) if link.is_reusable() => self.0.supervisors.put(link),
-            Some(_) => self.0.supervisors.lost(),
-            None => {}
+        if let Some(link) = link {
+            self.0.supervisors.put(link);
         }
     }
 

@@ -199,32 +199,6 @@ async fn every_job_that_was_acknowledged_survives_a_kill() {
 }
 
 #[tokio::test]
-async fn a_killed_agent_leaves_its_task_lost_and_ends_what_it_left_running() {
-    let (fleet, host) = Fleet::with_host("web-1").await;
-    let tally = Tally::new(fleet.directory());
-    let job = fleet
-        .operator()
-        .run("web-1", format!("{}; sleep 600", tally.mark()))
-        .await;
-    job.reaches(State::Running).await;
-    eventually(PATIENCE, "it sleeps", || async {
-        (!fleet.processes("sleep 600").is_empty()).then_some(())
-    })
-    .await;
-    host.kill();
-    host.start(&fleet);
-    let task = job.reaches(State::Lost).await;
-    assert_eq!(task.reason(), Reason::AgentDied);
-    eventually(PATIENCE, "what it left is ended", || async {
-        fleet.processes("sleep 600").is_empty().then_some(())
-    })
-    .await;
-    assert_eq!(tally.runs(), 1);
-    // The host is as good as new.
-    fleet.operator().run("web-1", "true").await.succeeds().await;
-}
-
-#[tokio::test]
 async fn an_agent_back_with_an_empty_journal_starts_nothing_again() {
     let (fleet, host) = Fleet::with_host("web-1").await;
     let tally = Tally::new(fleet.directory());

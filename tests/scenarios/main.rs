@@ -14,3 +14,4 @@ mod kills;
 mod people;
 mod road;
 mod settings;
+mod survivals;

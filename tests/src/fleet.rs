@@ -14,6 +14,7 @@ use std::{
 use muster_client::identity::Identity;
 use muster_proto::v1::{GetCallerRequest, host::Presence};
 use muster_runtime::tls::{ConnectError, connect};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -379,6 +380,7 @@ impl Drop for Fleet {
             agent.process.lock().take();
         }
         self.control_plane.lock().take();
+        process::end_tasks(&self.mark);
         let left = process::reap(&self.mark, GRACE);
         if !std::thread::panicking() {
             assert!(left.is_empty(), "left running: {left:?}");
@@ -446,6 +448,11 @@ impl Agent {
 
     /// Starts its agent.
     pub fn start(&self, fleet: &Fleet) {
+        self.start_with(fleet, &[]);
+    }
+
+    /// Starts its agent with more settings.
+    pub fn start_with(&self, fleet: &Fleet, more: &[(&'static str, &str)]) {
         let mut start = fleet
             .agent_program(&self.name)
             .env("MUSTER_DATA_DIR", &self.directory)
@@ -453,7 +460,33 @@ impl Agent {
         for (name, value) in &fleet.agent_settings {
             start = start.env(name, value);
         }
+        for (name, value) in more {
+            start = start.env(name, value);
+        }
         *self.process.lock() = Some(start.spawn(&fleet.logs()));
+    }
+
+    /// Waits until its agent holds at its failpoint.
+    pub async fn held_at(&self, fleet: &Fleet, place: &str) {
+        let said = format!("holding at failpoint {place}");
+        eventually(PATIENCE, &said, || async {
+            self.log(fleet).contains(&said).then_some(())
+        })
+        .await;
+    }
+
+    /// The supervisors of its tasks, idle or not.
+    pub fn supervisors(&self) -> Vec<Pid> {
+        let Ok(entries) = fs::read_dir(self.directory.join("agent/supervisors")) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                let (pid, _) = name.to_str()?.split_once('-')?;
+                pid.parse().ok().map(Pid::from_raw)
+            })
+            .collect()
     }
 
     /// A connection to `address` with this host's certificate.
@@ -466,6 +499,11 @@ impl Agent {
     pub fn kill(&self) {
         let process = self.process.lock().take();
         process.expect("it runs").kill();
+    }
+
+    /// The process id of its agent.
+    pub fn pid(&self) -> Pid {
+        self.process.lock().as_ref().expect("it runs").pid()
     }
 
     /// Asks its agent to stop and waits for it.

@@ -1,6 +1,7 @@
 //! The programs under test as child processes, and whether anything of them is left.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
@@ -266,6 +267,57 @@ pub fn reap(mark: &str, grace: Duration) -> Vec<String> {
         }
         std::thread::yield_now();
     }
+}
+
+/// Kills supervisors that hold a task, and the task: nobody ends these when a story ends. Supervisors without one
+/// leave by themselves, and so have to.
+pub fn end_tasks(mark: &str) {
+    loop {
+        let processes = marked(mark);
+        let supervisors = processes
+            .iter()
+            .filter(|(_, command)| is_supervisor(command));
+        let supervisors: HashSet<Pid> = supervisors.map(|(pid, _)| *pid).collect();
+        let tasks: Vec<(Pid, Pid)> = processes
+            .iter()
+            .filter(|(_, command)| !is_supervisor(command))
+            .filter_map(|(pid, _)| Some((*pid, supervisor_of(*pid, &supervisors)?)))
+            .collect();
+        if tasks.is_empty() {
+            return;
+        }
+        for (task, supervisor) in tasks {
+            let _ = signal::kill(supervisor, Signal::SIGKILL);
+            let _ = signal::kill(task, Signal::SIGKILL);
+        }
+    }
+}
+
+fn is_supervisor(command: &str) -> bool {
+    command.trim_end().ends_with(" supervise")
+}
+
+/// The first of these that a process descends from.
+fn supervisor_of(mut pid: Pid, supervisors: &HashSet<Pid>) -> Option<Pid> {
+    while pid.as_raw() > 1 {
+        pid = parent(pid)?;
+        if supervisors.contains(&pid) {
+            return Some(pid);
+        }
+    }
+    None
+}
+
+/// The parent of a process, if there is one.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let line = String::from_utf8_lossy(&line);
+    let rest = &line[line.rfind(')')? + 1..];
+    rest.split_ascii_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+        .map(Pid::from_raw)
 }
 
 /// Kills what carries `mark` and has `text` in its command line, as a reboot would.

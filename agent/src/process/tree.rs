@@ -25,6 +25,8 @@ const LOOK_LAST: Duration = Duration::from_millis(200);
 pub(crate) struct Tree {
     root: Option<(Pid, u64)>,
     marker: Vec<u8>,
+    /// All children of this process belong to it.
+    ours: bool,
 }
 
 /// A line of the process table.
@@ -48,8 +50,13 @@ impl Tree {
     pub(crate) fn new(root: Pid, start_time: Option<u64>, task_id: TaskId) -> Self {
         Self {
             root: start_time.map(|time| (root, time)),
-            marker: format!("{TASK_MARKER}={task_id}").into_bytes(),
+            ..Self::of_task(task_id)
         }
+    }
+
+    /// The same in a process that has this task only: whatever is its child belongs to it too.
+    pub(crate) fn with_our_children(self) -> Self {
+        Self { ours: true, ..self }
     }
 
     /// The tree of a process that nobody is known to have started.
@@ -57,6 +64,7 @@ impl Tree {
         Self {
             root: None,
             marker: format!("{TASK_MARKER}={task_id}").into_bytes(),
+            ours: false,
         }
     }
 
@@ -117,7 +125,8 @@ impl Tree {
             let follows = root.is_some_and(|root| {
                 entry.pid == root || entry.session == root || entry.group == root
             });
-            if follows || self.marks(entry.pid)? {
+            let adopted = self.ours && entry.parent == ourselves;
+            if follows || adopted || self.marks(entry.pid)? {
                 ours.insert(entry.pid);
             }
         }

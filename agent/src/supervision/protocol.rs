@@ -228,6 +228,9 @@ pub(crate) struct Ended {
     pub(crate) note: String,
     #[prost(message, optional, tag = "6")]
     pub(crate) time: Option<prost_types::Timestamp>,
+    /// Something of the task goes on below the supervisor, which therefore takes no other task.
+    #[prost(bool, tag = "7")]
+    pub(crate) leaves: bool,
 }
 
 /// How a task ended while its agent was away: a file.

@@ -233,6 +233,9 @@ impl Supervisor {
                 if let Some(task) = self.task.take() {
                     task.forget();
                 }
+                if running::has_children() {
+                    self.agent = None;
+                }
             }
             // Said of a task that is gone, or a second start, which only an agent out of its mind asks for.
             _ => {}

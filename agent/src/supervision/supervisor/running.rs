@@ -11,7 +11,11 @@ use muster_proto::{
     ids::TaskId,
     v1::Reason,
 };
-use nix::{sys::wait::WaitStatus, unistd::Pid};
+use nix::{
+    errno::Errno,
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::Pid,
+};
 
 use super::{
     input::{self, Input},
@@ -216,7 +220,7 @@ impl Running {
             self.ending.as_ref().map(Ending::next),
             self.drain.filter(|_| self.ending.is_none()),
             self.stalled.map(|since| since + STALL),
-            self.ended.as_ref().map(|(_, at)| *at + RETENTION),
+            self.over_since().map(|since| since + RETENTION),
         ]
         .into_iter()
         .flatten()
@@ -296,6 +300,7 @@ impl Running {
             run_time_us: u64::try_from(self.run_time.as_micros()).unwrap_or(u64::MAX),
             note: self.note.to_owned(),
             time: Some(SystemTime::now().into()),
+            leaves: has_children(),
         }
     }
 
@@ -328,8 +333,8 @@ impl Running {
         if !self.output.is_taken() {
             self.output.spill();
         }
-        let over = self.ended.is_some() || self.not_started.is_some();
-        if over && !self.recorded {
+        let over = self.over_since();
+        if over.is_some() && !self.recorded {
             self.recorded = true;
             let record = Record {
                 started: self.started.clone(),
@@ -339,9 +344,12 @@ impl Running {
             // Where it cannot be written, it is still known here.
             let _ = Left::new(Path::new("."), self.task_id).write(&record);
         }
-        self.ended
-            .as_ref()
-            .is_none_or(|(_, at)| now.duration_since(*at) < RETENTION)
+        over.is_none_or(|since| now.duration_since(since) < RETENTION)
+    }
+
+    fn over_since(&self) -> Option<Instant> {
+        let refused = self.not_started.as_ref().map(|_| self.began);
+        self.ended.as_ref().map(|(_, at)| *at).or(refused)
     }
 
     /// The agent has all of it.
@@ -351,6 +359,12 @@ impl Running {
             Left::new(Path::new("."), self.task_id).forget();
         }
     }
+}
+
+/// Whether this process has any child. What is left of one task would be mistaken for a part of the next.
+pub(super) fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
 fn program(task_id: TaskId, start: Start) -> Program {
