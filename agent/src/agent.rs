@@ -139,7 +139,7 @@ impl Agent {
     }
 
     /// Serves this host until told to stop; then leaves what runs to its supervisors, reports what is over, and says
-    /// goodbye. Returns early only if the control plane does not want this host any more.
+    /// goodbye. Returns early only if the control plane does not want this host any more; then what runs is ended.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
         let detach = CancellationToken::new();
         let end = CancellationToken::new();
@@ -165,7 +165,11 @@ impl Agent {
             served = serving => served,
             never = async { stopping.await; std::future::pending().await } => never,
         };
-        self.tasks.leave().await;
+        match &served {
+            Ok(()) => self.tasks.leave().await,
+            // Nobody will ever ask for them.
+            Err(_) => self.tasks.end_all().await,
+        }
         end.cancel();
         for part in [journal, orphans, renewal, supervisors] {
             // They end by themselves; a panic in one has been reported already.

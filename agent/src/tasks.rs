@@ -53,6 +53,9 @@ pub(crate) struct Limits {
     pub(crate) free_percent: u64,
 }
 
+/// How long a task's tree may take to end when the control plane does not want this host any more.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
 /// So many supervisors may end before they hear of a task that begins.
 const STARTS: usize = 3;
 
@@ -401,6 +404,16 @@ impl Tasks {
         task.spool.forget();
         self.0.held.lock().remove(&task.id);
         self.0.settled.notify_waiters();
+    }
+
+    /// Takes nothing more, and ends what runs.
+    pub(crate) async fn end_all(&self) {
+        for task in self.0.held.lock().values() {
+            task.cancel.send_replace(Some(STOP_GRACE));
+        }
+        self.0.running.close();
+        self.0.running.wait().await;
+        self.leave().await;
     }
 
     /// Takes nothing more, and leaves what runs to its supervisors.

@@ -186,7 +186,8 @@ async fn every_job_that_was_acknowledged_survives_a_kill() {
     };
     tokio::join!(asking, killing);
     fleet.start_control_plane().await;
-    assert!(acknowledged.len() >= 20);
+    // The last that ran may not have been answered yet.
+    assert!(acknowledged.len() >= 19);
     for job in &acknowledged {
         job.succeeds().await;
     }

@@ -128,6 +128,26 @@ async fn killed_while_output_flows_the_agent_loses_no_byte() {
 }
 
 #[tokio::test]
+async fn an_agent_that_does_not_move_holds_nothing_up() {
+    let story = Story::begin().await;
+    let done = story.fleet.directory().join("done");
+    let text = format!("WAIT; seq 1 700000; echo done > {}", done.display());
+    let job = story.run(&text).await;
+    kill(story.host.pid(), Signal::SIGSTOP).unwrap();
+    story.let_go();
+    // More than pipe, sockets and memory hold.
+    eventually(PATIENCE, "the process has written all", || async {
+        done.exists().then_some(())
+    })
+    .await;
+    kill(story.host.pid(), Signal::SIGCONT).unwrap();
+    job.succeeds().await;
+    job.complete().await;
+    let out = job.output(OutputStream::Stdout).await;
+    assert!(out == numbers(700_000).as_bytes(), "{} bytes", out.len());
+}
+
+#[tokio::test]
 async fn what_ends_while_its_agent_is_away_is_known_later() {
     let story = Story::begin().await;
     let job = story.run("WAIT; seq 1 400000; exit 9").await;
@@ -195,12 +215,23 @@ async fn an_agent_that_is_asked_to_stop_leaves_its_tasks() {
     let ended = story.host.stop().await;
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
     assert!(asked.elapsed() < Duration::from_secs(5));
+    eventually(
+        PATIENCE,
+        "only the supervisor of the task stays",
+        || async { (story.fleet.processes(" supervise").len() == 1).then_some(()) },
+    )
+    .await;
     story.agent_is_back().await;
     story.let_go();
     job.succeeds().await;
     job.complete().await;
     assert_eq!(job.output(OutputStream::Stdout).await, b"before\nafter\n");
     assert_eq!(story.tally.runs(), 1);
+    story.host.stop().await;
+    eventually(PATIENCE, "without a task none stays", || async {
+        story.fleet.processes(" supervise").is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -269,8 +269,7 @@ pub fn reap(mark: &str, grace: Duration) -> Vec<String> {
     }
 }
 
-/// Kills supervisors that hold a task, and the task: nobody ends these when a story ends. Supervisors without one
-/// leave by themselves, and so have to.
+/// Kills supervisors, and the tasks below them: nobody ends these when a story ends.
 pub fn end_tasks(mark: &str) {
     loop {
         let processes = marked(mark);
@@ -278,17 +277,13 @@ pub fn end_tasks(mark: &str) {
             .iter()
             .filter(|(_, command)| is_supervisor(command));
         let supervisors: HashSet<Pid> = supervisors.map(|(pid, _)| *pid).collect();
-        let tasks: Vec<(Pid, Pid)> = processes
-            .iter()
-            .filter(|(_, command)| !is_supervisor(command))
-            .filter_map(|(pid, _)| Some((*pid, supervisor_of(*pid, &supervisors)?)))
-            .collect();
-        if tasks.is_empty() {
+        if supervisors.is_empty() {
             return;
         }
-        for (task, supervisor) in tasks {
-            let _ = signal::kill(supervisor, Signal::SIGKILL);
-            let _ = signal::kill(task, Signal::SIGKILL);
+        let below = processes.iter().map(|(pid, _)| *pid);
+        let below: Vec<Pid> = below.filter(|pid| is_below(*pid, &supervisors)).collect();
+        for pid in supervisors.into_iter().chain(below) {
+            let _ = signal::kill(pid, Signal::SIGKILL);
         }
     }
 }
@@ -297,15 +292,11 @@ fn is_supervisor(command: &str) -> bool {
     command.trim_end().ends_with(" supervise")
 }
 
-/// The first of these that a process descends from.
-fn supervisor_of(mut pid: Pid, supervisors: &HashSet<Pid>) -> Option<Pid> {
-    while pid.as_raw() > 1 {
-        pid = parent(pid)?;
-        if supervisors.contains(&pid) {
-            return Some(pid);
-        }
-    }
-    None
+/// Whether a process descends from one of these.
+fn is_below(pid: Pid, others: &HashSet<Pid>) -> bool {
+    let up = std::iter::successors(parent(pid), |pid| parent(*pid));
+    up.take_while(|pid| pid.as_raw() > 1)
+        .any(|pid| others.contains(&pid))
 }
 
 /// The parent of a process, if there is one.

@@ -26,6 +26,9 @@ use crate::process::{self, Host};
 /// Supervisors that wait for a task though nothing has happened for long.
 const SPARE: usize = 2;
 
+/// So often a supervisor is asked for before it is said that there is none.
+const TRIES: usize = 3;
+
 /// How often the number that is kept is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -140,10 +143,18 @@ impl Pool {
     }
 
     async fn make(&self) -> io::Result<Link> {
-        let (ours, theirs) = StdStream::pair()?;
-        self.ask(&theirs)?;
-        drop(theirs);
-        Link::begin(ours).await
+        let mut tried = 0;
+        loop {
+            let (ours, theirs) = StdStream::pair()?;
+            self.ask(&theirs)?;
+            drop(theirs);
+            tried += 1;
+            match Link::begin(ours).await {
+                // The nursery was killed before it came to this, or the supervisor as it began.
+                Err(error) if is_gone(&error) && tried < TRIES => {}
+                done => return done,
+            }
+        }
     }
 
     /// Hands an end of a connection to the nursery, and starts another one if it is gone.
@@ -216,6 +227,11 @@ impl Pool {
         drop(leaving);
         *self.nursery.lock() = None;
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Sends one byte and a connection.

@@ -1,7 +1,7 @@
 //! The output of a task, from the process to the moment that the agent has written it down. In memory while the
 //! agent keeps up; on disk, with the limits of a spool, once it does not.
 
-use std::{collections::VecDeque, path::Path, sync::Arc, task::Waker};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, task::Waker};
 
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::OutputStream};
@@ -14,9 +14,10 @@ const WINDOW: usize = 1 << 20;
 /// What a piece costs beside its bytes, about.
 const PIECE: usize = 128;
 
-/// Where output is kept on disk.
-#[derive(Debug, Clone, Copy)]
+/// Where output is kept on disk, and how much of it.
+#[derive(Debug, Clone)]
 pub(super) struct Limits {
+    pub(super) directory: PathBuf,
     pub(super) bytes: u64,
     pub(super) free_percent: u64,
 }
@@ -160,7 +161,7 @@ impl Output {
             return;
         }
         let room = Room::new(
-            Path::new(".").to_owned(),
+            self.limits.directory.clone(),
             self.limits.bytes,
             self.limits.free_percent,
         );
@@ -267,5 +268,110 @@ fn named(stream: usize) -> OutputStream {
         0 => OutputStream::Stdout,
         1 => OutputStream::Stderr,
         _ => OutputStream::Pty,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What can happen to output.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The process writes so many bytes.
+        Write { stream: usize, length: usize },
+        /// So many pieces are sent.
+        Send(usize),
+        /// The agent says what it has.
+        Take,
+        /// The agent does not keep up, or is away.
+        Spill,
+        /// Another agent comes; the last one may have written down less than it was sent.
+        Resume,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3usize, 1..40_000usize).prop_map(|(stream, length)| Step::Write { stream, length }),
+            4 => (1..6usize).prop_map(Step::Send),
+            2 => Just(Step::Take),
+            1 => Just(Step::Spill),
+            1 => Just(Step::Resume),
+        ]
+    }
+
+    /// The agent's side: what came, in order, and what of it was written down.
+    #[derive(Default)]
+    struct Agent {
+        streams: [Vec<u8>; 3],
+        written_down: [i64; 3],
+    }
+
+    impl Agent {
+        fn reached(&self) -> [i64; 3] {
+            [0, 1, 2].map(|stream| self.streams[stream].len() as i64)
+        }
+
+        fn take(&mut self, next: ToSend) {
+            let Content::Data(data) = next.content else {
+                panic!("a gap though there is room");
+            };
+            let stream = &mut self.streams[next.stream];
+            let known = stream.len() - next.offset as usize;
+            stream.extend(data.iter().skip(known));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever happens in between: in the end the agent has what the process wrote, and nothing is kept.
+        #[test]
+        fn nothing_is_lost_on_the_way(steps in proptest::collection::vec(step(), 1..120)) {
+            let directory = tempfile::tempdir().unwrap();
+            let limits = Limits {
+                directory: directory.path().to_owned(),
+                bytes: 64 << 20,
+                free_percent: 0,
+            };
+            let mut output = Output::new(TaskId::from_bytes(&[7; 32]), limits);
+            let mut written: [Vec<u8>; 3] = Default::default();
+            let mut agent = Agent::default();
+            let mut counter = 0u8;
+            for step in steps {
+                match step {
+                    Step::Write { stream, length } => {
+                        counter = counter.wrapping_add(1);
+                        let data = vec![counter; length];
+                        written[stream].extend(&data);
+                        output.append(stream, data.into());
+                    }
+                    Step::Send(pieces) => {
+                        for _ in 0..pieces {
+                            output.next().into_iter().for_each(|next| agent.take(next));
+                        }
+                    }
+                    Step::Take => {
+                        agent.written_down = agent.reached();
+                        output.taken(agent.written_down);
+                    }
+                    Step::Spill => output.spill(),
+                    Step::Resume => {
+                        for (stream, kept) in agent.streams.iter_mut().zip(agent.written_down) {
+                            stream.truncate(kept as usize);
+                        }
+                        output.resume(agent.reached());
+                    }
+                }
+            }
+            while !output.is_said() || !output.is_taken() {
+                output.next().into_iter().for_each(|next| agent.take(next));
+                output.taken(agent.reached());
+            }
+            prop_assert!(agent.streams == written);
+            prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
     }
 }

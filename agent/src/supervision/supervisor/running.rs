@@ -79,6 +79,7 @@ impl Running {
     pub(super) fn start(host: &Host, task_id: TaskId, start: Start) -> Self {
         let began = Instant::now();
         let limits = Limits {
+            directory: PathBuf::from("."),
             bytes: start.spool_bytes,
             free_percent: start.spool_free_percent,
         };
