@@ -15,3 +15,4 @@ mod people;
 mod road;
 mod settings;
 mod survivals;
+mod torture;

@@ -273,6 +273,11 @@ impl Fleet {
         process.expect("it runs").kill();
     }
 
+    /// The process id of the control plane.
+    pub fn control_plane_pid(&self) -> Pid {
+        self.control_plane.lock().as_ref().expect("it runs").pid()
+    }
+
     /// Asks the control plane to stop and waits for it.
     pub async fn stop_control_plane(&self) -> Ended {
         let process = self.control_plane.lock().take();

@@ -6,6 +6,7 @@
 
 pub mod collector;
 pub mod cut;
+pub mod dice;
 pub mod fake_agent;
 pub mod fleet;
 pub mod mcp;

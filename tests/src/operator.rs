@@ -326,11 +326,16 @@ impl Watched {
     /// Reads the kept output of its only task, all of it, by cursor.
     pub async fn output(&self, stream: OutputStream) -> Vec<u8> {
         let task_id = self.task().await.task_id;
+        self.output_of(&task_id, stream).await
+    }
+
+    /// Reads the kept output of a task, all of it, by cursor.
+    pub async fn output_of(&self, task_id: &str, stream: OutputStream) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = ReadOutputRequest {
-                task_id: task_id.clone(),
+                task_id: task_id.to_owned(),
                 stream: stream.into(),
                 part: Some(read_output_request::Part::Range(
                     read_output_request::Range::default(),
