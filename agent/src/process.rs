@@ -4,6 +4,8 @@
 //! these leads a session of its own, carries its task in its environment ([`TASK_MARKER`]) and is a descendant of
 //! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started.
 
+mod environment;
+mod group;
 mod lookup;
 mod orphans;
 mod spawn;
@@ -18,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use muster_proto::{ids::TaskId, v1::Reason};
+use muster_proto::{
+    ids::TaskId,
+    v1::{Environment, Limits, Reason},
+};
 use muster_runtime::descriptors;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -27,6 +32,7 @@ use nix::{
 };
 
 pub(crate) use self::{
+    group::{Group, end_left_over},
     orphans::{adopt_orphans, reap_orphans},
     spawn::{Size, fork, resize},
     tree::{Ending, Tree, start_time},
@@ -61,6 +67,10 @@ pub(crate) struct Program {
     pub(crate) user: Option<String>,
     /// What it gets as standard input, output and error.
     pub(crate) streams: Wanted,
+    /// What it gets of our own environment.
+    pub(crate) inherited: Environment,
+    /// What it may use, with all that it starts.
+    pub(crate) limits: Limits,
 }
 
 /// What a process is to have as its standard streams.
@@ -96,6 +106,8 @@ pub(crate) struct Child {
     pub(crate) tree: Tree,
     /// What it writes to and reads from.
     pub(crate) streams: Streams,
+    /// Holds its limits, where there are any that need one.
+    pub(crate) group: Option<Group>,
 }
 
 /// Our ends of a process's standard streams.
@@ -152,7 +164,11 @@ impl Host {
         if let Wanted::Terminal { term, .. } = &program.streams {
             set.entry("TERM".to_owned()).or_insert_with(|| term.clone());
         }
-        environment.retain(|(name, _)| !set.contains_key(name) && name != TASK_MARKER);
+        environment.retain(|(name, _)| {
+            !set.contains_key(name)
+                && name != TASK_MARKER
+                && environment::keeps(&program.inherited, name)
+        });
         environment.extend(set);
         environment.push((TASK_MARKER.to_owned(), program.task_id.to_string()));
 
@@ -171,8 +187,18 @@ impl Host {
                 .map(|(name, value)| c_string(format!("{name}={value}").as_bytes()))
                 .collect::<Result<_, _>>()?,
         };
-        let started = |pid: Result<Pid, nix::Error>| {
-            pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))
+        let group = match group::is_needed(&program.limits) {
+            true => Some(Group::create(program.task_id, &program.limits)?),
+            false => None,
+        };
+        let begin = |spawn: &dyn Fn() -> Result<Pid, nix::Error>| {
+            let pid = match &group {
+                Some(group) => group.within(spawn)?,
+                None => spawn(),
+            };
+            let pid = pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))?;
+            spawn::lower_priority(pid, program.limits.nice);
+            Ok(pid)
         };
 
         let (pid, streams) = match program.streams {
@@ -189,25 +215,24 @@ impl Host {
                     stdout_theirs.as_fd(),
                     stderr_theirs.as_fd(),
                 ];
-                let pid = match &other {
+                let pid = begin(&|| match &other {
                     None => spawn::as_ourselves(&prepared, spawn::Theirs::Files(theirs)),
                     Some(other) => spawn::as_other(&prepared, theirs, false, other),
-                };
+                })?;
                 let streams = Streams::Pipes {
                     stdin,
                     stdout,
                     stderr,
                 };
-                (started(pid)?, streams)
+                (pid, streams)
             }
             Wanted::Terminal { size, .. } => {
                 let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
                 let slave = terminal.slave.as_fd();
-                let pid = match &other {
+                let pid = begin(&|| match &other {
                     None => spawn::as_ourselves(&prepared, spawn::Theirs::Terminal(&terminal.path)),
                     Some(other) => spawn::as_other(&prepared, [slave; 3], true, other),
-                };
-                let pid = started(pid)?;
+                })?;
                 (
                     pid,
                     Streams::Terminal {
@@ -220,6 +245,7 @@ impl Host {
             pid,
             tree: Tree::new(pid, start_time(pid), program.task_id).with_our_children(),
             streams,
+            group,
         })
     }
 

@@ -3,6 +3,7 @@
 mod execution;
 pub(crate) mod journal;
 mod offers;
+mod overflow;
 mod recovery;
 mod report;
 pub(crate) mod spool;
@@ -27,13 +28,14 @@ pub(crate) use self::journal::{Journal, random_id};
 use self::{
     execution::Over,
     journal::{Ended, Event, Settled, Starting},
+    overflow::Overflow,
     spool::Room,
     task::Task,
 };
 use crate::{
     connection::{Clock, Session},
     failpoint,
-    process::{StartError, Tree},
+    process::{StartError, Tree, end_left_over},
     supervision::{
         self, Link, Pool, SupervisorId,
         protocol::{self, Cause, Order},
@@ -174,7 +176,9 @@ impl Tasks {
                 return self.give_back(link);
             }
         };
-        start.spool_bytes = self.0.limits.task_spool;
+        let overflow = self.overflow(&task);
+        start.spool_bytes = overflow.spool_bytes();
+        start.block_at_bytes = overflow.blocks().then_some(overflow.bytes);
         start.spool_free_percent = self.0.limits.free_percent;
         let start = protocol::frame(Order::Start(start));
         if let Some(waiting) = &mut link
@@ -243,10 +247,17 @@ impl Tasks {
             Over::Left => return self.0.supervisors.lost(),
             Over::Ended(ended) => {
                 reusable &= !ended.leaves;
-                self.judge(ended)
+                match task.has_overflowed() {
+                    true => self.overflowed(task, ended),
+                    false => self.judge(ended),
+                }
             }
             Over::NotStarted(refusal) => {
-                self.over(State::Failed, refusal.reason(), refusal.message.clone())
+                let state = match refusal.reason() {
+                    Reason::LimitUnsupported => State::Rejected,
+                    _ => State::Failed,
+                };
+                self.over(state, refusal.reason(), refusal.message.clone())
             }
             Over::SupervisorDied => {
                 self.0.supervisors.lost();
@@ -260,6 +271,25 @@ impl Tasks {
             Ok(()) if reusable => self.0.supervisors.put(link),
             _ => self.0.supervisors.lost(),
         }
+    }
+
+    /// A task that wrote more than it may, and was ended for it.
+    fn overflowed(&self, task: &Task, ended: protocol::Ended) -> task_state::Ended {
+        let message = format!(
+            "the task wrote more than the {} bytes that are kept until the control plane has them, and was ended",
+            self.overflow(task).bytes
+        );
+        task_state::Ended {
+            state: State::Failed.into(),
+            reason: Reason::OutputLimit.into(),
+            message,
+            ..self.judge(ended)
+        }
+    }
+
+    /// What becomes of a task's output that is more than is kept.
+    fn overflow(&self, task: &Task) -> Overflow {
+        Overflow::of_bytes(&task.sealed_offer, self.0.limits.task_spool)
     }
 
     /// A supervisor that was to start a task waits for another one.
@@ -276,6 +306,7 @@ impl Tasks {
             Some(Tree::new(Pid::from_raw(pid), held.start_time, task.id))
         });
         let known = started.is_some();
+        end_left_over(task.id);
         let tree = started.unwrap_or_else(|| Tree::of_task(task.id));
         let found = tree.end(grace_of(&task.sealed_offer)).await;
         let (reason, message) = match (known, found) {

@@ -1,5 +1,7 @@
 //! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
 
+mod limits;
+
 use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
 
 use muster_proto::{

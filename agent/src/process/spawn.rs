@@ -178,6 +178,21 @@ pub(crate) fn fork() -> Result<ForkResult, Errno> {
     unsafe { nix::unistd::fork() }
 }
 
+/// Lowers the priority of a process that has just started, and of what it may have started already.
+#[allow(unsafe_code)] // nix has no such call.
+pub(super) fn lower_priority(pid: Pid, nice: i32) {
+    if nice <= 0 {
+        return;
+    }
+    let id = pid.as_raw().unsigned_abs();
+    for which in [libc::PRIO_PROCESS, libc::PRIO_PGRP] {
+        // SAFETY: the call takes integers only. It fails if the process has ended already, which is as good.
+        unsafe {
+            libc::setpriority(which as _, id, nice);
+        }
+    }
+}
+
 /// What was left open by whoever started this process, as a lock or a secret, is not for what it starts.
 /// Our own files are never inherited anyway.
 #[allow(unsafe_code)] // Neither the standard library nor nix has this call.

@@ -131,6 +131,15 @@ pub(crate) struct Start {
     /// Percent of the disk that output leaves free.
     #[prost(uint64, tag = "12")]
     pub(crate) spool_free_percent: u64,
+    /// What the process gets of the host's environment.
+    #[prost(message, optional, tag = "13")]
+    pub(crate) inherited: Option<muster_proto::v1::Environment>,
+    /// What the process may use, with all that it starts.
+    #[prost(message, optional, tag = "14")]
+    pub(crate) limits: Option<muster_proto::v1::Limits>,
+    /// The process waits while so many bytes of output are kept, and nothing is dropped.
+    #[prost(uint64, optional, tag = "15")]
+    pub(crate) block_at_bytes: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -11,7 +11,7 @@ use muster_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{Tasks, spool::Spool, task::Task};
+use super::{Tasks, grace_of, spool::Spool, task::Task};
 use crate::{
     process::StartError,
     supervision::{
@@ -83,6 +83,9 @@ pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartErr
         grace_ms: millis(grace),
         spool_bytes: 0,
         spool_free_percent: 0,
+        block_at_bytes: None,
+        inherited: command.environment,
+        limits: command.limits,
     })
 }
 
@@ -105,7 +108,9 @@ impl Tasks {
         cancel.mark_changed();
         let mut inputs = task.take_inputs();
         let mut taken = Taken::new(&task.spool);
+        let overflow = self.overflow(task);
         loop {
+            let full = overflow.blocks() && task.spool.waiting() >= overflow.bytes;
             let news = tokio::select! {
                 // What is rare is looked at first: output may come for ever.
                 biased;
@@ -122,7 +127,9 @@ impl Tasks {
                     let _ = link.send(Order::Input(input));
                     continue;
                 }
-                news = link.next() => news,
+                () = task.spool.has_room(overflow.bytes), if full => continue,
+                // Of a supervisor that nobody listens to, the process waits.
+                news = link.next(), if !full => news,
             };
             match news {
                 Ok(News::Started(started)) => self.started(task, started),
@@ -131,6 +138,13 @@ impl Tasks {
                         return Over::Left;
                     }
                     taken.tell(link);
+                    if overflow.fails()
+                        && task.spool.waiting() >= overflow.bytes
+                        && task.overflows()
+                    {
+                        let grace_ms = millis(grace_of(&task.sealed_offer));
+                        let _ = link.send(Order::Cancel(Cancel { grace_ms }));
+                    }
                 }
                 Ok(News::Gap(gap)) => taken.take_gap(gap),
                 Ok(News::InputResult(result)) => task.answered(result),

@@ -16,6 +16,7 @@ use super::{
     Tasks, grace_of,
     journal::{Accepted, Barred, Ended, Event, Held, Phase},
     not_after_ms,
+    overflow::Overflow,
     spool::Spool,
     starting,
     task::Task,
@@ -58,10 +59,11 @@ impl Tasks {
             seal: offer.seal.clone(),
             not_after_ms,
         };
+        let overflow = Overflow::of(&sealed, self.0.limits.task_spool);
         let spool = Arc::new(Spool::new(
             task_id,
             Arc::clone(&self.0.room),
-            self.0.limits.task_spool,
+            overflow.spool_bytes(),
         ));
         let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
         self.0.held.lock().insert(task_id, Arc::clone(&task));

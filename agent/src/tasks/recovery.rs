@@ -16,6 +16,7 @@ use super::{
     execution::{GRACE, Over, Taken},
     journal::{Held, Phase},
     not_after_ms,
+    overflow::Overflow,
     spool::{Content, Next, Piece, Position, Room, Spool},
     task::Task,
 };
@@ -31,15 +32,16 @@ impl Tasks {
         for held in unsettled {
             let task_id = held.task_id;
             let _entered = info_span!("task", task.id = %task_id).entered();
+            let overflow = Overflow::of_bytes(&held.sealed_offer, self.0.limits.task_spool);
             let spool = Spool::recover(
                 task_id,
                 Arc::clone(&self.0.room),
-                self.0.limits.task_spool,
+                overflow.spool_bytes(),
                 held.produced,
             )
             .unwrap_or_else(|error| {
                 tracing::error!(task.id = %task_id, %error, "kept output cannot be read: {error}");
-                Spool::new(task_id, Arc::clone(&self.0.room), self.0.limits.task_spool)
+                Spool::new(task_id, Arc::clone(&self.0.room), overflow.spool_bytes())
             });
             let task = Task::new(
                 task_id,

@@ -84,6 +84,8 @@ pub(crate) struct Spool {
     room: Arc<Room>,
     // A plain lock: it is held for bookkeeping only, never for a file.
     inner: Mutex<Inner>,
+    /// Notified when the control plane has more.
+    room_made: Notify,
 }
 
 struct Inner {
@@ -186,6 +188,7 @@ impl Spool {
                 waker: None,
                 backlog: Arc::new(Notify::new()),
             }),
+            room_made: Notify::new(),
         }
     }
 
@@ -377,7 +380,28 @@ impl Spool {
         }
         let gone = inner.remove(&done);
         drop(inner);
+        self.room_made.notify_waiters();
         throw_away(gone);
+    }
+
+    /// Bytes that the control plane does not have.
+    pub(crate) fn waiting(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.plan.bytes_from(inner.plan.acked() + 1)
+    }
+
+    /// Returns once fewer bytes than this wait for the control plane.
+    pub(crate) async fn has_room(&self, bytes: u64) {
+        loop {
+            let made = self.room_made.notified();
+            tokio::pin!(made);
+            // Before the look, so that no change is missed.
+            made.as_mut().enable();
+            if self.waiting() < bytes {
+                return;
+            }
+            made.await;
+        }
     }
 
     /// The control plane has everything, or nobody will ask again.

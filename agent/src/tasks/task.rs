@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Poll, Waker},
     time::Duration,
 };
@@ -32,6 +35,8 @@ pub(crate) struct Task {
     pub(crate) seal: Bytes,
     /// Its output.
     pub(crate) spool: Arc<Spool>,
+    /// It wrote more than it may.
+    overflowed: AtomicBool,
     /// Holds how politely the task is to be ended, once it is.
     pub(crate) cancel: watch::Sender<Option<Duration>>,
     // A plain lock: it is held to look and to set.
@@ -61,6 +66,7 @@ impl Task {
             sealed_offer,
             seal,
             spool,
+            overflowed: AtomicBool::new(false),
             cancel: watch::Sender::new(None),
             inner: Mutex::default(),
         })
@@ -73,6 +79,16 @@ impl Task {
             event: Some(task_state::Event::Started(started)),
         };
         self.change(|inner| inner.started = Some(state));
+    }
+
+    /// It wrote more than it may; says whether that is news.
+    pub(crate) fn overflows(&self) -> bool {
+        !self.overflowed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it wrote more than it may.
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// It is over.

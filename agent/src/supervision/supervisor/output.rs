@@ -20,6 +20,8 @@ pub(super) struct Limits {
     pub(super) directory: PathBuf,
     pub(super) bytes: u64,
     pub(super) free_percent: u64,
+    /// The process waits while so much is kept, and nothing is dropped.
+    pub(super) block_at: Option<u64>,
 }
 
 /// The output of one task.
@@ -78,7 +80,16 @@ impl Output {
 
     /// Whether more may be read from the process now.
     pub(super) fn has_room(&self) -> bool {
-        self.spilled.is_some() || self.weight < WINDOW
+        match (&self.spilled, self.limits.block_at) {
+            (None, _) => self.weight < WINDOW,
+            (Some(_), None) => true,
+            (Some(spilled), Some(most)) => spilled.spool.waiting() < most,
+        }
+    }
+
+    /// Whether the process waits for an agent that is there and takes nothing.
+    pub(super) fn may_block(&self) -> bool {
+        self.limits.block_at.is_some()
     }
 
     /// Takes output of the process.
@@ -335,6 +346,7 @@ mod tests {
                 directory: directory.path().to_owned(),
                 bytes: 64 << 20,
                 free_percent: 0,
+                block_at: None,
             };
             let mut output = Output::new(TaskId::from_bytes(&[7; 32]), limits);
             let mut written: [Vec<u8>; 3] = Default::default();

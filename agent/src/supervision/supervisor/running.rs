@@ -24,7 +24,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    process::{Child, Ending, Host, Program, StartError, Streams, Tree, Wanted},
+    process::{Child, Ending, Group, Host, Program, StartError, Streams, Tree, Wanted},
     supervision::{
         protocol::{Cause, Ended, Gap, News, NotStarted, Record, Start, Started},
         record::Left,
@@ -56,6 +56,8 @@ pub(super) struct Running {
     /// The process while it runs.
     leader: Option<Pid>,
     tree: Tree,
+    /// Ends with the task.
+    group: Option<Group>,
     pub(super) sources: Vec<Source>,
     pub(super) input: Input,
     output: Output,
@@ -82,6 +84,7 @@ impl Running {
             directory: PathBuf::from("."),
             bytes: start.spool_bytes,
             free_percent: start.spool_free_percent,
+            block_at: start.block_at_bytes,
         };
         let mut running = Self {
             task_id,
@@ -90,6 +93,7 @@ impl Running {
             not_started: None,
             leader: None,
             tree: Tree::of_task(task_id),
+            group: None,
             sources: Vec::new(),
             input: Input::new(None, false, &Bytes::new(), false),
             output: Output::new(task_id, limits),
@@ -129,6 +133,7 @@ impl Running {
             start_time: child.tree.start_time(),
         });
         self.tree = child.tree;
+        self.group = child.group;
         match child.streams {
             Streams::Pipes {
                 stdin: file,
@@ -234,11 +239,12 @@ impl Running {
         self.keep_time(now);
         if self.ended.is_none() && self.is_over() {
             self.input.close();
+            self.clear_group();
             self.ended = Some((self.end(), now));
         }
         match peer {
             Some(peer) => {
-                if self.output.has_room() {
+                if self.output.has_room() || self.output.may_block() {
                     self.stalled = None;
                 } else if *self.stalled.get_or_insert(now) + STALL <= now {
                     self.output.spill();
@@ -280,6 +286,15 @@ impl Running {
                     source.close();
                 }
             }
+        }
+    }
+
+    /// What hides from a search of the process table is in the group, if there is one.
+    fn clear_group(&self) {
+        if self.cause != Cause::ByItself
+            && let Some(group) = &self.group
+        {
+            group.kill();
         }
     }
 
@@ -392,6 +407,8 @@ fn program(task_id: TaskId, start: Start) -> Program {
             .collect(),
         user: (!start.user.is_empty()).then_some(start.user),
         streams,
+        inherited: start.inherited.unwrap_or_default(),
+        limits: start.limits.unwrap_or_default(),
     }
 }
 

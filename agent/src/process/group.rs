@@ -1,0 +1,198 @@
+//! Limits of a whole process tree: a control group of its own (cgroup v2, see the kernel's `cgroup-v2.rst`).
+//!
+//! The groups stand beside those of the service manager, not below the agent's own: a service whose group hands
+//! on controllers cannot be started again while something is left in it. So it takes root, and a host whose
+//! controllers are cgroup v2's; elsewhere a task that asks for such a limit is refused.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use muster_proto::{
+    ids::TaskId,
+    v1::{Limits, Reason},
+};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::StartError;
+
+/// Where control groups are mounted.
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The group that holds those of tasks.
+const TASKS: &str = "muster-tasks";
+
+/// In which a share of processor time is counted, microseconds: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// The control group of a task. Removed when it is dropped, unless something is left in it.
+#[derive(Debug)]
+pub(crate) struct Group {
+    path: PathBuf,
+}
+
+/// Whether any of the limits needs a group.
+pub(super) fn is_needed(limits: &Limits) -> bool {
+    limits.memory_bytes > 0 || limits.processes > 0 || limits.cpu_millis > 0
+}
+
+impl Group {
+    /// Makes the group of a task, with its limits.
+    pub(super) fn create(task_id: TaskId, limits: &Limits) -> Result<Self, StartError> {
+        let mount = Path::new(MOUNT);
+        let is_v2 = statfs(mount).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        if !is_v2 {
+            return Err(refused("its control groups are not cgroup v2"));
+        }
+        Self::create_below(mount, task_id, limits)
+            .map_err(|error| refused(&format!("it cannot make a control group: {error}")))
+    }
+
+    fn create_below(mount: &Path, task_id: TaskId, limits: &Limits) -> io::Result<Self> {
+        let settings = settings(limits);
+        let tasks = mount.join(TASKS);
+        make(&tasks)?;
+        for group in [mount, &tasks] {
+            hand_on(group, &settings)?;
+        }
+        let path = tasks.join(task_id.to_string());
+        make(&path)?;
+        let group = Self { path };
+        for (file, value) in settings {
+            fs::write(group.path.join(file), value)?;
+        }
+        Ok(group)
+    }
+
+    /// Starts something in the group: this process, which has one thread, is in it meanwhile.
+    pub(super) fn within<T>(&self, start: impl FnOnce() -> T) -> Result<T, StartError> {
+        let entered = own_group().and_then(|own| {
+            fs::write(self.path.join("cgroup.procs"), "0")?;
+            Ok(own)
+        });
+        let own =
+            entered.map_err(|error| refused(&format!("the group cannot be entered: {error}")))?;
+        let started = start();
+        // Where it stays, the limits count for it too, which is not nice and no harm.
+        let _ = fs::write(own.join("cgroup.procs"), "0");
+        Ok(started)
+    }
+
+    /// Kills all that is in the group.
+    pub(crate) fn kill(&self) {
+        // Since Linux 5.14; before, the tree is ended in the other ways.
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // What a task leaves running keeps its limits.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Ends what is left in the group of a task whose supervisor is gone.
+pub(crate) fn end_left_over(task_id: TaskId) {
+    let path = Path::new(MOUNT).join(TASKS).join(task_id.to_string());
+    if path.is_dir() {
+        Group { path }.kill();
+    }
+}
+
+fn refused(why: &str) -> StartError {
+    let message = format!(
+        "this host cannot limit the memory, processes or processor time of a task: {why}; \
+         run the agent as root on a host with cgroup v2, or ask for no such limit"
+    );
+    StartError::new(Reason::LimitUnsupported, message)
+}
+
+/// The files that hold the limits, and what to write there.
+fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
+    let mut settings = Vec::new();
+    if limits.memory_bytes > 0 {
+        settings.push(("memory.max", limits.memory_bytes.to_string()));
+        // Where there is no swap, there is no such file either.
+        if Path::new("/proc/swaps").exists() {
+            settings.push(("memory.swap.max", "0".to_owned()));
+        }
+    }
+    if limits.processes > 0 {
+        settings.push(("pids.max", limits.processes.to_string()));
+    }
+    if limits.cpu_millis > 0 {
+        let quota = u64::from(limits.cpu_millis.unsigned_abs()) * CPU_PERIOD_US / 1000;
+        settings.push(("cpu.max", format!("{quota} {CPU_PERIOD_US}")));
+    }
+    settings
+}
+
+/// Lets the groups below `group` have the controllers of these settings.
+fn hand_on(group: &Path, settings: &[(&str, String)]) -> io::Result<()> {
+    let handed_on = group.join("cgroup.subtree_control");
+    let known = fs::read_to_string(&handed_on)?;
+    for (file, _) in settings {
+        let controller = file.split('.').next().unwrap_or_default();
+        if !known.split_whitespace().any(|name| name == controller) {
+            fs::write(&handed_on, format!("+{controller}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// The group that this process is in.
+fn own_group() -> io::Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    own.map(|own| Path::new(MOUNT).join(own))
+        .ok_or_else(|| io::Error::other("this process is in no group"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(memory_bytes: i64, processes: i32, cpu_millis: i32) -> Limits {
+        Limits {
+            nice: 0,
+            memory_bytes,
+            processes,
+            cpu_millis,
+        }
+    }
+
+    #[test]
+    fn limits_become_what_the_kernel_reads() {
+        assert!(!is_needed(&limits(0, 0, 0)));
+        assert!(is_needed(&limits(0, 5, 0)));
+        let all = settings(&limits(1 << 20, 64, 1500));
+        assert!(all.contains(&("memory.max", "1048576".to_owned())));
+        assert!(all.contains(&("pids.max", "64".to_owned())));
+        assert!(all.contains(&("cpu.max", "150000 100000".to_owned())));
+        assert_eq!(settings(&limits(0, 64, 0)).len(), 1);
+    }
+
+    #[test]
+    fn a_group_is_made_below_those_of_tasks_with_its_controllers_handed_on() {
+        let mount = tempfile::tempdir().unwrap();
+        fs::create_dir(mount.path().join(TASKS)).unwrap();
+        for group in [mount.path().to_owned(), mount.path().join(TASKS)] {
+            fs::write(group.join("cgroup.subtree_control"), "memory\n").unwrap();
+        }
+        let task_id = TaskId::from_bytes(&[3; 32]);
+        let group = Group::create_below(mount.path(), task_id, &limits(0, 7, 0)).unwrap();
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        assert_eq!(read(group.path.join("pids.max")), "7");
+        let handed_on = mount.path().join("cgroup.subtree_control");
+        assert_eq!(read(handed_on), "+pids");
+    }
+}

@@ -1,0 +1,98 @@
+//! What becomes of output that is more than a host keeps until the control plane has it.
+
+use bytes::Bytes;
+use muster_proto::{
+    agent::v1::SealedOffer,
+    v1::{action, output_limit::Policy},
+};
+use prost::Message;
+
+/// Room for what is under way when a task is stopped from writing, bytes.
+const UNDER_WAY: u64 = 2 << 20;
+
+/// What a task's output is limited to, and what happens beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overflow {
+    policy: Policy,
+    /// Bytes that are kept.
+    pub(crate) bytes: u64,
+}
+
+impl Overflow {
+    /// As an offer asks for, within what the host keeps for one task.
+    pub(crate) fn of(sealed: &SealedOffer, host_bytes: u64) -> Self {
+        let kind = sealed
+            .action
+            .as_ref()
+            .and_then(|action| action.kind.as_ref());
+        let wanted = match kind {
+            Some(action::Kind::Command(command)) => command.output_limit.unwrap_or_default(),
+            None => Default::default(),
+        };
+        let most = u64::try_from(wanted.max_bytes).unwrap_or(0);
+        Self {
+            policy: wanted.policy(),
+            bytes: match most {
+                0 => host_bytes,
+                most => most.min(host_bytes),
+            },
+        }
+    }
+
+    /// The same, of an offer as it came.
+    pub(crate) fn of_bytes(sealed_offer: &Bytes, host_bytes: u64) -> Self {
+        let sealed = SealedOffer::decode(sealed_offer.clone()).unwrap_or_default();
+        Self::of(&sealed, host_bytes)
+    }
+
+    /// The process waits until there is room again.
+    pub(crate) fn blocks(self) -> bool {
+        self.policy == Policy::Block
+    }
+
+    /// The task is ended.
+    pub(crate) fn fails(self) -> bool {
+        self.policy == Policy::Fail
+    }
+
+    /// Bytes for a spool, half of which is for the beginning. Where nothing is dropped, all of it is the beginning.
+    pub(crate) fn spool_bytes(self) -> u64 {
+        match self.policy {
+            Policy::Block | Policy::Fail => 2 * (self.bytes + UNDER_WAY),
+            Policy::Unspecified | Policy::HeadTail => self.bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::v1::{Action, Command, OutputLimit};
+
+    use super::*;
+
+    fn overflow(policy: Policy, max_bytes: i64) -> Overflow {
+        let command = Command {
+            output_limit: Some(OutputLimit {
+                policy: policy.into(),
+                max_bytes,
+            }),
+            ..Command::default()
+        };
+        let sealed = SealedOffer {
+            action: Some(Action {
+                kind: Some(action::Kind::Command(command)),
+            }),
+            ..SealedOffer::default()
+        };
+        Overflow::of_bytes(&sealed.encode_to_vec().into(), 1000)
+    }
+
+    #[test]
+    fn a_task_may_ask_for_less_than_the_host_keeps_and_not_for_more() {
+        assert_eq!(overflow(Policy::Fail, 10).bytes, 10);
+        assert_eq!(overflow(Policy::Fail, 5000).bytes, 1000);
+        assert_eq!(overflow(Policy::Unspecified, 0).bytes, 1000);
+        assert_eq!(overflow(Policy::HeadTail, 10).spool_bytes(), 10);
+        assert!(overflow(Policy::Block, 10).spool_bytes() > 2 * UNDER_WAY);
+    }
+}
