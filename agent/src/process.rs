@@ -35,7 +35,7 @@ pub(crate) use self::{
     group::{Group, end_left_over},
     orphans::{adopt_orphans, reap_orphans},
     spawn::{Size, fork, resize},
-    tree::{Ending, Tree, start_time},
+    tree::{Ending, Tree, lives, start_time},
     user::User,
 };
 

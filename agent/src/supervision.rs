@@ -55,7 +55,7 @@ impl SupervisorId {
 
     /// Whether it is alive.
     pub(crate) fn lives(&self) -> bool {
-        process::start_time(Pid::from_raw(self.pid)) == Some(self.start_time)
+        process::lives(Pid::from_raw(self.pid), self.start_time)
     }
 
     /// The name of its socket.

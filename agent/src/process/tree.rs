@@ -45,6 +45,11 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     Entry::read(pid).map(|entry| entry.start_time)
 }
 
+/// Whether a process that began then runs: one that has ended and waits for its parent does not.
+pub(crate) fn lives(pid: Pid, start_time: u64) -> bool {
+    Entry::read(pid).is_some_and(|entry| entry.start_time == start_time && !entry.gone)
+}
+
 impl Tree {
     /// The tree of a process. Without its start time only the marker finds it.
     pub(crate) fn new(root: Pid, start_time: Option<u64>, task_id: TaskId) -> Self {

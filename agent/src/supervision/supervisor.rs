@@ -230,10 +230,9 @@ impl Supervisor {
                 agent.say(result);
             }
             (Order::Release(_), Some(_)) => {
-                if let Some(task) = self.task.take() {
-                    task.forget();
-                }
-                if running::has_children() {
+                if let Some(task) = self.task.take()
+                    && task.forget()
+                {
                     self.agent = None;
                 }
             }

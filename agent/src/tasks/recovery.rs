@@ -1,7 +1,7 @@
 //! What becomes of the tasks of an earlier agent. Those that a supervisor holds go on; of the others, the result
 //! is said as far as it can be proved, and what is left of their processes is ended.
 
-use std::{sync::Arc, task::Waker};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use muster_proto::{
     agent::v1::SealedOffer,
@@ -24,6 +24,9 @@ use crate::supervision::{
     Left, Link, SupervisorId,
     protocol::{Cancel, Gap, News, Order, Output},
 };
+
+/// How soon a supervisor that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Tasks {
     /// Takes up what the journal holds unsettled, and what these supervisors hold.
@@ -113,31 +116,32 @@ impl Tasks {
     /// Goes on with a task below the supervisor that holds it.
     async fn adopt(self, task: Arc<Task>, id: SupervisorId) {
         self.0.supervisors.adopted();
-        let over = match Link::adopt(&self.0.left, id).await {
-            Ok((mut link, holds)) if holds == task.id.to_string() => {
-                tracing::info!("found the task below its supervisor, process {}", id.pid);
-                let over = match link.resume(task.spool.produced()) {
-                    Ok(()) => self.hear(&task, &mut link).await,
-                    Err(_) => Over::SupervisorDied,
-                };
-                match over {
-                    Over::SupervisorDied => None,
-                    over => Some((link, over)),
+        let found = loop {
+            match Link::adopt(&self.0.left, id).await {
+                Ok((link, holds)) => break (holds == task.id.to_string()).then_some(link),
+                Err(_) if !id.lives() => break None,
+                // It may be stopped, or wait for a disk.
+                Err(error) => {
+                    tracing::warn!(%error, "the supervisor of a task does not answer, process {}: {error}", id.pid);
                 }
             }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(%error, "the supervisor of a task cannot be reached: {error}");
-                None
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = self.0.stopping.cancelled() => return,
             }
         };
-        match over {
-            Some((link, over)) => self.conclude(&task, link, over).await,
-            None => {
-                self.0.supervisors.lost();
-                self.prove(task, true).await;
+        if let Some(mut link) = found {
+            tracing::info!("found the task below its supervisor, process {}", id.pid);
+            let over = match link.resume(task.spool.produced()) {
+                Ok(()) => self.hear(&task, &mut link).await,
+                Err(_) => Over::SupervisorDied,
+            };
+            if !matches!(over, Over::SupervisorDied) {
+                return self.conclude(&task, link, over).await;
             }
         }
+        self.0.supervisors.lost();
+        self.prove(task, true).await;
     }
 
     /// Says what can be proved of a task without a supervisor, and ends what is left of it.

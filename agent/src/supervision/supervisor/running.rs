@@ -368,17 +368,18 @@ impl Running {
         self.ended.as_ref().map(|(_, at)| *at).or(refused)
     }
 
-    /// The agent has all of it.
-    pub(super) fn forget(mut self) {
+    /// The agent has all of it. Says whether the supervisor has to leave, because something goes on below it.
+    pub(super) fn forget(mut self) -> bool {
         self.output.forget();
         if self.recorded {
             Left::new(Path::new("."), self.task_id).forget();
         }
+        self.ended.is_some_and(|(ended, _)| ended.leaves)
     }
 }
 
 /// Whether this process has any child. What is left of one task would be mistaken for a part of the next.
-pub(super) fn has_children() -> bool {
+fn has_children() -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
