@@ -26,7 +26,14 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     // `cargo test --workspace` has built it already.
     #[allow(clippy::disallowed_methods)] // the test needs the program
     let mut build = process::Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--offline", "--workspace", "--bins"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--offline",
+        "--package",
+        "muster-agent",
+        "--bins",
+    ]);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }
@@ -784,6 +791,26 @@ async fn a_terminal_is_one_and_outlives_the_agent() {
     let task = control_plane.settled(&task_id).await;
     assert!(task.out().ends_with("end\r\n"), "{}", task.out());
     assert_eq!(task.state(), State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_belongs_to_whoever_runs_in_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // Nobody else runs commands as others.
+    }
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    let mut wanted =
+        script("id -un; stat -c %U $(tty); echo > /dev/tty && ps -o tpgid= -p $$; echo $$");
+    wanted.user = "nobody".to_owned();
+    wanted.cwd = "/".to_owned();
+    wanted.terminal = Some(muster_proto::v1::Terminal::default());
+    let task_id = control_plane.offer(wanted).await;
+    let out = control_plane.settled(&task_id).await.out();
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert_eq!(&lines[..3], ["nobody", "nobody", ""], "{out}");
+    assert_eq!(lines[3], lines[4], "it controls the terminal");
+    drop(host);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

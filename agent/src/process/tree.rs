@@ -20,6 +20,9 @@ use super::TASK_MARKER;
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_LAST: Duration = Duration::from_millis(200);
 
+/// A line of the process table, bytes: some fifty numbers and a name.
+const LINE_MAX: usize = 1536;
+
 /// A process and what it started.
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
@@ -227,9 +230,12 @@ impl Entry {
     }
 
     fn read(pid: Pid) -> Option<Self> {
+        // Longer than the line can be, so that one read has it.
+        let mut line = [0; LINE_MAX];
+        let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = io::Read::read(&mut file, &mut line).ok()?;
         // Names are cut to 15 bytes, also within a character.
-        let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Self::parse(pid, &String::from_utf8_lossy(&line))
+        Self::parse(pid, &String::from_utf8_lossy(&line[..length]))
     }
 
     /// Reads a line as "PID (NAME) STATE PARENT GROUP SESSION … START_TIME …"; the name may hold

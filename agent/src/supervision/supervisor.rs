@@ -279,7 +279,8 @@ impl Supervisor {
 
     /// Clears away children that have ended.
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.children.read_signal() {}
+        // One stands for all that have ended so far.
+        let _ = self.children.read_signal();
         loop {
             let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => return,

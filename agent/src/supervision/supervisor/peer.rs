@@ -76,7 +76,8 @@ impl Peer {
             for (part, bytes) in parts.iter_mut().zip(&self.queue) {
                 *part = IoSlice::new(bytes);
             }
-            let mut written = match self.socket.write_vectored(&parts) {
+            let used = self.queue.len().min(QUEUE);
+            let mut written = match self.socket.write_vectored(&parts[..used]) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

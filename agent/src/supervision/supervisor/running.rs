@@ -240,6 +240,7 @@ impl Running {
         if self.ended.is_none() && self.is_over() {
             self.input.close();
             self.clear_group();
+            self.drain = None;
             self.ended = Some((self.end(), now));
         }
         match peer {
