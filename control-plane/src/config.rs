@@ -84,6 +84,16 @@ pub struct Config {
     )]
     pub offline_after: Duration,
 
+    /// Somebody who is attached to a task and unheard for this long is taken for gone.
+    #[arg(
+        long,
+        env = "MUSTER_CLIENT_GONE_AFTER",
+        value_name = "DURATION",
+        default_value = "25s",
+        value_parser = interval
+    )]
+    pub client_gone_after: Duration,
+
     /// Connections that may be open at once; more are dropped as they come.
     #[arg(
         long,
@@ -121,6 +131,7 @@ impl Config {
             heartbeat_interval: Duration::from_secs(10),
             suspect_after: Duration::from_secs(25),
             offline_after: Duration::from_secs(45),
+            client_gone_after: Duration::from_secs(25),
             max_connections: 32_768,
             job_age: Duration::from_secs(90 * 24 * 3600),
             output: OutputConfig::default(),

@@ -5,7 +5,9 @@
 
 mod cancel;
 mod create;
+mod follow;
 mod ids;
+mod input;
 mod job;
 mod known;
 mod record;
@@ -16,6 +18,7 @@ mod state;
 mod sweep;
 mod task;
 mod watch;
+mod writers;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,15 +30,20 @@ use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use self::{create::Creating, known::Known, recorder::Recorder};
+use self::{
+    create::Creating, input::Roads, known::Known, recorder::Recorder, writers::Writers,
+};
 pub(crate) use self::{
     create::{CreateError, Created, NewJob, Target},
+    follow::TaskWatch,
     ids::digest,
+    input::{Answer, Input, Put, Road},
     job::{Counts, Job, JobState, Order, Summary},
     report::{AdoptError, TaskRef},
     state::{NotAllowed, State, Withdrawal},
     task::{Ending, Fence, Task},
     watch::{Event as WatchEvent, Update, Watch, WatchError},
+    writers::{Access, Attachment, Client, Writer},
 };
 use crate::{
     dispatcher::Dispatcher,
@@ -61,6 +69,8 @@ struct Shared {
     /// Held while a job is read that is not in memory: nobody else may read it, change it and let it go.
     reading: tokio::sync::Mutex<()>,
     recorder: Recorder,
+    roads: Arc<Roads>,
+    writers: Arc<Writers>,
 }
 
 /// Jobs that are not done, found by job, task and host.
@@ -153,6 +163,8 @@ impl Jobs {
             known: Known::new(usize::try_from(jobs_max).unwrap_or(0)),
             reading: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
+            roads: Arc::default(),
+            writers: Arc::default(),
         }));
         let shared = Arc::clone(&jobs.0);
         tokio::spawn(async move {

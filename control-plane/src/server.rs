@@ -34,7 +34,7 @@ use crate::{
         caller::Judge,
         enrollment::EnrollmentDoor,
         hosts::{HostDoor, Load},
-        jobs::JobDoor,
+        jobs::{JobDoor, attach::AttachSettings},
     },
     authority::{Authority, AuthorityError},
     config::Config,
@@ -264,6 +264,7 @@ impl Server {
                 jobs: self.rooms.jobs.clone(),
                 inventory: self.rooms.inventory.clone(),
                 output: self.rooms.output.clone(),
+                attach: AttachSettings::within(self.config.client_gone_after),
             }))
             .add_service(AgentServiceServer::new(Agents(self.rooms.clone())));
         tracing::info!(

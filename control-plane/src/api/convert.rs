@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_proto::{
-    agent::v1::task_state::Ended,
-    v1::{self, Action, job, task},
+    agent::v1::{self as agent, task_state::Ended},
+    v1::{self, Action, InputStatus, Reason, job, task, task_input},
 };
 use prost::Message as _;
 
@@ -14,7 +14,7 @@ use super::output;
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
     hosts::Inventory,
-    jobs::{Ending, Job, JobState, State, Summary, Task},
+    jobs::{Answer, Ending, Input, Job, JobState, State, Summary, Task},
     output::Stream,
 };
 
@@ -214,6 +214,72 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
         cancel_time: task.cancel_time.map(timestamp),
         disconnect_time: disconnect_time.map(timestamp),
         late_result: task.late_result.clone(),
+    }
+}
+
+/// An input on its way to a host.
+pub(crate) fn input_out(write_id: &str, input: Input) -> agent::Input {
+    let kind = match input {
+        Input::Data(data) => task_input::Kind::Data(data),
+        Input::Close => task_input::Kind::CloseStdin(v1::CloseStdin {}),
+        Input::Resize { rows, columns } => task_input::Kind::Resize(v1::Terminal {
+            rows,
+            columns,
+            term: String::new(),
+        }),
+        Input::Signal(name) => task_input::Kind::Signal(name),
+    };
+    agent::Input {
+        write_id: write_id.to_owned(),
+        input: Some(v1::TaskInput { kind: Some(kind) }),
+    }
+}
+
+/// What a host says became of an input.
+pub(crate) fn answer_in(status: InputStatus) -> Answer {
+    match status {
+        InputStatus::Accepted => Answer::Accepted,
+        InputStatus::Starting => Answer::Starting,
+        InputStatus::Closed => Answer::Closed,
+        InputStatus::Full => Answer::Full,
+        InputStatus::Unknown | InputStatus::Refused | InputStatus::Unspecified => Answer::Unknown,
+    }
+}
+
+/// What became of an input: status, reason and words for whoever put it in.
+pub(crate) fn answer_out(answer: &Answer) -> (InputStatus, Reason, &'static str) {
+    match answer {
+        Answer::Accepted => (InputStatus::Accepted, Reason::Unspecified, ""),
+        Answer::Starting => (
+            InputStatus::Starting,
+            Reason::Unspecified,
+            "the process has not started; try again once it runs",
+        ),
+        Answer::Closed => (
+            InputStatus::Closed,
+            Reason::Unspecified,
+            "standard input is closed, or the process has ended",
+        ),
+        Answer::Full => (
+            InputStatus::Full,
+            Reason::Unspecified,
+            "the process has not read what was put in before; try again with the same write id",
+        ),
+        Answer::Unknown => (
+            InputStatus::Unknown,
+            Reason::Unspecified,
+            "the host does not know the task",
+        ),
+        Answer::Away(Reason::HostSilent) => (
+            InputStatus::Unknown,
+            Reason::HostSilent,
+            "the host did not answer in time; trying again with the same write id is safe",
+        ),
+        Answer::Away(reason) => (
+            InputStatus::Unknown,
+            *reason,
+            "the host is not connected; trying again with the same write id is safe",
+        ),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The door of jobs: `JobService`.
 
+pub(crate) mod attach;
 mod check;
+mod input;
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
@@ -8,15 +10,16 @@ use futures_util::{Stream, stream};
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::{
-        CancelJobRequest, CancelJobResponse, CreateJobRequest, CreateJobResponse, GetJobRequest,
-        GetJobResponse, JobEvent, JobUpdate, ListJobsRequest, ListJobsResponse, ListTasksRequest,
-        ListTasksResponse, ReadOutputRequest, ReadOutputResponse, Reason, RunJobRequest,
-        RunJobResponse, WatchJobRequest, WatchJobResponse, job_event::Event,
+        AttachTaskRequest, AttachTaskResponse, CancelJobRequest, CancelJobResponse,
+        CreateJobRequest, CreateJobResponse, GetJobRequest, GetJobResponse, JobEvent, JobUpdate,
+        ListJobsRequest, ListJobsResponse, ListTasksRequest, ListTasksResponse, ReadOutputRequest,
+        ReadOutputResponse, Reason, RunJobRequest, RunJobResponse, SendInputRequest,
+        SendInputResponse, WatchJobRequest, WatchJobResponse, job_event::Event,
         job_service_server::JobService,
     },
 };
 use muster_runtime::telemetry::trace;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     caller::Caller,
@@ -49,6 +52,8 @@ pub(crate) struct JobDoor {
     pub(crate) inventory: Inventory,
     /// The output of tasks.
     pub(crate) output: OutputStore,
+    /// How whoever attaches is looked after.
+    pub(crate) attach: attach::AttachSettings,
 }
 
 impl status::Explain for CreateError {
@@ -437,6 +442,24 @@ impl JobService for JobDoor {
         Ok(Response::new(CancelJobResponse {
             job: Some(convert::job(&job)),
         }))
+    }
+
+    async fn send_input(
+        &self,
+        request: Request<SendInputRequest>,
+    ) -> Result<Response<SendInputResponse>, Status> {
+        Ok(Response::new(self.put_in(request.into_inner()).await?))
+    }
+
+    type AttachTaskStream = Messages<AttachTaskResponse>;
+
+    async fn attach_task(
+        &self,
+        request: Request<Streaming<AttachTaskRequest>>,
+    ) -> Result<Response<Self::AttachTaskStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let messages = attach::attach(self, &caller, request.into_inner()).await?;
+        Ok(Response::new(messages))
     }
 }
 

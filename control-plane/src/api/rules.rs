@@ -52,6 +52,7 @@ const RULES: &[(&str, Rule)] = &[
     ("muster.v1.HostService/UnlockHost", OPERATOR),
     ("muster.v1.HostService/UpdateHost", PEOPLE),
     ("muster.v1.HostService/WatchHosts", PEOPLE),
+    ("muster.v1.JobService/AttachTask", PEOPLE),
     ("muster.v1.JobService/CancelJob", PEOPLE),
     ("muster.v1.JobService/CreateJob", PEOPLE),
     ("muster.v1.JobService/GetJob", PEOPLE),
@@ -59,6 +60,7 @@ const RULES: &[(&str, Rule)] = &[
     ("muster.v1.JobService/ListTasks", PEOPLE),
     ("muster.v1.JobService/ReadOutput", PEOPLE),
     ("muster.v1.JobService/RunJob", PEOPLE),
+    ("muster.v1.JobService/SendInput", PEOPLE),
     ("muster.v1.JobService/WatchJob", PEOPLE),
 ];
 

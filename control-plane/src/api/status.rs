@@ -93,7 +93,7 @@ fn code(reason: Reason) -> Code {
         | Reason::TaskNotFound
         | Reason::TokenNotFound => Code::NotFound,
         Reason::RequestIdReused | Reason::NameTaken => Code::AlreadyExists,
-        Reason::EtagMismatch | Reason::SessionSuperseded => Code::Aborted,
+        Reason::EtagMismatch | Reason::SessionSuperseded | Reason::ClientSilent => Code::Aborted,
         Reason::NoHostMatches | Reason::IdentityConflict | Reason::VersionUnsupported => {
             Code::FailedPrecondition
         }
@@ -116,6 +116,10 @@ fn code(reason: Reason) -> Code {
         | Reason::LimitUnsupported
         | Reason::OutputLimit
         | Reason::SupervisorDied
+        // Reasons of inputs; they stand in answers.
+        | Reason::HostDisconnected
+        | Reason::HostSilent
+        | Reason::NotWriter
         | Reason::Internal
         | Reason::Unspecified => Code::Internal,
     }

@@ -1,4 +1,6 @@
-//! The Report stream of one task: state and output up, acknowledgements down.
+//! The Report stream of one task: state and output up, acknowledgements and input down.
+
+mod inputs;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
+use self::inputs::Inputs;
 use super::{Rooms, Session, driver::refusal, offer::Unsealed};
 use crate::{
     api::{convert, status},
@@ -30,8 +33,8 @@ use crate::{
 /// How long a stream may take to say which task it reports.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Messages down that may wait: acknowledgements only, and a later one replaces an earlier.
-const QUEUE: usize = 4;
+/// Messages down that may wait: acknowledgements, of which a later one replaces an earlier, and input.
+const QUEUE: usize = 8;
 
 /// Bytes of one chunk.
 const CHUNK_MAX: usize = 256 << 10;
@@ -73,6 +76,7 @@ pub(crate) async fn report(
     let span = tracing::info_span!("report", task.id = %id, host.id = %host_id);
     tokio::spawn(
         async move {
+            let inputs = Inputs::new(rooms.jobs.open_road(id), wire.clone());
             let report = Report {
                 rooms,
                 session,
@@ -80,7 +84,7 @@ pub(crate) async fn report(
                 id,
                 wire,
             };
-            if let Err(status) = report.run(incoming).await {
+            if let Err(status) = report.run(incoming, inputs).await {
                 tracing::warn!("a report ended: {}", status.message());
                 let _ = report.wire.send(Err(status)).await;
             }
@@ -144,7 +148,11 @@ struct Report {
 }
 
 impl Report {
-    async fn run(&self, mut incoming: Streaming<ReportRequest>) -> Result<(), Status> {
+    async fn run(
+        &self,
+        mut incoming: Streaming<ReportRequest>,
+        mut inputs: Inputs,
+    ) -> Result<(), Status> {
         let mut durable = self
             .rooms
             .output
@@ -164,7 +172,11 @@ impl Report {
                     // A later one says the same and more.
                     let _ = self.wire.try_send(Ok(down(Down::Ack(Ack { sequence }))));
                 }
+                () = inputs.pass_on() => {}
                 message = incoming.message() => match message? {
+                    Some(ReportRequest { message: Some(Up::InputResult(result)) }) => {
+                        inputs.answered(&result);
+                    }
                     Some(ReportRequest { message: Some(message) }) => {
                         self.take(message).await?;
                         if self.task.look(|task| task.state.is_final() && task.output_end.is_some()) {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Bytes of output in one update, about.
-const UPDATE_BYTES: usize = 256 << 10;
+pub(super) const UPDATE_BYTES: usize = 256 << 10;
 
 /// Events in one update.
 const UPDATE_EVENTS: usize = 1000;
@@ -65,9 +65,61 @@ pub(crate) enum WatchError {
 
 /// What was shown of a task: a digest of its state, 0 for nothing, and the last sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Shown {
+pub(super) struct Shown {
     state: u64,
     sequence: i64,
+}
+
+impl Shown {
+    /// No state, and output up to this sequence.
+    pub(super) fn after(sequence: i64) -> Self {
+        Self { state: 0, sequence }
+    }
+
+    /// Shows what is new of a task, without output unless it says where that is; says whether that was all.
+    pub(super) async fn show(
+        &mut self,
+        job: &Job,
+        ordinal: u32,
+        output: Option<&OutputStore>,
+        budget: &mut usize,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, WatchError> {
+        let mut task = job.task(ordinal);
+        if let Some(size) = output.and_then(|output| output.size_now(task.task_id)) {
+            task.output_size = size;
+        }
+        let digest = task_digest(&task);
+        let mut shown = *self;
+        let task_id = task.task_id;
+        let is_final = task.state.is_final();
+        let output_end = task.output_end;
+        let mut task = Some(Box::new(task)).filter(|_| digest != shown.state);
+        // An end comes after the output before it, everything else before the output after it.
+        if let Some(task) = task.take_if(|_| !is_final) {
+            events.push(Event::Task(task));
+            shown.state = digest;
+        }
+        let mut all = true;
+        if let Some(output) = output.filter(|_| output_end.is_none_or(|end| shown.sequence < end)) {
+            let items = output.read_after(task_id, shown.sequence, *budget).await?;
+            let read: usize = items.iter().map(Item::weight).sum();
+            *budget = budget.saturating_sub(read);
+            let found = !items.is_empty();
+            for item in items {
+                shown.sequence = item.sequence;
+                events.push(Event::Output(task_id, item));
+            }
+            // What is promised and not found was dropped with old history.
+            all = !found || shown.sequence >= output.last_sequence(task_id).await?;
+        }
+        if all && let Some(task) = task {
+            events.push(Event::Task(task));
+            shown.state = digest;
+        }
+        *self = shown;
+        Ok(all)
+    }
 }
 
 /// Follows a job.
@@ -189,43 +241,10 @@ impl Watch {
         if self.shown.len() <= index {
             self.shown.resize(index + 1, Shown::default());
         }
-        let mut task = self.job.task(ordinal);
-        if let Some(size) = self.output.size_now(task.task_id) {
-            task.output_size = size;
-        }
-        let digest = task_digest(&task);
-        let mut shown = self.shown[index];
-        let task_id = task.task_id;
-        let is_final = task.state.is_final();
-        let output_end = task.output_end;
-        let mut task = Some(Box::new(task)).filter(|_| digest != shown.state);
-        // An end comes after the output before it, everything else before the output after it.
-        if let Some(task) = task.take_if(|_| !is_final) {
-            events.push(Event::Task(task));
-            shown.state = digest;
-        }
-        let mut all = true;
-        if !self.states_only && output_end.is_none_or(|end| shown.sequence < end) {
-            let items = self
-                .output
-                .read_after(task_id, shown.sequence, *budget)
-                .await?;
-            let read: usize = items.iter().map(Item::weight).sum();
-            *budget = budget.saturating_sub(read);
-            let found = !items.is_empty();
-            for item in items {
-                shown.sequence = item.sequence;
-                events.push(Event::Output(task_id, item));
-            }
-            // What is promised and not found was dropped with old history.
-            all = !found || shown.sequence >= self.output.last_sequence(task_id).await?;
-        }
-        if all && let Some(task) = task {
-            events.push(Event::Task(task));
-            shown.state = digest;
-        }
-        self.shown[index] = shown;
-        Ok(all)
+        let output = (!self.states_only).then_some(&self.output);
+        self.shown[index]
+            .show(&self.job, ordinal, output, budget, events)
+            .await
     }
 
     /// Job, flags, then runs of equal tasks: state, sequence, how many.

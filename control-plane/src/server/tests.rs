@@ -1,3 +1,6 @@
+mod attach;
+mod fake_host;
+
 use std::time::Instant;
 
 use muster_client::{enrollment, identity::Identity, join::JoinString};

@@ -1,5 +1,7 @@
 //! What a job may ask for.
 
+mod living;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -182,7 +184,7 @@ fn check_command(command: &Command) -> Result<(), Status> {
     {
         return Err(status::invalid("action.command.grace", "is not negative"));
     }
-    Ok(())
+    living::check(command)
 }
 
 fn too_long(field: &str, limit: &str) -> Status {
@@ -238,6 +240,26 @@ mod tests {
             ..request(command(&["true"]))
         };
         assert_eq!(reason(anonymous), "ARGUMENT_INVALID");
+    }
+
+    #[test]
+    fn the_digest_covers_how_a_process_is_lived_in() {
+        let changes: [fn(&mut Command); 6] = [
+            |command| command.terminal = Some(Default::default()),
+            |command| command.open_stdin = true,
+            |command| command.limits = Some(Default::default()),
+            |command| command.environment = Some(Default::default()),
+            |command| command.output_limit = Some(Default::default()),
+            |command| command.record = true,
+        ];
+        let digests = changes.map(|change| {
+            let mut command = command(&["true"]);
+            change(&mut command);
+            digest_of(&request(command))
+        });
+        let plain = digest_of(&request(command(&["true"])));
+        let all: std::collections::BTreeSet<_> = digests.into_iter().chain([plain]).collect();
+        assert_eq!(all.len(), changes.len() + 1);
     }
 
     #[test]
