@@ -85,7 +85,12 @@ impl ClientError {
             return false;
         };
         match self.reason() {
-            Some(Reason::ShuttingDown | Reason::Overloaded | Reason::LedgerUnavailable) => true,
+            Some(
+                Reason::ShuttingDown
+                | Reason::Overloaded
+                | Reason::LedgerUnavailable
+                | Reason::ClientSilent,
+            ) => true,
             Some(_) => status.code() == Code::Unavailable,
             // Not from the control plane's doors: the connection broke, or somebody in between speaks.
             None => matches!(

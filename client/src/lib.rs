@@ -2,18 +2,22 @@
 //!
 //! [`Client`] speaks for one principal over one channel that connects again by itself. [`Client::run`]
 //! creates a job exactly once, whatever is lost in between, and gives a [`JobWatch`] that continues
-//! through broken connections without gap or repeat. Everything else is in the generated clients:
+//! through broken connections without gap or repeat. [`Client::attach`] does the same for one task, and puts in what is
+//! written exactly once. Everything else is in the generated clients:
 //! [`Client::hosts`], [`Client::jobs`], [`Client::access`], [`Client::enrollment`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attach;
 mod connect;
 pub mod enrollment;
 mod error;
 pub mod identity;
 mod jobs;
 pub mod join;
+pub mod keys;
 mod output;
 
+pub use attach::{Attach, AttachEvent, Attachment, Over, Writing};
 pub use connect::{Client, Credentials, Service};
 pub use error::ClientError;
 pub use jobs::JobWatch;
