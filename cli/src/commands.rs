@@ -18,6 +18,7 @@ use crate::{
     roles::{self, agent::AgentCommand, gateway::GatewayCommand},
     run::RunCommand,
     screen,
+    shell::ShellCommand,
     tokens::{self, TokenCommand},
 };
 
@@ -76,7 +77,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         operator: Operator,
     },
-    /// Jobs: list, show, watch, read output, cancel
+    /// Work in a terminal of a host
+    Shell {
+        #[command(flatten)]
+        shell: Box<ShellCommand>,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Jobs: list, show, watch, attach, read output, cancel
     Job {
         #[command(flatten)]
         operator: Operator,
@@ -113,6 +121,7 @@ impl Command {
         match self {
             Self::Host { operator, .. }
             | Self::Run { operator, .. }
+            | Self::Shell { operator, .. }
             | Self::Job { operator, .. }
             | Self::Token { operator, .. } => operator.json,
             Self::Version { json } => *json,
@@ -160,6 +169,7 @@ impl Cli {
             Command::Mcp(mcp) => mcp.run(data_dir()?).await,
             Command::Host { operator, command } => hosts::run(command, &at(operator)?).await,
             Command::Run { operator, run } => run.run(&at(operator)?).await,
+            Command::Shell { operator, shell } => shell.run(&at(operator)?).await,
             Command::Job { operator, command } => jobs::run(command, &at(operator)?).await,
             Command::Token { operator, command } => tokens::run(command, &at(operator)?).await,
             Command::Completion { shell } => {

@@ -1,5 +1,8 @@
 //! `muster job …`: what was asked for, and what became of it.
 
+mod attach;
+mod chosen;
+mod input;
 mod output;
 mod view;
 
@@ -39,6 +42,10 @@ pub(crate) enum JobCommand {
         /// The job
         job_id: String,
     },
+    /// Attach to a task that runs: its output, and a way to write to it
+    Attach(attach::Attach),
+    /// Put text, keys, a signal or the end of input into a task that runs
+    Input(input::Input),
     /// Read a task's output: all of it, its tail, matching lines or a range
     Output(output::Output),
     /// End a job's processes: politely, then, after the grace, hard
@@ -126,6 +133,8 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
             let watch = client.watch(&job_id, "");
             return follow::follow(&client, watch, operator.json).await;
         }
+        JobCommand::Attach(attach) => return attach.run(&client, operator.json).await,
+        JobCommand::Input(input) => input.run(&client, operator.json).await?,
         JobCommand::Output(output) => output.run(&client, operator.json).await?,
         JobCommand::Cancel {
             job_id,

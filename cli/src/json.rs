@@ -3,8 +3,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use muster_proto::v1::{
-    Action, Facts, Host, Instruction, Job, JoinToken, OutputChunk, OutputGap, OutputLine,
-    OutputSize, Principal, Reason, Task, Token, action,
+    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, OutputChunk,
+    OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer, action,
 };
 use serde_json::{Value, json};
 
@@ -140,7 +140,51 @@ fn action(action: &Action) -> Value {
         "timeout_s": seconds(command.timeout.as_ref()),
         "grace_s": seconds(command.grace.as_ref()),
         "stdin_bytes": command.stdin.len(),
+        "open_stdin": command.open_stdin,
+        "terminal": command.terminal.as_ref().map(|terminal| json!({
+            "rows": terminal.rows,
+            "columns": terminal.columns,
+            "term": some(&terminal.term),
+        })),
+        "record": command.record,
+        "limits": command.limits.as_ref().map(|limits| json!({
+            "nice": limits.nice,
+            "memory_bytes": limits.memory_bytes,
+            "processes": limits.processes,
+            "cpu_millis": limits.cpu_millis,
+        })),
+        "environment": command.environment.as_ref().map(|environment| json!({
+            "inherit": word(environment.inherit().as_str_name(), "INHERIT_"),
+            "exclude": environment.exclude,
+            "keep_secrets": environment.keep_secrets,
+        })),
+        "output_limit": command.output_limit.as_ref().map(|limit| json!({
+            "policy": word(limit.policy().as_str_name(), "POLICY_"),
+            "max_bytes": limit.max_bytes,
+        })),
     }})
+}
+
+pub(crate) fn input_status(status: InputStatus) -> String {
+    word(status.as_str_name(), "INPUT_STATUS_")
+}
+
+pub(crate) fn writer(writer: &Writer) -> Value {
+    json!({
+        "principal": writer.principal,
+        "you": writer.you,
+        "exclusive": writer.exclusive,
+    })
+}
+
+pub(crate) fn input_result(result: &AttachInputResult) -> Value {
+    let reason = result.reason();
+    json!({
+        "write_id": result.write_id,
+        "status": input_status(result.status()),
+        "reason": (reason != Reason::Unspecified).then(|| reason.name()),
+        "message": some(&result.message),
+    })
 }
 
 pub(crate) fn task(task: &Task) -> Value {

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout)] // this is the program that prints
 
+mod attach;
 mod commands;
 mod failure;
 mod hosts;
@@ -14,6 +15,7 @@ mod operator;
 mod roles;
 mod run;
 mod screen;
+mod shell;
 mod time;
 mod tokens;
 

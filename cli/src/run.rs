@@ -1,8 +1,10 @@
 //! `muster run`: a command on hosts, as if it ran here.
 
+pub(crate) mod alone;
 pub(crate) mod follow;
 mod input;
 mod live;
+pub(crate) mod living;
 pub(crate) mod result;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
@@ -11,6 +13,7 @@ use muster_proto::v1::{Action, Command, CreateJobRequest, Script, action};
 use serde_json::json;
 
 use crate::{
+    attach::terminal,
     failure::Failure,
     json,
     operator::Operator,
@@ -27,6 +30,9 @@ use crate::{
   muster run db-1 --shell bash --script-file migrate.sh --cwd /srv/db
   tar c conf | muster run web-1 --cwd /etc/app -- tar x
   muster run web-1 --detach -- ./long-build.sh
+  muster run -t web-1 -- top
+  cat dump.sql | muster run -i db-1 -- psql
+  muster run batch-1 --nice 10 --memory 2G --cpus 1.5 -- ./report.sh
 
 Exit codes:
   of the command itself on one host; on several 0 if it succeeded everywhere, else 1
@@ -82,8 +88,20 @@ pub(crate) struct RunCommand {
     lost_after: Option<Duration>,
 
     /// Leave standard input alone; otherwise a pipe or file there is passed on, up to 1 MiB
-    #[arg(long, short = 'n')]
+    #[arg(long, short = 'n', conflicts_with_all = ["input", "terminal"])]
     no_stdin: bool,
+
+    /// Pass standard input on as it comes, however long, to one host; its end ends the command's input
+    #[arg(long, short, conflicts_with = "detach")]
+    input: bool,
+
+    /// Give the command a terminal, and work in it; to one host. Ctrl-] detaches
+    #[arg(long, short, conflicts_with = "detach")]
+    terminal: bool,
+
+    /// Record the terminal with times, for `muster job replay`
+    #[arg(long, requires = "terminal")]
+    record: bool,
 
     /// Print the job's id and do not wait
     #[arg(long, short)]
@@ -92,6 +110,9 @@ pub(crate) struct RunCommand {
     /// Names this request: asked again with the same id, it is not run again
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+
+    #[command(flatten)]
+    living: living::Living,
 }
 
 impl RunCommand {
@@ -99,6 +120,13 @@ impl RunCommand {
         let request = self.request().await?;
         let selector = request.selector.clone();
         let client = operator.connect().await?;
+        if self.input || self.terminal {
+            let manner = alone::Manner {
+                terminal: self.terminal,
+                input: self.input || terminal::is_there(),
+            };
+            return alone::run(&client, request, manner, operator).await;
+        }
         let wrong = |error| Failure::in_selector(error, &selector);
         if self.detach {
             let job = client.create(request).await.map_err(wrong)?;
@@ -129,13 +157,13 @@ impl RunCommand {
             text,
             shell: self.shell.clone().unwrap_or_default(),
         });
-        let stdin = if self.no_stdin {
+        let stdin = if self.no_stdin || self.input || self.terminal {
             Vec::new()
         } else {
             input::read().await?
         };
         let env: HashMap<_, _> = self.env.iter().cloned().collect();
-        let command = Command {
+        let mut command = Command {
             argv: self.argv.clone(),
             script,
             cwd: self.cwd.clone().unwrap_or_default(),
@@ -144,8 +172,12 @@ impl RunCommand {
             timeout: self.timeout.and_then(time::wire),
             stdin: stdin.into(),
             grace: self.grace.and_then(time::wire),
+            open_stdin: self.input,
+            terminal: self.terminal.then(terminal::like_this),
+            record: self.record,
             ..Command::default()
         };
+        self.living.fill(&mut command);
         Ok(CreateJobRequest {
             request_id: self.request_id.clone().unwrap_or_default(),
             selector: self.selector.clone(),

@@ -66,6 +66,15 @@ pub(crate) fn outcome(task: &Task) -> String {
     text
 }
 
+/// Its end needs words: the exit code of a command speaks for itself.
+pub(crate) fn speaks(task: &Task) -> bool {
+    match task.state() {
+        State::Succeeded => false,
+        State::Failed => task.exit_code.is_none(),
+        _ => true,
+    }
+}
+
 /// Why an open task does not go on, if that is worth a line.
 pub(crate) fn hold_up(task: &Task) -> Option<String> {
     if let (State::Running, Some(since)) = (task.state(), &task.disconnect_time) {

@@ -1,0 +1,331 @@
+//! Being attached to a task: its output here, what is typed or piped here there.
+
+mod keyboard;
+pub(crate) mod terminal;
+
+use std::io::{self, Write as _};
+
+use bytes::Bytes;
+use muster_client::{AttachEvent, Attachment, Client, Writing};
+use muster_proto::v1::{
+    AttachInputResult, Attached, InputStatus, OutputChunk, OutputGap, OutputStream, Task, Writer,
+    task::State,
+};
+use serde_json::json;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use self::{
+    keyboard::Typed,
+    terminal::{Modes, Raw},
+};
+use crate::{
+    failure::{Failure, exit},
+    json,
+    run::result,
+    screen::{self, bytes, clean, say},
+};
+
+/// How somebody is attached.
+pub(crate) struct Session {
+    /// The job, for whoever comes back.
+    pub(crate) job_id: String,
+    /// The task has a terminal, and so have we: keys go there as they are.
+    pub(crate) raw: bool,
+    /// Standard input is passed on.
+    pub(crate) input: bool,
+    /// Events are printed as JSON lines.
+    pub(crate) json: bool,
+    /// The job is this session's own: an interrupt before its start cancels it.
+    pub(crate) own: Option<Client>,
+}
+
+/// Stays attached until the task ends or somebody detaches; the exit code that stands for it.
+pub(crate) async fn run(session: Session, mut attachment: Attachment) -> Result<u8, Failure> {
+    let raw = if session.raw {
+        let raw = Raw::enter();
+        Some(raw.map_err(|error| Failure::usage(format!("the terminal cannot be used: {error}")))?)
+    } else {
+        None
+    };
+    let (typed_in, mut typed) = mpsc::channel(1);
+    if session.input {
+        keyboard::read(attachment.writing(), session.raw, typed_in);
+    }
+    let mut view = View::new(&session);
+    let ended = view.watch(&mut attachment, &mut typed).await;
+    if session.raw {
+        view.modes.reset();
+    }
+    // The terminal is its own again before anything else is said.
+    drop(raw);
+    match ended? {
+        Ended::Task => {
+            let code = view.task.as_ref();
+            if let Some(task) = code.filter(|task| result::speaks(task)) {
+                let host = clean(&task.host_name);
+                say(&format!("muster: {host}: {}", result::outcome(task)));
+            }
+            Ok(result::exit_code(view.task.iter()))
+        }
+        Ended::Detached => Ok(detached(&session.job_id)),
+    }
+}
+
+/// Ending the command never ends the job.
+fn detached(job_id: &str) -> u8 {
+    let job_id = clean(job_id);
+    say(&format!(
+        "detached; {job_id} goes on\n  come back: muster job attach {job_id}\n  end it:    muster job cancel {job_id}"
+    ));
+    exit::INTERRUPTED
+}
+
+enum Ended {
+    Task,
+    Detached,
+}
+
+struct View<'a> {
+    session: &'a Session,
+    task: Option<Task>,
+    remark: Option<String>,
+    writes: bool,
+    attached_before: bool,
+    modes: Modes,
+}
+
+impl<'a> View<'a> {
+    fn new(session: &'a Session) -> Self {
+        Self {
+            session,
+            task: None,
+            remark: None,
+            writes: false,
+            attached_before: false,
+            modes: Modes::default(),
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        attachment: &mut Attachment,
+        typed: &mut mpsc::Receiver<Typed>,
+    ) -> Result<Ended, Failure> {
+        let writing = attachment.writing();
+        let mut signals = Signals::new()?;
+        loop {
+            tokio::select! {
+                event = attachment.next() => match event {
+                    Some(event) => self.take(event?, &writing).await?,
+                    None => return Ok(Ended::Task),
+                },
+                Some(typed) = typed.recv() => match typed {
+                    Typed::Detach => return Ok(Ended::Detached),
+                    Typed::Interrupt => self.interrupt().await?,
+                },
+                signal = signals.next() => match signal {
+                    Told::Leave => return Ok(Ended::Detached),
+                    Told::Resize => self.resize(&writing).await,
+                },
+            }
+        }
+    }
+
+    /// A task that has not started cannot be told to stop by a key.
+    async fn interrupt(&self) -> Result<(), Failure> {
+        let waits = self
+            .task
+            .as_ref()
+            .is_some_and(|task| matches!(task.state(), State::Pending | State::AwaitingApproval));
+        if let Some(client) = self.session.own.as_ref().filter(|_| waits) {
+            client.cancel(&self.session.job_id, "", None).await?;
+            self.say("cancelling");
+        }
+        Ok(())
+    }
+
+    async fn resize(&self, writing: &Writing) {
+        if let Some((rows, columns)) = terminal::size().filter(|_| self.session.raw && self.writes)
+        {
+            // Over is over: the next event says so.
+            let _ = writing.resize(rows, columns).await;
+        }
+    }
+
+    async fn take(&mut self, event: AttachEvent, writing: &Writing) -> Result<(), Failure> {
+        if self.session.json {
+            return self.take_as_json(event);
+        }
+        match event {
+            AttachEvent::Attached(attached) => self.attached(*attached),
+            AttachEvent::Task(task) => {
+                let began = self
+                    .task
+                    .as_ref()
+                    .is_none_or(|old| old.start_time.is_none())
+                    && task.start_time.is_some();
+                self.remark(&task);
+                self.task = Some(*task);
+                if began {
+                    // Whatever was said before the start went nowhere.
+                    self.resize(writing).await;
+                }
+            }
+            AttachEvent::Output(chunk) => self.write(&chunk)?,
+            AttachEvent::Gap(gap) => self.gap(&gap),
+            AttachEvent::Input(result) => self.input(&result),
+            AttachEvent::Writer(writer) => self.writer(writer),
+            AttachEvent::Broken(why) => self.say(&format!("{}; trying again", clean(&why))),
+        }
+        Ok(())
+    }
+
+    fn take_as_json(&mut self, event: AttachEvent) -> Result<(), Failure> {
+        let line = match event {
+            AttachEvent::Attached(attached) => {
+                self.task = attached.task;
+                json!({"attached": {"writer": attached.writer.as_ref().map(json::writer)}})
+            }
+            AttachEvent::Task(task) => {
+                let line = json!({"task": json::task(&task)});
+                self.task = Some(*task);
+                line
+            }
+            AttachEvent::Output(chunk) => json!({"output": json::chunk(&chunk)}),
+            AttachEvent::Gap(gap) => json!({"gap": json::gap(&gap)}),
+            AttachEvent::Input(result) => json!({"input": json::input_result(&result)}),
+            AttachEvent::Writer(writer) => {
+                json!({"writer_changed": {"writer": writer.as_ref().map(json::writer)}})
+            }
+            AttachEvent::Broken(why) => json!({"broken": why}),
+        };
+        Ok(screen::print_json_line(&line)?)
+    }
+
+    fn attached(&mut self, attached: Attached) {
+        let writer = attached.writer.as_ref();
+        self.writes = writer.is_some_and(|writer| writer.you);
+        if self.attached_before {
+            self.say("connected again");
+        } else if let Some(other) = writer.filter(|writer| self.session.input && !writer.you) {
+            self.say(&format!(
+                "{} writes, you watch; --take-over writes instead",
+                clean(&other.principal)
+            ));
+        }
+        self.attached_before = true;
+        if let Some(task) = attached.task {
+            self.remark(&task);
+            self.task = Some(task);
+        }
+    }
+
+    /// Says what a reader could not guess, as that the task waits for its host.
+    fn remark(&mut self, task: &Task) {
+        let remark = result::hold_up(task);
+        if self.remark != remark {
+            match &remark {
+                Some(text) => self.say(&format!("{}: {text}", clean(&task.host_name))),
+                None => self.say(&format!("{}: goes on", clean(&task.host_name))),
+            }
+            self.remark = remark;
+        }
+    }
+
+    fn write(&mut self, chunk: &OutputChunk) -> io::Result<()> {
+        if self.session.raw {
+            self.modes.look(&chunk.data);
+        }
+        if chunk.stream() == OutputStream::Stderr {
+            return io::stderr().write_all(&chunk.data);
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(&chunk.data)?;
+        out.flush()
+    }
+
+    fn gap(&self, gap: &OutputGap) {
+        self.say(&format!(
+            "{} of output are missing here: {}",
+            bytes(gap.length),
+            clean(&gap.cause)
+        ));
+    }
+
+    fn input(&self, result: &AttachInputResult) {
+        match result.status() {
+            InputStatus::Refused => self.say(&clean(&result.message)),
+            InputStatus::Unknown => self.say(&format!(
+                "whether the task got it is not known: {}",
+                clean(&result.message)
+            )),
+            // A process that has ended, or reads no more, is no news to whoever pipes into it.
+            _ => {}
+        }
+    }
+
+    fn writer(&mut self, writer: Option<Writer>) {
+        let wrote = std::mem::replace(&mut self.writes, writer.as_ref().is_some_and(|w| w.you));
+        if let Some(other) = writer.filter(|writer| wrote && !writer.you) {
+            self.say(&format!(
+                "{} took over; you watch now (take back: muster job attach {} --take-over)",
+                clean(&other.principal),
+                clean(&self.session.job_id)
+            ));
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.session.raw {
+            // A raw terminal does not return to the left by itself.
+            let mut out = io::stderr().lock();
+            let _ = write!(out, "\r\n[muster: {text}]\r\n");
+        } else {
+            say(&format!("muster: {text}"));
+        }
+    }
+}
+
+enum Told {
+    Leave,
+    Resize,
+}
+
+struct Signals {
+    leave: [Signal; 3],
+    resize: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::internal(format!("no signals: {error}")));
+        Ok(Self {
+            leave: [
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+                listen(SignalKind::hangup())?,
+            ],
+            resize: listen(SignalKind::window_change())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        let [interrupt, terminate, hangup] = &mut self.leave;
+        tokio::select! {
+            _ = interrupt.recv() => Told::Leave,
+            _ = terminate.recv() => Told::Leave,
+            _ = hangup.recv() => Told::Leave,
+            _ = self.resize.recv() => Told::Resize,
+        }
+    }
+}
+
+/// Bytes of one read of standard input, and of one input.
+const PIECE: usize = 64 << 10;
+
+/// A piece of standard input.
+type Piece = io::Result<Bytes>;

@@ -1,0 +1,116 @@
+//! `muster job attach`: back to a task that runs.
+
+use muster_client::{Attach as How, Client};
+use muster_proto::v1::{
+    Command, GetJobRequest, ReadOutputRequest, Task, action,
+    attach_open::Access,
+    read_output_request::{Part, Range},
+};
+
+use super::chosen;
+use crate::{
+    attach::{self, Session, terminal},
+    failure::Failure,
+    screen::{bytes, say},
+};
+
+/// Of a longer output only so much of the end is shown first.
+const SHOWN: i64 = 256 << 10;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  muster job attach j-…
+  muster job attach j-… web-1 --take-over
+  muster job attach t-… --read-only
+
+One client writes to a task at a time. Ctrl-] detaches from a terminal, Ctrl-C from everything else; the task goes on.")]
+pub(crate) struct Attach {
+    /// A job or a task
+    id: String,
+    /// Of a job with several tasks, this host's
+    host: Option<String>,
+    /// Write to it, whoever does now
+    #[arg(long, conflicts_with = "read_only")]
+    take_over: bool,
+    /// Only watch
+    #[arg(long)]
+    read_only: bool,
+    /// Let nobody else put anything in meanwhile
+    #[arg(long, conflicts_with = "read_only")]
+    exclusive: bool,
+    /// Show all output from the beginning, however long
+    #[arg(long)]
+    all: bool,
+}
+
+impl Attach {
+    pub(super) async fn run(self, client: &Client, json: bool) -> Result<u8, Failure> {
+        let task = chosen::task(client, &self.id, self.host.as_deref()).await?;
+        let command = command(client, &task.job_id).await?;
+        let takes_input = command.open_stdin || command.terminal.is_some();
+        let input = takes_input && !self.read_only;
+        let raw = command.terminal.is_some() && input && terminal::is_there() && !json;
+        if !takes_input && (self.take_over || self.exclusive) {
+            return Err(Failure::usage("the task has no open standard input")
+                .next("start it with `muster run -i` or -t to be able to write to it"));
+        }
+        let access = match (input, self.take_over) {
+            (false, _) => Access::Read,
+            (true, false) => Access::Write,
+            (true, true) => Access::TakeOver,
+        };
+        let after_sequence = if self.all {
+            0
+        } else {
+            skip(client, &task).await?
+        };
+        let how = How {
+            access,
+            exclusive: self.exclusive,
+            after_sequence,
+            terminal: raw.then(terminal::like_this).filter(|size| size.rows > 0),
+        };
+        let session = Session {
+            job_id: task.job_id,
+            raw,
+            input,
+            json,
+            own: None,
+        };
+        attach::run(session, client.attach(&task.task_id, how)).await
+    }
+}
+
+async fn command(client: &Client, job_id: &str) -> Result<Command, Failure> {
+    let request = GetJobRequest {
+        job_id: job_id.to_owned(),
+    };
+    let job = client.jobs().get_job(request).await?.into_inner().job;
+    let action = job.unwrap_or_default().action.unwrap_or_default();
+    Ok(match action.kind {
+        Some(action::Kind::Command(command)) => command,
+        None => Command::default(),
+    })
+}
+
+/// After which sequence the end of the output begins.
+async fn skip(client: &Client, task: &Task) -> Result<i64, Failure> {
+    let size = task.output_size.unwrap_or_default();
+    let from = size.stdout_bytes + size.stderr_bytes - SHOWN;
+    if from <= 0 {
+        return Ok(0);
+    }
+    let range = Range { from, length: 1 };
+    let request = ReadOutputRequest {
+        task_id: task.task_id.clone(),
+        part: Some(Part::Range(range)),
+        ..ReadOutputRequest::default()
+    };
+    let answer = client.read_output(request).await?;
+    let first = answer.chunks.first().map_or(0, |chunk| chunk.sequence);
+    say(&format!(
+        "{} of earlier output are left out here; --all shows them",
+        bytes(from)
+    ));
+    Ok(first)
+}
