@@ -3,6 +3,7 @@
 
 mod access;
 mod adoption;
+mod attach;
 mod bad_commands;
 mod bad_starts;
 mod cuts;

@@ -66,6 +66,18 @@ impl FakeAgent {
         }
     }
 
+    /// Opens a report, for whoever talks both ways.
+    pub async fn open_report(
+        &self,
+        first: ReportRequest,
+    ) -> Result<(mpsc::Sender<ReportRequest>, Streaming<ReportResponse>), Status> {
+        let mut client = self.client.clone();
+        let (up, stream) = mpsc::channel(16);
+        up.send(first).await.unwrap();
+        let answers = client.report(ReceiverStream::new(stream)).await?;
+        Ok((up, answers.into_inner()))
+    }
+
     /// Reports, and returns what the control plane answers first.
     pub async fn report(
         &self,

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod collector;
+pub mod console;
 pub mod cut;
 pub mod dice;
+pub mod echo_host;
 pub mod fake_agent;
 pub mod fleet;
 pub mod mcp;

@@ -16,7 +16,7 @@ use nix::{
 };
 use parking_lot::Mutex;
 
-use crate::{PATIENCE, eventually};
+use crate::{PATIENCE, console::Console, eventually};
 
 /// Marks every process of a fleet, and of the tasks on its hosts, in its environment.
 pub const MARK: &str = "FLEET_UNDER_TEST";
@@ -151,6 +151,22 @@ impl Start {
             stdout,
             stderr,
         }
+    }
+
+    /// Starts it in a terminal, where all that it says goes too.
+    pub fn spawn_in_terminal(mut self, logs: &Path, rows: u16, columns: u16) -> (Process, Console) {
+        let (console, terminal) = Console::open(rows, columns);
+        let stdio = || Stdio::from(terminal.try_clone().unwrap());
+        self.command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        let child = self.command.spawn().unwrap();
+        let process = Process {
+            pid: Pid::from_raw(child.id().try_into().unwrap()),
+            child: Mutex::new(child),
+            stdout: logs.join(format!("{}.out", self.name)),
+            stderr: logs.join(format!("{}.log", self.name)),
+            name: self.name,
+        };
+        (process, console)
     }
 
     /// Runs it to its end.

@@ -1,0 +1,159 @@
+//! Terminals and pipes from the operator's end, with hosts whose processes are made up.
+
+use muster_proto::v1::task::State;
+use muster_tests::{
+    PATIENCE, console::Console, echo_host::EchoHost, eventually, fleet::Fleet, process::Process,
+};
+use nix::sys::signal::Signal;
+
+fn in_terminal(fleet: &Fleet, args: &[&str]) -> (Process, Console) {
+    let start = fleet.muster(args).env("TERM", "xterm-256color");
+    start.spawn_in_terminal(&fleet.logs(), 40, 120)
+}
+
+/// The job that was asked for last.
+async fn last_job(fleet: &Fleet) -> String {
+    let jobs = fleet.cli(&["job", "list", "--json"]).await.stdout;
+    let jobs: serde_json::Value = serde_json::from_str(&jobs).unwrap();
+    jobs["jobs"][0]["job_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_shell_is_a_terminal_and_ends_with_its_code() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("xterm-256color 40x120").await;
+    assert!(console.is_raw());
+    console.type_in("hello\r");
+    console.shows("\u{1b}[32mheard hello").await;
+    console.type_in("exit 7\r");
+    let ended = shell.ended(PATIENCE).await;
+    assert_eq!(ended.code(), 7, "{}", console.screen());
+    assert!(!console.is_raw(), "the terminal is its own again");
+}
+
+#[tokio::test]
+async fn a_key_detaches_and_the_shell_goes_on_for_whoever_comes_back() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("$ ").await;
+    console.type_in("one\r");
+    console.shows("heard one").await;
+    console.type_in("\u{1d}");
+    let ended = shell.ended(PATIENCE).await;
+    assert_eq!(ended.code(), 130);
+    console.shows("muster job attach j-").await;
+    assert!(!console.is_raw());
+
+    let job_id = last_job(&fleet).await;
+    let (back, console) = in_terminal(&fleet, &["job", "attach", &job_id]);
+    // What was shown before comes first.
+    console.shows("heard one").await;
+    console.type_in("two\r");
+    console.shows("heard two").await;
+
+    let (other, second) = in_terminal(&fleet, &["job", "attach", &job_id, "--take-over"]);
+    console.shows("took over; you watch now").await;
+    second.type_in("three\r");
+    second.shows("heard three").await;
+    console.shows("heard three").await;
+    back.signal(Signal::SIGTERM);
+    assert_eq!(back.ended(PATIENCE).await.code(), 130);
+    assert!(!console.is_raw(), "on every way out");
+    second.type_in("exit 0\r");
+    assert_eq!(other.ended(PATIENCE).await.code(), 0);
+}
+
+#[tokio::test]
+async fn a_pipe_of_any_length_goes_through_and_its_end_too() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let bytes = vec![b'x'; 5 << 20];
+    let start = fleet.muster(&["run", "-i", "web-1", "--", "wc", "-c"]);
+    let ended = start.stdin(bytes.clone()).run(&fleet.logs()).await;
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert_eq!(ended.stdout.trim(), bytes.len().to_string());
+    let ended = fleet.cli(&["run", "-i", "web-1", "--", "wc", "-c"]).await;
+    assert_eq!(ended.stdout.trim(), "0", "an empty input has its end too");
+}
+
+#[tokio::test]
+async fn something_is_put_in_without_attaching() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["run", "-t", "web-1", "--", "python3"]);
+    console.shows("$ ").await;
+    let job_id = last_job(&fleet).await;
+    let input = [
+        "job", "input", &job_id, "--text", "6 * 7", "--keys", "enter",
+    ];
+    let ended = fleet.cli(&input).await;
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    console.shows("heard 6 * 7").await;
+    let ended = fleet
+        .cli(&["job", "input", &job_id, "--signal", "int"])
+        .await;
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    console.shows("got SIGINT").await;
+    console.type_in("exit 0\r");
+    shell.ended(PATIENCE).await;
+    let late = fleet.cli(&["job", "input", &job_id, "--text", "x"]).await;
+    assert!(
+        late.code() > 0 && late.stderr.contains("ended"),
+        "{}",
+        late.stderr
+    );
+}
+
+#[tokio::test]
+async fn an_interrupt_before_the_start_cancels() {
+    let fleet = Fleet::start().await;
+    let _away = fleet.joined("web-1", &[]).await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("waits for its host").await;
+    console.type_in("\u{3}");
+    let ended = shell.ended(PATIENCE).await;
+    assert_eq!(ended.code(), 130, "{}", console.screen());
+    let job = fleet.operator().job(&last_job(&fleet).await);
+    job.reaches(State::Cancelled).await;
+}
+
+#[tokio::test]
+async fn a_session_survives_a_restart_of_the_control_plane() {
+    let fleet = Fleet::start().await;
+    let host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("$ ").await;
+    console.type_in("one\r");
+    console.shows("heard one").await;
+    fleet.stop_control_plane().await;
+    drop(host);
+    fleet.start_control_plane().await;
+    console.shows("connected again").await;
+    console.type_in("\u{1d}");
+    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+    let shown = console.screen().matches("heard one").count();
+    assert_eq!(shown, 1, "neither gap nor repeat: {}", console.screen());
+}
+
+#[tokio::test]
+async fn one_terminal_goes_to_one_host() {
+    let fleet = Fleet::start().await;
+    let _one = EchoHost::start(&fleet, "web-1").await;
+    let _two = EchoHost::start(&fleet, "web-2").await;
+    let ended = fleet.cli(&["run", "-i", "all", "--", "cat"]).await;
+    assert_eq!(ended.code(), 64);
+    assert!(
+        ended.stderr.contains("more than one host"),
+        "{}",
+        ended.stderr
+    );
+    let ended = fleet.cli(&["shell", "web-1"]).await;
+    assert!(ended.stderr.contains("no terminal"), "{}", ended.stderr);
+    let jobs = eventually(PATIENCE, "the list", || async {
+        Some(fleet.cli(&["job", "list", "--json"]).await.stdout)
+    });
+    assert!(jobs.await.contains("\"jobs\": []"), "nothing was asked for");
+}
