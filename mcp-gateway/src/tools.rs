@@ -8,6 +8,7 @@ mod host_list;
 mod host_set;
 mod job_cancel;
 mod job_get;
+mod job_input;
 mod job_list;
 mod output;
 mod run;
@@ -121,6 +122,7 @@ pub(crate) async fn call(
             "host_set" => host_set::call(call, arguments).await,
             "run" => run::call(call, arguments).await,
             "job_get" => job_get::call(call, arguments).await,
+            "job_input" => job_input::call(call, arguments).await,
             "job_cancel" => job_cancel::call(call, arguments).await,
             other => Err(Refusal::new(
                 format!("there is no tool {other}"),

@@ -6,6 +6,8 @@
 
 /// Begins every secret that Muster hands out.
 const SECRET_PREFIX: &str = "mst_";
+/// As far to the right as a cursor is moved.
+const COLUMNS_MAX: usize = 200;
 /// A secret is at least this long; shorter words that begin alike are left alone.
 const SECRET_MIN: usize = 20;
 
@@ -117,13 +119,33 @@ impl Row {
     fn put(&mut self, c: char) {
         match self.cells.get_mut(self.column) {
             Some(cell) => *cell = c,
-            None => self.cells.push(c),
+            None => {
+                self.cells.resize(self.column, ' ');
+                self.cells.push(c);
+            }
         }
         self.column += 1;
     }
 
     fn put_all(&mut self, text: &str) {
         text.chars().for_each(|c| self.put(c));
+    }
+
+    /// Moves right; what was never written is blank.
+    fn go(&mut self, column: usize) {
+        self.column = column.min(COLUMNS_MAX.max(self.cells.len()));
+    }
+
+    fn erase(&mut self, parameters: &str) {
+        match parameters {
+            "" | "0" => self.cells.truncate(self.column),
+            "1" => {
+                let cells = self.cells.iter_mut().take(self.column + 1);
+                cells.for_each(|cell| *cell = ' ');
+            }
+            "2" => self.cells.iter_mut().for_each(|cell| *cell = ' '),
+            _ => {}
+        }
     }
 
     /// After ESC: takes the whole sequence away and returns what follows it.
@@ -150,18 +172,34 @@ impl Row {
         }
     }
 
-    /// After CSI: parameters, then a final character. Only "erase in line" matters to one row.
+    /// After CSI: parameters, then a final character. Only what moves, erases or shifts within a line matters to one
+    /// row.
     fn control_sequence<'a>(&mut self, rest: &'a str) -> &'a str {
         let Some(end) = rest.find(|c| !(' '..='?').contains(&c)) else {
             return "";
         };
         let last = rest[end..].chars().next();
-        if last == Some('K') {
-            match &rest[..end] {
-                "" | "0" => self.cells.truncate(self.column),
-                "2" => self.cells.iter_mut().for_each(|cell| *cell = ' '),
-                _ => {}
+        let parameters = &rest[..end];
+        let count = parameters.parse().unwrap_or(1).clamp(1, COLUMNS_MAX);
+        match last {
+            Some('C') => self.go(self.column + count),
+            Some('D') => self.column = self.column.saturating_sub(count),
+            Some('G' | '`') => self.go(count - 1),
+            Some('K') => self.erase(parameters),
+            Some('P') => {
+                let from = self.column.min(self.cells.len());
+                let to = (from + count).min(self.cells.len());
+                self.cells.drain(from..to);
             }
+            Some('@') if self.column < self.cells.len() => {
+                let blanks = std::iter::repeat_n(' ', count);
+                self.cells.splice(self.column..self.column, blanks);
+            }
+            Some('X') => {
+                let cells = self.cells.iter_mut().skip(self.column).take(count);
+                cells.for_each(|cell| *cell = ' ');
+            }
+            _ => {}
         }
         match last {
             Some('@'..='~') => skip_character(&rest[end..]),
@@ -222,6 +260,13 @@ mod tests {
                 "textlink",
             ),
             (b"\x1b(Bset", "set"),
+            (
+                b"\x1b[?2004h>>> pr\x1b[6D>>> pri\x1b[7D\x1b[7Cnt\x1b[K",
+                ">>> print",
+            ),
+            (b"abcd\x1b[2D\x1b[PX\x1b[1GZ", "ZbX"),
+            (b"ab\x1b[5Cc", "ab     c"),
+            (b"a b\x1b[2D\x1b[2@cc", "acc b"),
             (b"typo\x08\x08\x08\x08good", "good"),
             (b"cut \x1b[3", "cut "),
             ("über 日本\tx".as_bytes(), "über 日本\tx"),

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use muster_proto::v1::{Job, Reason, Task, task};
+use muster_proto::v1::{Job, Reason, Task, action, task};
 
 use super::{
     clean,
@@ -341,6 +341,12 @@ fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     format!("{who}: {}\n{}", task_line(&alike, now), details(first))
 }
 
+/// Whoever runs there reads what is typed.
+fn has_terminal(job: &Job) -> bool {
+    let kind = job.action.as_ref().and_then(|action| action.kind.as_ref());
+    matches!(kind, Some(action::Kind::Command(command)) if command.terminal.is_some())
+}
+
 /// What to do now, if the job is not over or did not work.
 fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     let open = tasks
@@ -354,6 +360,9 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
             text,
             "next: job_get job_id={id} wait_s=25 waits on; job_cancel job_id={id} ends it"
         );
+        if has_terminal(job) {
+            let _ = write!(text, "; job_input job_id={id} types into it");
+        }
         let waiting = tasks.iter().any(|view| {
             matches!(
                 view.task.wait(),

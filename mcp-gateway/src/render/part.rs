@@ -42,15 +42,7 @@ pub(crate) struct Found {
 /// The answer with a page.
 pub(crate) fn page(job: &Job, page: Page, sheet: &Sheet) -> String {
     let host = clean::words(&page.task.host_name);
-    let mut text = format!(
-        "job {} {host} {}\nbytes {} to {} of {}\n",
-        job.job_id,
-        job::task_line(&page.task, sheet.now),
-        words::count(page.from),
-        words::count(page.next),
-        words::count(page.total)
-    );
-    text.push_str(&fence(&host, &page.text, sheet));
+    let mut text = paged(job, &host, &page, sheet);
     let call = format!(
         "job_get job_id={} host={host} cursor={}",
         job.job_id, page.next
@@ -63,6 +55,42 @@ pub(crate) fn page(job: &Job, page: Page, sheet: &Sheet) -> String {
     } else {
         text.push_str("end of output\n");
     }
+    text
+}
+
+/// The answer to an input: what was written since.
+pub(crate) fn typed(job: &Job, page: Page, note: &str, sheet: &Sheet) -> String {
+    let host = clean::words(&page.task.host_name);
+    let mut text = paged(job, &host, &page, sheet);
+    text.push_str(note);
+    let (id, next) = (&job.job_id, page.next);
+    if page.next < page.total {
+        let left = words::plural(page.total - page.next, "byte");
+        let _ = writeln!(
+            text,
+            "next: job_get job_id={id} host={host} cursor={next} reads on; {left} follow"
+        );
+    } else if !page.complete {
+        let _ = writeln!(
+            text,
+            "next: job_input job_id={id} host={host} cursor={next} types on, or only waits for more"
+        );
+    } else {
+        text.push_str("end of output\n");
+    }
+    text
+}
+
+fn paged(job: &Job, host: &str, page: &Page, sheet: &Sheet) -> String {
+    let mut text = format!(
+        "job {} {host} {}\nbytes {} to {} of {}\n",
+        job.job_id,
+        job::task_line(&page.task, sheet.now),
+        words::count(page.from),
+        words::count(page.next),
+        words::count(page.total)
+    );
+    text.push_str(&fence(host, &page.text, sheet));
     text
 }
 

@@ -31,7 +31,14 @@ async fn both_eras_offer_the_same() {
             .collect();
         assert_eq!(
             names,
-            ["host_list", "host_set", "run", "job_get", "job_cancel"]
+            [
+                "host_list",
+                "host_set",
+                "run",
+                "job_get",
+                "job_input",
+                "job_cancel"
+            ]
         );
 
         let (text, is_error) = client

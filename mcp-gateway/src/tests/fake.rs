@@ -1,9 +1,15 @@
 //! A control plane that speaks the real contract and does what the command says: `echo TEXT`,
-//! `lines N`, `name`, `hang`, `missing`, `break`.
+//! `lines N`, `name`, `hang`, `missing`, `break`, `repl`.
 
 mod services;
 
-use std::{collections::HashMap, net::SocketAddr, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{Stream, StreamExt as _};
 use muster_proto::{
@@ -40,6 +46,8 @@ pub(super) struct State {
     /// How often a stream broke off.
     pub(super) broken: usize,
     pub(super) down: bool,
+    /// The next input finds no room.
+    pub(super) full: bool,
 }
 
 pub(super) struct FakeJob {
@@ -175,6 +183,7 @@ impl Fake {
                     .flat_map(|n| format!("line {n}\n").into_bytes())
                     .collect(),
                 "hang" | "break" => b"started\n".to_vec(),
+                "repl" => b"\x1b[?2004h>>> ".to_vec(),
                 _ => Vec::new(),
             };
             let mut task = Task {
@@ -198,7 +207,7 @@ impl Fake {
                 task.set_state(task::State::Failed);
                 task.set_reason(Reason::CommandNotFound);
                 task.output_complete = true;
-            } else if matches!(word, "hang" | "break") {
+            } else if matches!(word, "hang" | "break" | "repl") {
                 task.set_state(task::State::Running);
             } else {
                 end(&mut task, 0);
@@ -242,6 +251,72 @@ impl Fake {
         }
         drop(state);
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// A read-eval-print loop: shows what is typed, says it in capitals, and asks for more. "quit" ends it, "full" has no
+    /// room the first time.
+    fn typed(&self, task_id: &str, kind: task_input::Kind) -> InputStatus {
+        let mut state = self.state.lock();
+        let full = std::mem::take(&mut state.full);
+        let (task, output) = state
+            .jobs
+            .iter_mut()
+            .find_map(|job| {
+                let task = job.tasks.iter_mut().find(|task| task.task_id == task_id)?;
+                Some((task, job.output.get_mut(task_id).unwrap()))
+            })
+            .unwrap();
+        if task.state() != task::State::Running {
+            return InputStatus::Closed;
+        }
+        if full {
+            return InputStatus::Full;
+        }
+        let typed = match kind {
+            task_input::Kind::Data(data) => String::from_utf8(data.to_vec()).unwrap(),
+            task_input::Kind::CloseStdin(_) => "quit\n".to_owned(),
+            task_input::Kind::Signal(name) => name,
+            task_input::Kind::Resize(_) => String::new(),
+        };
+        for line in typed.split_inclusive(['\n', '\r']) {
+            let bare = line.trim_end();
+            output.extend_from_slice(bare.as_bytes());
+            if bare == "quit" {
+                end(task, 0);
+                break;
+            }
+            if bare != line {
+                let said = format!("\r\n\x1b[32m{}\x1b[0m\r\n>>> ", bare.to_uppercase());
+                output.extend_from_slice(said.as_bytes());
+            }
+        }
+        task.output_size = Some(OutputSize {
+            stdout_bytes: output.len() as i64,
+            ..OutputSize::default()
+        });
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
+        InputStatus::Accepted
+    }
+
+    /// Waits for output beyond a position, or the end of the task.
+    async fn more(&self, task_id: &str, from: usize, wait: Duration) {
+        let mut changed = self.changed.subscribe();
+        let there = |_: &u64| {
+            let state = self.state.lock();
+            let job = state
+                .jobs
+                .iter()
+                .find(|job| job.output.contains_key(task_id));
+            job.is_none_or(|job| {
+                let over = job
+                    .tasks
+                    .iter()
+                    .any(|task| task.task_id == task_id && task.output_complete);
+                over || job.output[task_id].len() > from
+            })
+        };
+        let _ = tokio::time::timeout(wait, changed.wait_for(there)).await;
     }
 
     fn find<T>(&self, job_id: &str, look: impl FnOnce(&mut FakeJob) -> T) -> Result<T, Status> {

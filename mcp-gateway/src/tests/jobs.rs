@@ -390,8 +390,8 @@ async fn wrong_arguments_are_refused_with_a_way_out() {
         ),
         (
             "run",
-            json!({"target": "web-1", "command": "a", "pty": true}),
-            "no argument \"pty\"",
+            json!({"target": "web-1", "command": "a", "mode": "edit"}),
+            "no argument \"mode\"",
             "run takes target",
         ),
         (
@@ -460,4 +460,91 @@ async fn wrong_arguments_are_refused_with_a_way_out() {
         assert_eq!(text.lines().count(), 2, "{text}");
     }
     assert!(world.fake.state.lock().jobs.is_empty());
+}
+
+#[tokio::test]
+async fn a_model_works_in_a_terminal() {
+    let world = World::start().await;
+    let client = world.modern();
+    let (text, is_error) = client
+        .text(
+            "run",
+            json!({"target": "web-1", "command": "repl", "pty": true, "wait_s": 0}),
+        )
+        .await;
+    assert!(!is_error && text.contains("types into it"), "{text}");
+    let id = job_id(&text);
+    let action = world.fake.state.lock().jobs[0].job.action.clone();
+    assert!(format!("{action:?}").contains("dumb"), "{action:?}");
+
+    world.fake.state.lock().full = true;
+    let (text, is_error) = client
+        .text(
+            "job_input",
+            json!({"job_id": id, "text": "hello", "keys": ["enter"], "until": "^>>> $"}),
+        )
+        .await;
+    assert!(!is_error, "{text}");
+    assert!(text.contains("hello\nHELLO\n>>> \n"), "{text}");
+    assert!(
+        !text.contains('\u{1b}') && !text.contains("not seen"),
+        "{text}"
+    );
+    let cursor = text.split("cursor=").nth(1).unwrap();
+    let cursor = cursor.split(' ').next().unwrap().to_owned();
+
+    let quiet = json!({"job_id": id, "text": "x\n", "quiet_ms": 100, "cursor": cursor});
+    let (text, _) = client.text("job_input", quiet).await;
+    assert!(
+        text.contains("x\nX\n>>> \n") && !text.contains("HELLO"),
+        "{text}"
+    );
+    let (text, _) = client
+        .text(
+            "job_input",
+            json!({"job_id": id, "until": "never", "wait_s": 0}),
+        )
+        .await;
+    assert!(text.contains("until was not seen yet"), "{text}");
+
+    let (text, _) = client
+        .text("job_input", json!({"job_id": id, "close": true}))
+        .await;
+    assert!(text.contains("it has ended\nend of output"), "{text}");
+    let (text, is_error) = client
+        .text("job_input", json!({"job_id": id, "text": "late"}))
+        .await;
+    assert!(is_error && text.contains("what became of it"), "{text}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_typed_is_refused_with_a_way_out() {
+    let world = World::start().await;
+    let client = world.modern();
+    let (text, _) = client
+        .text(
+            "run",
+            json!({"target": "web", "command": "repl", "pty": "true", "wait_s": 0}),
+        )
+        .await;
+    let id = job_id(&text);
+    for (call, words) in [
+        (json!({"text": "x"}), "job_id is missing"),
+        (json!({"job_id": id, "text": "x"}), "add host=NAME"),
+        (
+            json!({"job_id": id, "host": "web-1", "keys": "entr"}),
+            "name of no key",
+        ),
+        (
+            json!({"job_id": id, "host": "web-1", "until": "("}),
+            "no regular expression",
+        ),
+        (
+            json!({"job_id": id, "tty": true}),
+            "job_input has no argument",
+        ),
+    ] {
+        let (text, is_error) = client.text("job_input", call.clone()).await;
+        assert!(is_error && text.contains(words), "{call}: {text}");
+    }
 }

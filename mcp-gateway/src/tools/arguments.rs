@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::Refusal;
 
 /// What models call things that have another name here.
-const ALIASES: [(&str, &str); 16] = [
+const ALIASES: [(&str, &str); 22] = [
     ("tags", "labels"),
     ("tag", "labels"),
     ("label", "labels"),
@@ -26,6 +26,12 @@ const ALIASES: [(&str, &str); 16] = [
     ("pattern", "grep"),
     ("page_token", "cursor"),
     ("signal", "grace_s"),
+    ("input", "text"),
+    ("stdin", "text"),
+    ("eof", "close"),
+    ("wait_for", "until"),
+    ("tty", "pty"),
+    ("terminal", "pty"),
 ];
 
 /// The arguments of one call.
@@ -119,6 +125,17 @@ impl Arguments {
                 format!("{name} goes from {} to {}", limits.start(), limits.end()),
             )),
             None => Err(wrong(name, "a whole number", &value)),
+        }
+    }
+
+    /// Yes or no; absent means no.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<bool, Refusal> {
+        match self.given.remove(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(yes)) => Ok(yes),
+            Some(Value::String(text)) if matches!(text.trim(), "" | "false" | "no") => Ok(false),
+            Some(Value::String(text)) if matches!(text.trim(), "true" | "yes") => Ok(true),
+            Some(other) => Err(wrong(name, "true or false", &other)),
         }
     }
 

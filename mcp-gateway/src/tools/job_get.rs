@@ -190,12 +190,12 @@ async fn tasks(call: &Call, job_id: &str, host: Option<&str>) -> Result<Vec<Task
     Ok(tasks)
 }
 
-fn only<'a>(seen: &'a Seen, argument: &str) -> Result<&'a Task, Refusal> {
+pub(super) fn only<'a>(seen: &'a Seen, argument: &str) -> Result<&'a Task, Refusal> {
     match seen.tasks.as_slice() {
         [one] => Ok(&one.task),
         several => Err(Refusal::new(
             format!(
-                "{argument} reads one host, and this job has {}",
+                "{argument} is for one host, and this job has {}",
                 words::plural(several.len() as u64, "host")
             ),
             "add host=NAME",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use muster_proto::v1::{Action, Command, CreateJobRequest, Script, action};
+use muster_proto::v1::{Action, Command, CreateJobRequest, Script, Terminal, action};
 use rmcp::model::CallToolResult;
 
 use super::{
@@ -12,6 +12,10 @@ use crate::{error::Refusal, render::job, watch};
 
 /// How long `run` waits unless told otherwise, seconds.
 const WAIT: i64 = 25;
+/// The same of a terminal, where a program mostly waits for somebody to type.
+const WAIT_PTY: i64 = 5;
+/// A terminal for models: wide, and of a kind that programs write plain text to.
+const TERMINAL: (i32, i32, &str) = (50, 160, "dumb");
 /// The longest timeout of a command: a week.
 const TIMEOUT_MAX: i64 = 7 * 86_400;
 
@@ -23,12 +27,14 @@ pub(super) async fn call(
     mut arguments: Arguments,
 ) -> Result<CallToolResult, Refusal> {
     let selector = arguments.required("target", "web-1")?;
-    let wait = arguments.number("wait_s", 0..=WAIT_MAX)?.unwrap_or(WAIT);
+    let wait = arguments.number("wait_s", 0..=WAIT_MAX)?;
     let max_bytes = arguments
         .number("max_bytes", MAX_BYTES_LIMITS)?
         .unwrap_or(MAX_BYTES);
     let key = arguments.word("key")?;
     let command = command(&mut arguments)?;
+    let usual = command.terminal.as_ref().map_or(WAIT, |_| WAIT_PTY);
+    let wait = wait.unwrap_or(usual);
     let create = CreateJobRequest {
         request_id: key.unwrap_or_else(|| format!("mcp-{}", random_hex::<16>())),
         selector,
@@ -76,7 +82,14 @@ fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {
         .into_iter()
         .map(|(name, value)| (name, value.unwrap_or_default()))
         .collect();
+    let (rows, columns, term) = TERMINAL;
+    let terminal = arguments.flag("pty")?.then(|| Terminal {
+        rows,
+        columns,
+        term: env.get("TERM").map_or(term, String::as_str).to_owned(),
+    });
     Ok(Command {
+        terminal,
         argv,
         script,
         cwd: arguments.word("cwd")?.unwrap_or_default(),

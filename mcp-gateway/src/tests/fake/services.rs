@@ -320,6 +320,13 @@ impl JobService for Fake {
         use read_output_request::Part;
         self.called(request.metadata())?;
         let request = request.into_inner();
+        let from = match &request.part {
+            Some(Part::Range(range)) => range.from as usize,
+            _ => 0,
+        };
+        let wait = request.wait.unwrap_or_default();
+        let wait = Duration::new(wait.seconds as u64, wait.nanos as u32);
+        self.more(&request.task_id, from, wait).await;
         let state = self.state.lock();
         let (task, output) = state
             .jobs
@@ -423,5 +430,27 @@ impl JobService for Fake {
         self.state.lock().cancelled.push(job_id);
         self.changed.send_modify(|n| *n += 1);
         Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+
+    async fn send_input(
+        &self,
+        request: Request<SendInputRequest>,
+    ) -> Result<Response<SendInputResponse>, Status> {
+        self.called(request.metadata())?;
+        let request = request.into_inner();
+        let status = self.typed(&request.task_id, request.input.unwrap().kind.unwrap());
+        Ok(Response::new(SendInputResponse {
+            status: status.into(),
+            ..SendInputResponse::default()
+        }))
+    }
+
+    type AttachTaskStream = Answers<AttachTaskResponse>;
+
+    async fn attach_task(
+        &self,
+        _: Request<tonic::Streaming<AttachTaskRequest>>,
+    ) -> Result<Response<Self::AttachTaskStream>, Status> {
+        Err(Status::unimplemented("attach_task"))
     }
 }
