@@ -70,7 +70,10 @@ pub(crate) async fn run(session: Session, mut attachment: Attachment) -> Result<
             }
             Ok(result::exit_code(view.task.iter()))
         }
-        Ended::Detached => Ok(detached(&session.job_id)),
+        Ended::Detached => {
+            attachment.detach().await;
+            Ok(detached(&session.job_id))
+        }
     }
 }
 
@@ -212,7 +215,7 @@ impl<'a> View<'a> {
             self.say("connected again");
         } else if let Some(other) = writer.filter(|writer| self.session.input && !writer.you) {
             self.say(&format!(
-                "{} writes, you watch; --take-over writes instead",
+                "{} writes, you watch until that one has gone; --take-over writes at once",
                 clean(&other.principal)
             ));
         }
@@ -269,6 +272,9 @@ impl<'a> View<'a> {
 
     fn writer(&mut self, writer: Option<Writer>) {
         let wrote = std::mem::replace(&mut self.writes, writer.as_ref().is_some_and(|w| w.you));
+        if self.writes && !wrote {
+            self.say("you write now");
+        }
         if let Some(other) = writer.filter(|writer| wrote && !writer.you) {
             self.say(&format!(
                 "{} took over; you watch now (take back: muster job attach {} --take-over)",

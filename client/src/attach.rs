@@ -10,7 +10,7 @@ use muster_proto::v1::{
     AttachInput, AttachInputResult, Attached, CloseStdin, OutputChunk, OutputGap, SendInputRequest,
     SendInputResponse, Task, TaskInput, Terminal, Writer, attach_open::Access, task_input::Kind,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     Client, ClientError,
@@ -66,10 +66,11 @@ impl Client {
         let (urgent, urgent_out) = mpsc::channel(URGENT);
         let connection =
             connection::Connection::new(self.clone(), task_id, attach, ordered_out, urgent_out);
-        tokio::spawn(connection.run(events));
+        let connected = tokio::spawn(connection.run(events));
         Attachment {
             events: received,
             writing: Writing { ordered, urgent },
+            connected,
         }
     }
 
@@ -103,9 +104,16 @@ impl Client {
 pub struct Attachment {
     events: mpsc::Receiver<Result<AttachEvent, ClientError>>,
     writing: Writing,
+    connected: JoinHandle<()>,
 }
 
 impl Attachment {
+    /// Detaches, and waits a moment until the control plane knows: so whoever comes next may write.
+    pub async fn detach(self) {
+        drop(self.events);
+        let _ = self.connected.await;
+    }
+
     /// What happens next; `None` at the end of the task. After an error it is over.
     pub async fn next(&mut self) -> Option<Result<AttachEvent, ClientError>> {
         self.events.recv().await

@@ -4,12 +4,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use muster_proto::v1::{
     AttachDetach, AttachInput, AttachOpen, AttachPong, AttachTaskRequest, AttachTaskResponse,
-    Attached, attach_open::Access, attach_task_request::Message as Up,
+    Attached, Writer, attach_open::Access, attach_task_request::Message as Up,
     attach_task_response::Message as Down, job_event::Event, task::State, task_input::Kind,
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -26,6 +26,9 @@ const UNANSWERED: usize = 1;
 /// Messages up that may wait for the network: all that may be unanswered, twice, and some pongs.
 const QUEUE: usize = 128;
 
+/// How long a detaching client waits for the control plane to let it go.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A control plane that says no intervals is given these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const GONE_AFTER: Duration = Duration::from_secs(25);
@@ -38,6 +41,7 @@ pub(super) struct Connection {
     open: AttachOpen,
     ordered: Way,
     urgent: Way,
+    writes: bool,
     /// The task is final and its output complete: the end of the stream is the end.
     done: bool,
 }
@@ -105,6 +109,7 @@ impl Connection {
             },
             ordered: Way::new(ordered),
             urgent: Way::new(urgent),
+            writes: false,
             done: false,
         }
     }
@@ -173,7 +178,7 @@ impl Connection {
             let said = tokio::select! {
                 room = events.reserve(), if !pending.is_empty() => {
                     let Ok(room) = room else {
-                        return leave(up);
+                        return leave(up, down).await;
                     };
                     if let Some(event) = pending.pop_front() {
                         room.send(Ok(event));
@@ -181,7 +186,7 @@ impl Connection {
                     heard = Instant::now();
                     true
                 }
-                () = events.closed() => return leave(up),
+                () = events.closed() => return leave(up, down).await,
                 message = down.message(), if pending.is_empty() => match message {
                     Ok(Some(message)) => {
                         heard = Instant::now();
@@ -226,16 +231,20 @@ impl Connection {
         let max = usize::try_from(attached.max_unanswered).unwrap_or_default();
         self.ordered.max = max.max(1);
         self.urgent.max = max.max(1);
-        self.writes(attached.writer.as_ref().is_some_and(|writer| writer.you));
+        self.written_by(attached.writer.as_ref());
         if let Some(task) = &attached.task {
             self.done = is_done(task);
         }
         pending.push_back(AttachEvent::Attached(Box::new(attached)));
     }
 
-    /// Comes back as what it is now, and takes over once only.
-    fn writes(&mut self, writes: bool) {
-        let access = if writes { Access::Write } else { Access::Read };
+    /// Comes back as what it is now: it takes over once only, and whoever was taken over watches.
+    fn written_by(&mut self, writer: Option<&Writer>) {
+        let wrote = std::mem::replace(&mut self.writes, writer.is_some_and(|writer| writer.you));
+        let access = match self.open.access() {
+            Access::Write | Access::TakeOver if self.writes || !wrote => Access::Write,
+            _ => Access::Read,
+        };
         self.open.access = access.into();
     }
 
@@ -273,7 +282,7 @@ impl Connection {
                 pending.push_back(AttachEvent::Input(result));
             }
             Down::WriterChanged(changed) => {
-                self.writes(changed.writer.as_ref().is_some_and(|writer| writer.you));
+                self.written_by(changed.writer.as_ref());
                 pending.push_back(AttachEvent::Writer(changed.writer));
             }
             Down::Attached(_) | Down::Ping(_) => {}
@@ -287,8 +296,14 @@ fn request(message: Up) -> AttachTaskRequest {
     }
 }
 
-fn leave(up: &mpsc::Sender<AttachTaskRequest>) -> End {
+/// Says so, and waits a moment for the control plane to hear it.
+async fn leave(
+    up: &mpsc::Sender<AttachTaskRequest>,
+    mut down: Streaming<AttachTaskResponse>,
+) -> End {
     let _ = up.try_send(request(Up::Detach(AttachDetach {})));
+    let heard = async { while let Ok(Some(_)) = down.message().await {} };
+    let _ = timeout(LEAVE_LIMIT, heard).await;
     End::Over
 }
 

@@ -1,7 +1,7 @@
 //! Who is attached to which task, and who of them writes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +22,7 @@ const ATTACHED_MAX: usize = 256;
 pub(crate) enum Access {
     /// To watch.
     Read,
-    /// To write, if nobody does.
+    /// To write, if nobody does, or once nobody does any more.
     Write,
     /// To write, whoever does.
     TakeOver,
@@ -65,6 +65,8 @@ pub(super) struct Writers {
 
 struct Desk {
     writer: watch::Sender<Option<Writer>>,
+    /// Who writes next, once nobody does.
+    waiting: VecDeque<Writer>,
     attached: usize,
 }
 
@@ -112,12 +114,16 @@ impl Attachment {
 
     /// Writes no more, and goes on watching.
     pub(crate) fn let_go(&self) {
-        let desks = self.writers.desks.lock();
-        if let Some(desk) = desks.get(&self.task_id) {
-            desk.writer.send_if_modified(|writer| {
+        let mut desks = self.writers.desks.lock();
+        if let Some(Desk {
+            writer, waiting, ..
+        }) = desks.get_mut(&self.task_id)
+        {
+            waiting.retain(|next| next.number != self.number);
+            writer.send_if_modified(|writer| {
                 let own = self.is(writer.as_ref());
                 if own {
-                    *writer = None;
+                    *writer = waiting.pop_front();
                 }
                 own
             });
@@ -149,13 +155,18 @@ impl Writers {
         let mut desks = self.desks.lock();
         let desk = desks.entry(task_id).or_insert_with(|| Desk {
             writer: watch::Sender::new(None),
+            waiting: VecDeque::new(),
             attached: 0,
         });
         if desk.attached >= ATTACHED_MAX {
             return None;
         }
         desk.attached += 1;
-        desk.writer.send_if_modified(|writer| {
+        let own = Writer {
+            client: client.clone(),
+            number,
+        };
+        let taken = desk.writer.send_if_modified(|writer| {
             let taken = match access {
                 Access::Read => false,
                 Access::Write => writer
@@ -164,11 +175,13 @@ impl Writers {
                 Access::TakeOver => true,
             };
             if taken {
-                let client = client.clone();
-                *writer = Some(Writer { client, number });
+                *writer = Some(own.clone());
             }
             taken
         });
+        if access == Access::Write && !taken {
+            desk.waiting.push_back(own);
+        }
         // From here on changes are news.
         let mut writer = desk.writer.subscribe();
         writer.mark_unchanged();
@@ -233,11 +246,14 @@ mod tests {
         assert!(third.writes() && !first.writes());
         assert_eq!(&*first.writer().unwrap().client.principal, "operator/bob");
         drop(third);
+        assert!(second.writes(), "it has waited for that");
+        assert!(!first.writes(), "it was taken over");
+        drop(second);
         assert_eq!(first.writer(), None);
         assert_eq!(writers.of(task()), None);
         let fourth = attach("ai/claude", Access::Write);
         assert!(fourth.writes());
-        drop((first, second, fourth));
+        drop((first, fourth));
         assert!(writers.desks.lock().is_empty());
     }
 

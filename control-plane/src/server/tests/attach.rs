@@ -228,7 +228,7 @@ async fn one_writes_and_whoever_is_taken_over_is_told_by_whom() {
     let mut ada = Attacher::open(&plane.operator, open(Access::Write))
         .await
         .unwrap();
-    let bob = Attacher::open(&plane.operator, open(Access::Write))
+    let mut bob = Attacher::open(&plane.operator, open(Access::Write))
         .await
         .unwrap();
     let writer = bob.attached.writer.clone().unwrap();
@@ -259,7 +259,14 @@ async fn one_writes_and_whoever_is_taken_over_is_told_by_whom() {
     task.answer(&input, InputStatus::Accepted).await;
     assert_eq!(carol.result().await.status(), InputStatus::Accepted);
     carol.say(Up::Detach(AttachDetach {})).await;
-    assert_eq!(ada.writer().await, None, "detaching ends nothing else");
+    let writer = ada.writer().await.unwrap();
+    assert!(!writer.you && !writer.exclusive, "who waited writes now");
+    let writer = loop {
+        if let Some(writer) = bob.writer().await.filter(|writer| writer.you) {
+            break writer;
+        }
+    };
+    assert!(!writer.exclusive);
     task.write(b"still here").await;
     ada.until(|output, _| output == b"still here").await;
     plane.stop().await;
