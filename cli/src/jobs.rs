@@ -4,6 +4,7 @@ mod attach;
 mod chosen;
 mod input;
 mod output;
+mod replay;
 mod view;
 
 use std::time::{Duration, SystemTime};
@@ -46,6 +47,8 @@ pub(crate) enum JobCommand {
     Attach(attach::Attach),
     /// Put text, keys, a signal or the end of input into a task that runs
     Input(input::Input),
+    /// Play a recorded terminal again, or save it as asciicast
+    Replay(replay::Replay),
     /// Read a task's output: all of it, its tail, matching lines or a range
     Output(output::Output),
     /// End a job's processes: politely, then, after the grace, hard
@@ -135,6 +138,7 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
         }
         JobCommand::Attach(attach) => return attach.run(&client, operator.json).await,
         JobCommand::Input(input) => input.run(&client, operator.json).await?,
+        JobCommand::Replay(replay) => return replay.run(&client).await,
         JobCommand::Output(output) => output.run(&client, operator.json).await?,
         JobCommand::Cancel {
             job_id,

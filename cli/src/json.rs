@@ -229,6 +229,7 @@ pub(crate) fn chunk(chunk: &OutputChunk) -> Value {
         "stream": word(chunk.stream().as_str_name(), "OUTPUT_STREAM_"),
         "offset": chunk.offset,
         "position": chunk.position,
+        "time": rfc3339(chunk.time.as_ref()),
         "text": text,
         "base64": base64,
     })

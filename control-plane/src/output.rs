@@ -228,9 +228,17 @@ impl OutputStore {
             stream,
             offset,
             data,
+            time,
         } = chunk;
-        self.take(task_id, sequence, stream, offset, Content::Data(data))
-            .await
+        let item = Item {
+            sequence,
+            stream,
+            offset,
+            position: 0,
+            content: Content::Data(data),
+            time,
+        };
+        self.take(task_id, item).await
     }
 
     /// Takes a gap, like a chunk.
@@ -242,8 +250,15 @@ impl OutputStore {
             length,
             cause,
         } = gap;
-        let content = Content::Missing { length, cause };
-        self.take(task_id, sequence, stream, offset, content).await
+        let item = Item {
+            sequence,
+            stream,
+            offset,
+            position: 0,
+            content: Content::Missing { length, cause },
+            time: None,
+        };
+        self.take(task_id, item).await
     }
 
     /// Checks that all output up to `last_sequence` was taken, since the host says that this was the last.
@@ -340,40 +355,24 @@ impl OutputStore {
         .await;
     }
 
-    async fn take(
-        &self,
-        task_id: TaskId,
-        sequence: i64,
-        stream: Stream,
-        offset: i64,
-        content: Content,
-    ) -> Result<(), OutputError> {
+    async fn take(&self, task_id: TaskId, item: Item) -> Result<(), OutputError> {
         let task = self.task(task_id).await?;
-        let payload_bytes = match &content {
-            Content::Data(data) => data.len(),
-            Content::Missing { cause, .. } => 8 + cause.len(),
-        };
+        let payload_bytes = frame::payload_bytes(&item);
         if payload_bytes > frame::PAYLOAD_BYTES_MAX {
             return Err(OutOfOrder::Length {
-                sequence,
+                sequence: item.sequence,
                 length: payload_bytes as i64,
             }
             .into());
         }
         let reservation = self.shared.log.reserve(payload_bytes).await?;
-        let item = Item {
-            sequence,
-            stream,
-            offset,
-            position: 0,
-            content,
-        };
-        let admission = task.take(item, |entry, from, content| {
+        let admission = task.take(item, |entry, from, item| {
             self.shared.log.push(Queued {
                 task: task.clone(),
                 entry,
                 from,
-                payload: frame::payload(content),
+                payload: frame::payload(item),
+                timed: item.time.is_some(),
                 cost: reservation.cost,
             });
         })?;

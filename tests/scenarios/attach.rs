@@ -157,3 +157,56 @@ async fn one_terminal_goes_to_one_host() {
     });
     assert!(jobs.await.contains("\"jobs\": []"), "nothing was asked for");
 }
+
+#[tokio::test]
+async fn a_recorded_terminal_is_played_again_and_saved() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1", "--record", "--", "top"]);
+    console.shows("$ ").await;
+    console.type_in("schön\r");
+    console.shows("heard schön").await;
+    console.type_in("exit 0\r");
+    shell.ended(PATIENCE).await;
+    let job_id = last_job(&fleet).await;
+
+    let played = fleet
+        .cli(&["job", "replay", &job_id, "--speed", "1000"])
+        .await;
+    assert_eq!(played.code(), 0, "{}", played.stderr);
+    assert!(
+        played.stdout.contains("\u{1b}[32mheard schön"),
+        "{}",
+        played.stdout
+    );
+
+    let saved = fleet.cli(&["job", "replay", &job_id, "--cast", "-"]).await;
+    let lines: Vec<serde_json::Value> = saved
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["version"], 2, "{}", saved.stderr);
+    assert_eq!(
+        (&lines[0]["width"], &lines[0]["title"]),
+        (&120.into(), &"top on web-1".into())
+    );
+    let mut before = 0.0;
+    let mut text = String::new();
+    for line in &lines[1..] {
+        let time = line[0].as_f64().unwrap();
+        assert!(time >= before && line[1] == "o", "{line}");
+        before = time;
+        text.push_str(line[2].as_str().unwrap());
+    }
+    assert!(text.ends_with("heard schön\u{1b}[0m\r\n$ "), "{text}");
+
+    let plain = fleet.cli(&["run", "-n", "web-1", "--", "true"]).await;
+    assert_eq!(plain.stdout, "no input\n", "{}", plain.stderr);
+    let refused = fleet.cli(&["job", "replay", &last_job(&fleet).await]).await;
+    assert!(
+        refused.stderr.contains("was not recorded"),
+        "{}",
+        refused.stderr
+    );
+}

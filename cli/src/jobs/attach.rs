@@ -81,7 +81,7 @@ impl Attach {
     }
 }
 
-async fn command(client: &Client, job_id: &str) -> Result<Command, Failure> {
+pub(super) async fn command(client: &Client, job_id: &str) -> Result<Command, Failure> {
     let request = GetJobRequest {
         job_id: job_id.to_owned(),
     };

@@ -217,6 +217,13 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
     }
 }
 
+/// Whether the output of an action is kept with its times.
+pub(crate) fn is_recorded(action: &Bytes) -> bool {
+    let action = Action::decode(Bytes::clone(action)).ok();
+    let kind = action.and_then(|action| action.kind);
+    matches!(kind, Some(v1::action::Kind::Command(command)) if command.record)
+}
+
 /// An input on its way to a host.
 pub(crate) fn input_out(write_id: &str, input: Input) -> agent::Input {
     let kind = match input {

@@ -56,6 +56,7 @@ pub(crate) fn event(task_id: &str, item: Item) -> Event {
         offset,
         position,
         content,
+        time,
     } = item;
     let task_id = task_id.to_owned();
     let stream = stream_to_wire(stream).into();
@@ -67,6 +68,7 @@ pub(crate) fn event(task_id: &str, item: Item) -> Event {
             offset,
             position,
             data,
+            time: time.map(super::hosts::timestamp),
         }),
         Content::Missing { length, cause } => Event::Gap(v1::OutputGap {
             task_id,

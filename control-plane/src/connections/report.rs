@@ -77,12 +77,14 @@ pub(crate) async fn report(
     tokio::spawn(
         async move {
             let inputs = Inputs::new(rooms.jobs.open_road(id), wire.clone());
+            let recorded = convert::is_recorded(&task.job.order.action);
             let report = Report {
                 rooms,
                 session,
                 task,
                 id,
                 wire,
+                recorded,
             };
             if let Err(status) = report.run(incoming, inputs).await {
                 tracing::warn!("a report ended: {}", status.message());
@@ -145,6 +147,8 @@ struct Report {
     task: TaskRef,
     id: TaskId,
     wire: Wire,
+    /// Output is kept with the times at which it comes.
+    recorded: bool,
 }
 
 impl Report {
@@ -210,6 +214,7 @@ impl Report {
                     stream,
                     offset: chunk.offset,
                     data: chunk.data,
+                    time: self.recorded.then(now),
                 };
                 let taken = self.rooms.output.append(self.id, chunk).await;
                 taken.map_err(|error| unavailable(&error))?;

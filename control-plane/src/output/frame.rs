@@ -3,7 +3,7 @@
 //! ```text
 //!  0  4  magic "MOF1"
 //!  4  4  CRC-32 of bytes 8 to 72
-//!  8  1  kind: 1 chunk, 2 gap
+//!  8  1  kind: 1 chunk, 2 gap, 3 chunk with its time
 //!  9  1  stream: 0 stdout, 1 stderr, 2 terminal
 //! 10  2  zero
 //! 12  4  length of the payload
@@ -13,8 +13,8 @@
 //! 48 24  bytes of stdout, stderr and terminal that come before
 //! ```
 //!
-//! Numbers are little-endian. The payload is the bytes of a chunk; for a gap the number of missing bytes
-//! (8) and the cause in UTF-8. The header has a checksum of its own, so that a walk can pass over a
+//! Numbers are little-endian. The payload is the bytes of a chunk, with its time before them (8, Unix
+//! milliseconds) where it has one; for a gap the number of missing bytes (8) and the cause in UTF-8. The header has a checksum of its own, so that a walk can pass over a
 //! payload that was dropped to free its space.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -34,6 +34,10 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 const MAGIC: &[u8; 4] = b"MOF1";
 const CHUNK: u8 = 1;
 const GAP: u8 = 2;
+const TIMED_CHUNK: u8 = 3;
+
+/// Bytes of a number before a payload's own.
+const NUMBER_BYTES: usize = 8;
 
 /// A task as headers name it.
 pub(super) type TaskKey = [u8; 20];
@@ -68,24 +72,43 @@ pub(super) struct Header {
     pub(super) from: Point,
 }
 
-/// The bytes that follow a header: of a chunk its own, without a copy.
-pub(super) fn payload(content: &Content) -> Bytes {
-    match content {
-        Content::Data(data) => data.clone(),
-        Content::Missing { length, cause } => {
-            let mut payload = BytesMut::with_capacity(8 + cause.len());
-            payload.put_i64_le(*length);
-            payload.put_slice(cause.as_bytes());
-            payload.freeze()
-        }
+/// The bytes that follow a header: of a chunk its own, without a copy unless it has a time.
+pub(super) fn payload(item: &Item) -> Bytes {
+    let (number, bytes) = match (&item.content, item.time) {
+        (Content::Data(data), None) => return data.clone(),
+        (Content::Data(data), Some(time)) => (time, data.as_ref()),
+        (Content::Missing { length, cause }, _) => (*length, cause.as_bytes()),
+    };
+    let mut payload = BytesMut::with_capacity(NUMBER_BYTES + bytes.len());
+    payload.put_i64_le(number);
+    payload.put_slice(bytes);
+    payload.freeze()
+}
+
+/// How many they are.
+pub(super) fn payload_bytes(item: &Item) -> usize {
+    match (&item.content, item.time) {
+        (Content::Data(data), None) => data.len(),
+        (Content::Data(data), Some(_)) => NUMBER_BYTES + data.len(),
+        (Content::Missing { cause, .. }, _) => NUMBER_BYTES + cause.len(),
     }
 }
 
 impl Header {
     /// The header of a chunk or gap.
-    pub(super) fn new(entry: &Entry, task: TaskKey, from: Point, payload: &[u8]) -> Header {
+    pub(super) fn new(
+        entry: &Entry,
+        timed: bool,
+        task: TaskKey,
+        from: Point,
+        payload: &[u8],
+    ) -> Header {
         Header {
-            kind: if entry.is_gap { GAP } else { CHUNK },
+            kind: match (entry.is_gap, timed) {
+                (true, _) => GAP,
+                (false, true) => TIMED_CHUNK,
+                (false, false) => CHUNK,
+            },
             stream: entry.stream,
             payload_bytes: payload.len(),
             payload_crc: crc32fast::hash(payload),
@@ -129,7 +152,7 @@ impl Header {
             return None;
         }
         let payload_bytes = number(12) as usize;
-        if !matches!(bytes[8], CHUNK | GAP) || payload_bytes > PAYLOAD_BYTES_MAX {
+        if !matches!(bytes[8], CHUNK | GAP | TIMED_CHUNK) || payload_bytes > PAYLOAD_BYTES_MAX {
             return None;
         }
         let offsets = [long(48), long(56), long(64)];
@@ -157,13 +180,18 @@ impl Header {
         if payload.len() != self.payload_bytes || crc32fast::hash(&payload) != self.payload_crc {
             return None;
         }
-        let content = if self.kind == CHUNK {
-            Content::Data(payload)
+        let (content, time) = if self.kind == CHUNK {
+            (Content::Data(payload), None)
         } else {
-            let (length, cause) = payload.split_first_chunk::<8>()?;
-            Content::Missing {
-                length: i64::from_le_bytes(*length),
-                cause: String::from_utf8_lossy(cause).into_owned(),
+            let (number, rest) = payload.split_first_chunk::<NUMBER_BYTES>()?;
+            let number = i64::from_le_bytes(*number);
+            match self.kind {
+                TIMED_CHUNK => (Content::Data(payload.slice(NUMBER_BYTES..)), Some(number)),
+                _ => {
+                    let cause = String::from_utf8_lossy(rest).into_owned();
+                    let length = number;
+                    (Content::Missing { length, cause }, None)
+                }
             }
         };
         Some(Item {
@@ -172,6 +200,7 @@ impl Header {
             offset: self.from.offsets[self.stream.index()],
             position: self.from.position,
             content,
+            time,
         })
     }
 }
@@ -180,8 +209,17 @@ impl Header {
 mod tests {
     use super::*;
 
-    fn example(content: &Content) -> (Header, Bytes) {
-        let payload = payload(content);
+    fn example(content: &Content, time: Option<i64>) -> (Header, Bytes) {
+        let item = Item {
+            sequence: 9,
+            stream: Stream::Stderr,
+            offset: 20,
+            position: 60,
+            content: content.clone(),
+            time,
+        };
+        let payload = payload(&item);
+        assert_eq!(payload.len(), payload_bytes(&item));
         let id = TaskId::from_bytes(&[7; 32]);
         let from = Point {
             position: 60,
@@ -194,32 +232,31 @@ mod tests {
             length: 10,
             is_gap: matches!(content, Content::Missing { .. }),
         };
-        let header = Header::new(&entry, key(id), from, &payload);
+        let header = Header::new(&entry, time.is_some(), key(id), from, &payload);
         (header, payload)
     }
 
     #[test]
     fn a_frame_reads_back_as_written() {
-        for content in [
-            Content::Data(Bytes::from_static(b"some bytes")),
-            Content::Missing {
-                length: 1 << 40,
-                cause: "spool full".to_owned(),
-            },
-        ] {
-            let (header, payload) = example(&content);
+        let bytes = || Content::Data(Bytes::from_static(b"some bytes"));
+        let missing = Content::Missing {
+            length: 1 << 40,
+            cause: "spool full".to_owned(),
+        };
+        for (content, time) in [(bytes(), None), (bytes(), Some(1)), (missing, None)] {
+            let (header, payload) = example(&content, time);
             let again = Header::decode(&header.encode()).unwrap();
             assert_eq!(again, header);
             let item = again.item(payload).unwrap();
             assert_eq!((item.sequence, item.offset, item.position), (9, 20, 60));
-            assert_eq!(item.content, content);
+            assert_eq!((&item.content, item.time), (&content, time));
             assert_eq!(task_id(&again.task), Some(TaskId::from_bytes(&[7; 32])));
         }
     }
 
     #[test]
     fn damage_anywhere_is_noticed() {
-        let (header, payload) = example(&Content::Data(Bytes::from_static(b"some bytes")));
+        let (header, payload) = example(&Content::Data(Bytes::from_static(b"some bytes")), None);
         let bytes = header.encode();
         for at in 0..HEADER_BYTES {
             let mut damaged = bytes;

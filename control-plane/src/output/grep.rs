@@ -308,6 +308,7 @@ mod tests {
                     offset: offsets[stream.index()],
                     position,
                     content,
+                    time: None,
                 };
                 position += item.length();
                 offsets[stream.index()] += item.length();

@@ -69,6 +69,8 @@ pub(crate) struct Chunk {
     pub(crate) offset: i64,
     /// The bytes.
     pub(crate) data: Bytes,
+    /// When they came, Unix milliseconds; only of what is recorded.
+    pub(crate) time: Option<i64>,
 }
 
 /// Bytes that a host did not keep.
@@ -99,6 +101,8 @@ pub(crate) struct Item {
     pub(crate) position: i64,
     /// The bytes, or why there are none.
     pub(crate) content: Content,
+    /// When they came, Unix milliseconds; only of what is recorded.
+    pub(crate) time: Option<i64>,
 }
 
 /// What a piece of output holds.

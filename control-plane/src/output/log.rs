@@ -75,6 +75,8 @@ pub(super) struct Queued {
     pub(super) from: Point,
     /// Its bytes as they will lie in the log, without the header.
     pub(super) payload: Bytes,
+    /// A time stands before them.
+    pub(super) timed: bool,
     /// Bytes that it takes of the queue's limit.
     pub(super) cost: u32,
 }
@@ -453,7 +455,8 @@ impl Queued {
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
-        Header::new(&self.entry, self.task.key, self.from, &self.payload).encode()
+        let (entry, key) = (&self.entry, self.task.key);
+        Header::new(entry, self.timed, key, self.from, &self.payload).encode()
     }
 }
 

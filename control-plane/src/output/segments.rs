@@ -248,6 +248,7 @@ fn missing(extent: &Extent, cause: &str) -> Vec<Item> {
                     length,
                     cause: cause.to_owned(),
                 },
+                time: None,
             };
             position += length;
             gap

@@ -130,7 +130,7 @@ impl Task {
     pub(super) fn take(
         &self,
         mut item: Item,
-        queue: impl FnOnce(Entry, Point, &Content),
+        queue: impl FnOnce(Entry, Point, &Item),
     ) -> Result<Admission, OutOfOrder> {
         let entry = Entry {
             sequence: item.sequence,
@@ -148,7 +148,7 @@ impl Task {
             {
                 *data = Bytes::copy_from_slice(data);
             }
-            queue(entry, from, &item.content);
+            queue(entry, from, &item);
             state.recent.push_back(item);
         }
         Ok(admission)

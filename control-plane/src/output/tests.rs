@@ -38,6 +38,7 @@ fn chunk(task: u8, sequence: i64, offset: i64, length: usize) -> Chunk {
         stream: Stream::Stdout,
         offset,
         data: pattern(task, offset, length),
+        time: None,
     }
 }
 
@@ -359,4 +360,30 @@ async fn many_small_chunks_come_in_messages_that_clients_take() {
     let stored = store.read_after(id(1), 0, 64 << 10).await.unwrap();
     assert!(wire_bytes(stored) <= 64 << 10);
     assert_eq!(check(&store, 1).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_recorded_keeps_its_times_through_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let store = OutputStore::open(directory.path(), small()).await.unwrap();
+    for (sequence, time) in [(1, Some(1_000)), (2, None), (3, Some(1_763_707_200_123))] {
+        let timed = Chunk {
+            time,
+            ..chunk(1, sequence, (sequence - 1) * 10, 10)
+        };
+        store.append(id(1), timed).await.unwrap();
+    }
+    let times = async |store: &OutputStore| {
+        let items = store.read_after(id(1), 0, 1 << 20).await.unwrap();
+        let bytes: usize = items.iter().map(Item::kept).sum();
+        assert_eq!(bytes, 30, "times are no output");
+        items.iter().map(|item| item.time).collect::<Vec<_>>()
+    };
+    let expected = [Some(1_000), None, Some(1_763_707_200_123)];
+    assert_eq!(times(&store).await, expected);
+    store.close().await;
+    drop(store);
+    let store = OutputStore::open(directory.path(), small()).await.unwrap();
+    assert_eq!(times(&store).await, expected);
+    store.close().await;
 }

@@ -50,6 +50,7 @@ impl Fixture {
             stream,
             offset: self.store.end(self.task_id, Some(stream)).await.unwrap(),
             data: Bytes::copy_from_slice(data),
+            time: None,
         };
         self.store.append(self.task_id, chunk).await.unwrap();
         self.changed.send_replace(());

@@ -91,6 +91,7 @@ async fn output_of_a_host_that_is_gone_is_still_shown() {
         stream: crate::output::Stream::Stdout,
         offset: 0,
         data: Bytes::from_static(b"half of it"),
+        time: None,
     };
     plane.rooms.output.append(task_id, chunk).await.unwrap();
     let ending = Ending {
