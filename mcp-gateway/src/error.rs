@@ -136,10 +136,6 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
         Reason::StartFailed => "the message above says what the host lacks",
         Reason::DiskFull => "free space on the host's disk, then run again",
         Reason::ActionUnsupported => "the host's agent is too old for this",
-        Reason::LimitUnsupported => {
-            "the host cannot enforce that limit: leave it out, or choose another host"
-        }
-        Reason::OutputLimit => "it wrote more than it may: let it write less, or to a file",
         Reason::HostBusy => "the host runs as much as it may: run again later",
         Reason::LimitUnsupported => "run it without that limit, or on a host that can enforce it",
         Reason::OutputLimit => "let it write less, or run it again with another output limit",
