@@ -14,6 +14,7 @@ mod identities;
 mod kills;
 mod people;
 mod road;
+mod sessions;
 mod settings;
 mod survivals;
 mod torture;
