@@ -58,8 +58,6 @@ enum Policy {
     HeadTail,
     /// Stop reading: the process waits
     Block,
-    /// Drop the oldest
-    DropOldest,
     /// End the task
     Fail,
 }
@@ -90,7 +88,6 @@ impl Living {
             None => output_limit::Policy::Unspecified,
             Some(Policy::HeadTail) => output_limit::Policy::HeadTail,
             Some(Policy::Block) => output_limit::Policy::Block,
-            Some(Policy::DropOldest) => output_limit::Policy::DropOldest,
             Some(Policy::Fail) => output_limit::Policy::Fail,
         };
         let limit = OutputLimit {
