@@ -176,7 +176,7 @@ impl Connection {
             journal_position: self.tasks.journal().position(),
             held_task_ids: self.tasks.held(),
             facts: Some(self.facts.look()),
-            capabilities: Vec::new(),
+            capabilities: vec!["upload".to_owned()],
             seen_generation: self.seen.generation.clone(),
             seen_ledger_position: self.seen.ledger_position,
             time: Some(self.clock.host_time()),
@@ -259,9 +259,10 @@ impl Live<'_> {
         connection
             .seen
             .note(&welcome.generation, welcome.ledger_position);
-        let task_ids = connection
-            .tasks
-            .attach(&self.session, &welcome.expected_task_ids);
+        let task_ids =
+            connection
+                .tasks
+                .attach(&self.session, &welcome.expected_task_ids, welcome.upload);
         if task_ids.is_empty() {
             return Ok(());
         }

@@ -13,10 +13,12 @@ use std::{
 use muster_client::identity::Identity;
 use muster_proto::{
     agent::v1::{
-        Ack, AttachRequest, AttachResponse, Cancel, Drain, Hello, Input, InputResult, Offer, Open,
-        ReportRequest, ReportResponse, Resume, SealedOffer, Settled, Welcome,
+        Ack, AttachRequest, AttachResponse, Cancel, Drain, Hello, Input, InputResult, Kept, Offer,
+        Open, RecalledTask, ReportRequest, ReportResponse, Resume, SealedOffer, Settled,
+        UploadRequest, UploadResponse, WantedTasks, Welcome,
         agent_service_server::{AgentService, AgentServiceServer},
         attach_request, attach_response, report_request, report_response, task_state,
+        upload_request, upload_response,
     },
     ids::TaskId,
     v1::{Action, Command, InputStatus, OutputStream, TaskInput, action, task, task_input},
@@ -61,6 +63,8 @@ pub(crate) struct Behaviour {
     pub(crate) discards: bool,
     /// Expected at the next attach.
     pub(crate) expected: Vec<String>,
+    /// Was restored: wants what agents remember.
+    pub(crate) upload: bool,
 }
 
 struct State {
@@ -75,6 +79,7 @@ pub(crate) struct Seen {
     pub(crate) messages: Vec<attach_request::Message>,
     pub(crate) tasks: HashMap<String, Reported>,
     pub(crate) violations: Vec<String>,
+    pub(crate) recalled: Vec<RecalledTask>,
     session: Option<mpsc::Sender<Result<AttachResponse, Status>>>,
 }
 
@@ -82,6 +87,8 @@ pub(crate) struct Seen {
 #[derive(Default, Clone, Debug)]
 pub(crate) struct Reported {
     pub(crate) opens: Vec<Open>,
+    /// Where its output begins, where what was asked for is gone.
+    pub(crate) kept: Option<Kept>,
     pub(crate) started: Option<task_state::Started>,
     pub(crate) ended: Option<task_state::Ended>,
     pub(crate) stdout: Vec<u8>,
@@ -357,6 +364,41 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl AgentService for Service {
     type AttachStream = Answers<AttachResponse>;
     type ReportStream = Answers<ReportResponse>;
+    type UploadStream = Answers<UploadResponse>;
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        let (mut incoming, state) = (request.into_inner(), Arc::clone(&self.0));
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = incoming.message().await {
+                let answer = match message.message {
+                    Some(upload_request::Message::Known(known)) => {
+                        upload_response::Message::Wanted(WantedTasks {
+                            task_ids: known.task_ids,
+                        })
+                    }
+                    Some(upload_request::Message::Recalled(recalled)) => {
+                        state
+                            .seen
+                            .send_modify(|seen| seen.recalled.extend(recalled.tasks));
+                        upload_response::Message::Taken(Default::default())
+                    }
+                    Some(upload_request::Message::End(_)) => {
+                        upload_response::Message::Complete(Default::default())
+                    }
+                    _ => continue,
+                };
+                let message = Some(answer);
+                if sender.send(Ok(UploadResponse { message })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
 
     async fn attach(
         &self,
@@ -371,13 +413,18 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("no hello"));
         };
         let (sender, receiver) = mpsc::channel(1024);
+        let (expected_task_ids, upload) = {
+            let behaviour = self.0.behaviour.lock();
+            (behaviour.expected.clone(), behaviour.upload)
+        };
         let welcome = Welcome {
             session_epoch: self.0.seen.borrow().hellos.len() as i64 + 1,
             generation: "one".to_owned(),
             time: Some(SystemTime::now().into()),
             heartbeat_interval: Some(Duration::from_millis(200).try_into().unwrap()),
-            expected_task_ids: self.0.behaviour.lock().expected.clone(),
+            expected_task_ids,
             host_name: "web-1".to_owned(),
+            upload,
             ..Default::default()
         };
         let welcome = AttachResponse {
@@ -498,8 +545,12 @@ impl State {
                     task.results.push(result);
                     return;
                 }
+                report_request::Message::Kept(kept) => {
+                    task.kept = Some(kept);
+                    return;
+                }
                 report_request::Message::OutputEnd(end) => {
-                    if end.last_sequence > task.last_sequence {
+                    if end.last_sequence > task.last_sequence && task.kept.is_none() {
                         violations.push(format!(
                             "ends at {} after {}",
                             end.last_sequence, task.last_sequence

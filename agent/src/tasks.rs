@@ -1,6 +1,7 @@
 //! The tasks that this agent holds: taken, run, reported, settled.
 
 mod execution;
+mod history;
 pub(crate) mod journal;
 mod offers;
 mod overflow;
@@ -8,6 +9,7 @@ mod recovery;
 mod report;
 pub(crate) mod spool;
 mod task;
+mod upload;
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,7 +29,8 @@ use tracing::Instrument;
 pub(crate) use self::journal::{Journal, random_id};
 use self::{
     execution::Over,
-    journal::{Ended, Event, Settled, Starting},
+    history::History,
+    journal::{Ended, Event, Phase, Settled, Starting},
     overflow::Overflow,
     spool::Room,
     task::Task,
@@ -75,6 +78,7 @@ struct Inner {
     host_id: String,
     boot_id: String,
     journal: Arc<Journal>,
+    history: Arc<History>,
     room: Arc<Room>,
     clock: Arc<Clock>,
     limits: Limits,
@@ -110,6 +114,7 @@ impl Tasks {
             host_id,
             boot_id,
             journal,
+            history: Arc::new(History::open(&directory)?),
             room: Arc::new(Room::new(spool, limits.spool, limits.free_percent)),
             clock,
             limits,
@@ -134,23 +139,47 @@ impl Tasks {
     }
 
     /// A session has begun: reports everything that is held, and answers for what the control plane
-    /// expects. Returns the expected tasks that were never seen.
-    pub(crate) fn attach(&self, session: &Arc<Session>, expected: &[String]) -> Vec<String> {
+    /// expects. Returns the expected tasks that were never seen. `upload`: the control plane was restored, and wants
+    /// to know of settled tasks too.
+    pub(crate) fn attach(
+        &self,
+        session: &Arc<Session>,
+        expected: &[String],
+        upload: bool,
+    ) -> Vec<String> {
         self.start_waiting();
         let held: Vec<Arc<Task>> = self.0.held.lock().values().cloned().collect();
         for task in held {
             self.report(task, session, false);
         }
-        let mut unknown = Vec::new();
+        let (mut unknown, mut settled) = (Vec::new(), Vec::new());
         for text in expected {
-            let known = text
-                .parse()
-                .is_ok_and(|task_id| self.answer(task_id, session, None));
+            let known = text.parse().is_ok_and(|task_id| {
+                if upload && self.is_settled(&task_id) {
+                    // The upload says more than a report could, whose output is gone.
+                    settled.push(task_id);
+                    return true;
+                }
+                self.answer(task_id, session, None)
+            });
             if !known {
                 unknown.push(text.clone());
             }
         }
+        if upload {
+            let (tasks, session) = (self.clone(), Arc::clone(session));
+            tokio::spawn(upload::upload(tasks, session, settled));
+        }
         unknown
+    }
+
+    fn is_settled(&self, task_id: &TaskId) -> bool {
+        self.find(task_id).is_none()
+            && self
+                .0
+                .journal
+                .find(task_id)
+                .is_some_and(|held| matches!(held.phase, Phase::Settled { .. }))
     }
 
     fn find(&self, task_id: &TaskId) -> Option<Arc<Task>> {
@@ -419,6 +448,9 @@ impl Tasks {
 
     /// The control plane has all of a task.
     fn settle(&self, task: &Task) {
+        if let Some(held) = self.0.journal.find(&task.id) {
+            self.0.history.remember(held);
+        }
         let entry = Settled {
             task_id: task.id.to_string(),
             last_sequence: task.spool.last_sequence(),

@@ -474,6 +474,39 @@ async fn output_that_was_taken_and_is_asked_for_again_does_not_pass_for_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_control_plane_hears_what_became_of_settled_tasks() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let failed = control_plane.offer(script("echo out; exit 3")).await;
+    control_plane.settled(&failed).await;
+    // Remembered over a restart of the agent.
+    host.stop().await.unwrap();
+    host.start_agent().await;
+    control_plane.attached(2).await;
+    let offered = control_plane.offer_of(command(&["true"])).0;
+    control_plane.behave(|behaviour| {
+        behaviour.upload = true;
+        behaviour.expected = vec![failed.clone(), offered.clone()];
+    });
+    control_plane.cut();
+    let recalled = control_plane
+        .until("the upload", |seen| seen.recalled.first().cloned())
+        .await;
+    assert_eq!(recalled.task_id, failed);
+    assert!(!recalled.sealed_offer.is_empty() && !recalled.seal.is_empty());
+    assert_eq!(recalled.ended.unwrap().exit_code, Some(3));
+    assert_eq!((recalled.stdout_bytes, recalled.stderr_bytes), (4, 0));
+    assert!(recalled.started.unwrap().pid > 0);
+    control_plane
+        .until("what was never seen is named", |seen| {
+            let named = |message: &attach_request::Message| matches!(message, attach_request::Message::NotHeld(not_held) if not_held.task_ids == [offered.clone()]);
+            seen.messages.iter().any(named).then_some(())
+        })
+        .await;
+    host.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_was_cancelled_before_it_came_never_starts() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;

@@ -10,7 +10,9 @@ mod view;
 use std::time::{Duration, SystemTime};
 
 use muster_client::Client;
-use muster_proto::v1::{GetJobRequest, Job, ListJobsRequest, ListTasksRequest, Task, job::State};
+use muster_proto::v1::{
+    GetJobRequest, Job, ListJobsRequest, ListTasksRequest, ReleaseJobsRequest, Task, job::State,
+};
 use serde_json::json;
 
 use crate::{
@@ -69,6 +71,23 @@ pub(crate) enum JobCommand {
         /// Do not wait for the hosts to confirm it
         #[arg(long, short)]
         detach: bool,
+    },
+    /// Let jobs go that wait since the control plane was restored from a backup
+    #[command(after_help = "Examples:
+  muster job list --state pending
+  muster job get j-wsdt62jxq96s0mt8h9pf
+  muster job release j-wsdt62jxq96s0mt8h9pf
+  muster job release --all
+
+A restored control plane cannot tell whether a job that was pending in its backup has run since. What hosts still \
+know shows by itself, and a task that its host knows is never repeated; look before you release the rest, or cancel it.")]
+    Release {
+        /// The jobs
+        #[arg(required_unless_present = "all", value_name = "JOB_ID")]
+        job_ids: Vec<String>,
+        /// Every job that waits for it
+        #[arg(long, conflicts_with = "job_ids")]
+        all: bool,
     },
 }
 
@@ -140,6 +159,16 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
         JobCommand::Input(input) => input.run(&client, operator.json).await?,
         JobCommand::Replay(replay) => return replay.run(&client).await,
         JobCommand::Output(output) => output.run(&client, operator.json).await?,
+        JobCommand::Release { job_ids, all } => {
+            let request = ReleaseJobsRequest { job_ids, all };
+            let answer = client.jobs().release_jobs(request).await?.into_inner();
+            let (jobs, tasks) = (answer.released_jobs, answer.released_tasks);
+            if operator.json {
+                screen::print_json(&json!({"released": {"jobs": jobs, "tasks": tasks}}))?;
+            } else {
+                screen::print(&format!("released {tasks} tasks of {jobs} jobs\n"))?;
+            }
+        }
         JobCommand::Cancel {
             job_id,
             host,

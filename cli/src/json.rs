@@ -62,6 +62,8 @@ pub(crate) fn host(host: &Host) -> Value {
         })),
         "running_tasks": host.running_tasks,
         "pending_tasks": host.pending_tasks,
+        "held_tasks": host.held_tasks,
+        "owes_upload": host.owes_upload,
         "certificate_expire_time": rfc3339(host.certificate_expire_time.as_ref()),
         "clock_offset_s": seconds(host.clock_offset.as_ref()),
         "identity_conflict": some(&host.identity_conflict),

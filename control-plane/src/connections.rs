@@ -6,7 +6,9 @@
 mod driver;
 pub(crate) mod offer;
 mod reconcile;
+pub(crate) mod renumber;
 mod report;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -26,10 +28,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub(crate) use self::{driver::attach, report::report};
+pub(crate) use self::{driver::attach, report::report, upload::upload};
 use crate::{
     hosts::{Bar, Inventory},
     jobs::{Fence, Jobs},
+    restores::Restores,
     store::{Syncer, jobs::Heard},
 };
 
@@ -67,8 +70,8 @@ pub(crate) struct Rooms {
     pub(crate) output: crate::output::OutputStore,
     /// What is durable.
     pub(crate) syncer: Syncer,
-    /// New at each restore.
-    pub(crate) generation: Arc<str>,
+    /// Restores, and what hosts owe after one.
+    pub(crate) restores: Restores,
     /// Intervals.
     pub(crate) settings: ConnectionSettings,
 }
@@ -90,6 +93,8 @@ pub(crate) enum End {
     Silent,
     /// The control plane stops.
     Stopping,
+    /// A generation began: everybody attaches again.
+    Restored,
 }
 
 /// One attach of a host.
@@ -234,6 +239,13 @@ impl Connections {
         self.0.stopping.cancel();
         for session in self.0.sessions.lock().values() {
             session.end(End::Stopping);
+        }
+    }
+
+    /// Ends every session, so that all agents attach again.
+    fn end_all(&self, end: End) {
+        for session in self.0.sessions.lock().values() {
+            session.end(end);
         }
     }
 

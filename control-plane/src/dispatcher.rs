@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connections::{Connections, offer},
     hosts::{Bar, Inventory},
-    jobs::{Fence, Job, State, Task, Withdrawal},
+    jobs::{Fence, Hold, Job, State, Task, Withdrawal},
     seal::Sealer,
     store::Syncer,
 };
@@ -26,6 +26,10 @@ pub(crate) enum Wait {
     Unlock,
     /// It is next in line.
     Dispatch,
+    /// The control plane was restored, and an operator has to release it.
+    Release,
+    /// The control plane was restored, and its host has to upload what it knows first.
+    Upload,
 }
 
 /// What decides about a task.
@@ -39,6 +43,8 @@ pub(crate) struct TaskView {
     pub(crate) cancelled: bool,
     /// Its start deadline has passed.
     pub(crate) overdue: bool,
+    /// Whether a restore holds it back.
+    pub(crate) hold: Hold,
 }
 
 impl TaskView {
@@ -49,6 +55,7 @@ impl TaskView {
             offered: task.offered.is_some(),
             cancelled: task.cancel_time.is_some(),
             overdue: now >= job.order.start_deadline_time,
+            hold: task.hold,
         }
     }
 }
@@ -61,6 +68,7 @@ impl TaskView {
             offered: task.offered.is_some(),
             cancelled: false,
             overdue: false,
+            hold: task.hold,
         }
     }
 }
@@ -74,6 +82,8 @@ pub(crate) enum HostView {
     Barred,
     /// Its agent is not attached.
     Away,
+    /// Its agent is attached, and uploads what it knows since before a restore.
+    Uploading,
     /// Its agent is attached.
     Attached,
 }
@@ -110,12 +120,16 @@ pub(crate) fn decide(task: TaskView, host: HostView, ledger_works: bool) -> Deci
     if task.overdue {
         return Decision::Withdraw(Withdrawal::Expired);
     }
+    if task.hold == Hold::Held {
+        return Decision::Wait(Wait::Release);
+    }
     match host {
         HostView::Gone => Decision::WithdrawFromGone,
         HostView::Barred => Decision::Wait(Wait::Unlock),
         HostView::Away => Decision::Wait(Wait::Host),
-        HostView::Attached if ledger_works => Decision::Offer,
-        HostView::Attached => Decision::Wait(Wait::Dispatch),
+        HostView::Uploading if task.hold == Hold::Released => Decision::Wait(Wait::Upload),
+        HostView::Attached | HostView::Uploading if ledger_works => Decision::Offer,
+        HostView::Attached | HostView::Uploading => Decision::Wait(Wait::Dispatch),
     }
 }
 
@@ -162,8 +176,9 @@ impl Dispatcher {
         match self.inventory.bar(host) {
             Some(Bar::Removed(_)) => HostView::Gone,
             Some(Bar::Locked(_)) => HostView::Barred,
-            None if self.connections.current(host).is_some() => HostView::Attached,
-            None => HostView::Away,
+            None if self.connections.current(host).is_none() => HostView::Away,
+            None if self.inventory.owes_upload(host) => HostView::Uploading,
+            None => HostView::Attached,
         }
     }
 
@@ -244,11 +259,12 @@ mod tests {
         fn only_what_never_left_is_taken_back_or_sent(
             state in proptest::sample::select(State::ALL.map(|(state, _)| state).to_vec()),
             offered: bool, cancelled: bool, overdue: bool, works: bool,
+            hold in proptest::sample::select(vec![Hold::None, Hold::Held, Hold::Released]),
             host in proptest::sample::select(vec![
-                HostView::Gone, HostView::Barred, HostView::Away, HostView::Attached
+                HostView::Gone, HostView::Barred, HostView::Away, HostView::Uploading, HostView::Attached
             ]),
         ) {
-            let task = TaskView { state, offered, cancelled, overdue };
+            let task = TaskView { state, offered, cancelled, overdue, hold };
             let decision = decide(task, host, works);
             match decision {
                 Decision::Nothing => prop_assert_ne!(state, State::Pending),
@@ -256,7 +272,12 @@ mod tests {
                 Decision::Wait(_) => prop_assert!(!offered && !cancelled && !overdue),
                 Decision::Offer => {
                     prop_assert!(!offered && !cancelled && !overdue && works);
-                    prop_assert_eq!(host, HostView::Attached);
+                    let may = match hold {
+                        Hold::None => matches!(host, HostView::Attached | HostView::Uploading),
+                        Hold::Held => false,
+                        Hold::Released => host == HostView::Attached,
+                    };
+                    prop_assert!(may);
                 }
                 Decision::Withdraw(_) | Decision::WithdrawFromGone => prop_assert!(!offered),
             }

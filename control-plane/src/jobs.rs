@@ -10,8 +10,10 @@ mod ids;
 mod input;
 mod job;
 mod known;
+mod recall;
 mod record;
 mod recorder;
+mod release;
 mod replay;
 mod report;
 mod state;
@@ -30,18 +32,19 @@ use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    create::Creating, input::Roads, known::Known, recorder::Recorder, writers::Writers,
-};
+#[cfg(test)]
+pub(crate) use self::ids::{job_id, task_id};
+use self::{create::Creating, input::Roads, known::Known, recorder::Recorder, writers::Writers};
 pub(crate) use self::{
     create::{CreateError, Created, NewJob, Target},
     follow::TaskWatch,
     ids::digest,
     input::{Answer, Input, Put, Road},
     job::{Counts, Job, JobState, Order, Summary},
+    recall::{RecallError, Recalled},
     report::{AdoptError, TaskRef},
     state::{NotAllowed, State, Withdrawal},
-    task::{Ending, Fence, Task},
+    task::{Ending, Fence, Hold, Task},
     watch::{Event as WatchEvent, Update, Watch, WatchError},
     writers::{Access, Attachment, Client, Writer},
 };
@@ -302,13 +305,16 @@ impl Jobs {
         Watch::new(job, self.0.output.clone(), token, states_only).map(Some)
     }
 
-    /// How many tasks run on a host, and how many wait for it.
-    pub(crate) fn load_of(&self, host: HostId) -> (u32, u32) {
-        let mut load = (0, 0);
+    /// How many tasks run on a host, how many wait for it, and how many of these are held.
+    pub(crate) fn load_of(&self, host: HostId) -> (u32, u32, u32) {
+        let mut load = (0, 0, 0);
         for task in self.of_host(host) {
-            match task.look(|task| task.state) {
-                State::Running => load.0 += 1,
-                State::Pending | State::AwaitingApproval => load.1 += 1,
+            match task.look(|task| (task.state, task.hold)) {
+                (State::Running, _) => load.0 += 1,
+                (State::Pending | State::AwaitingApproval, hold) => {
+                    load.1 += 1;
+                    load.2 += u32::from(hold == Hold::Held);
+                }
                 _ => {}
             }
         }

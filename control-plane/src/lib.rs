@@ -15,6 +15,7 @@ mod failpoint;
 mod hosts;
 mod jobs;
 mod output;
+mod restores;
 mod seal;
 mod selector;
 mod server;

@@ -44,6 +44,7 @@ use crate::{
     hosts::{Bar, Inventory, PresenceLimits},
     jobs::Jobs,
     output::{OutputError, OutputStore},
+    restores::Restores,
     seal::Sealer,
     store::{OpenError, Store, StoreError, jobs::load_fences},
     sweeper,
@@ -223,10 +224,11 @@ impl Server {
         let (health, health_service) = tonic_health::server::health_reporter();
         let jobs = self.rooms.jobs.clone();
         let load = move |host| {
-            let (running, pending) = jobs.load_of(host);
+            let (running, pending, held) = jobs.load_of(host);
             Load {
                 running: i32::try_from(running).unwrap_or(i32::MAX),
                 pending: i32::try_from(pending).unwrap_or(i32::MAX),
+                held: i32::try_from(held).unwrap_or(i32::MAX),
             }
         };
         let router = tonic::transport::Server::builder()
@@ -352,6 +354,7 @@ async fn open_rooms(
         store.control_plane_id.clone(),
         syncer.clone(),
     );
+    let restores = Restores::load(store, &inventory).await?;
     let jobs = Jobs::load(store.clone(), output.clone(), dispatcher).await?;
     Ok(Rooms {
         jobs,
@@ -359,7 +362,7 @@ async fn open_rooms(
         inventory,
         output,
         syncer,
-        generation: store.generation.clone(),
+        restores,
         settings: ConnectionSettings {
             heartbeat_interval: config.heartbeat_interval,
             offline_after: config.offline_after,

@@ -11,6 +11,7 @@ mod intake;
 pub(crate) mod jobs;
 mod join_tokens;
 mod principals;
+pub(crate) mod restores;
 mod tokens;
 mod writer;
 
@@ -110,6 +111,16 @@ pub enum OpenError {
         /// The newest that this version knows.
         known: i64,
     },
+    /// The ledger is not of the schema that this version works with.
+    #[error("{} has schema {found}, and this version works with {known}: use the version that serves it", path.display())]
+    Unserved {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The one that this version works with.
+        known: i64,
+    },
     /// The schema is not what this version expects.
     #[error("{} cannot be brought to this version's schema: {error}", path.display())]
     Migrate {
@@ -167,8 +178,10 @@ pub(crate) struct Store {
     pub(crate) intake: Intake,
     /// Names this control plane; random, made at its first start.
     pub(crate) control_plane_id: Arc<str>,
-    /// Random, new at each restore.
+    /// Random, new at each restore; the one that stood when the ledger was opened.
     pub(crate) generation: Arc<str>,
+    /// How many commits it had when it was opened. Nobody has seen more, unless it was set back.
+    pub(crate) position: i64,
     /// How often the ledger was opened, this time included.
     pub(crate) starts: i64,
     _lock: Arc<File>,
@@ -197,6 +210,10 @@ impl Store {
         let generation: String = row.try_get(1).map_err(fail)?;
         let starts = row.try_get(2).map_err(fail)?;
         let position = row.try_get(3).map_err(fail)?;
+        let (generation, position) =
+            restores::begin_if_copied(&mut connection, generation, position, now())
+                .await
+                .map_err(fail)?;
         // Epochs are derived from `starts`: it must not come twice, whatever happens.
         let database = database::Database::start(
             &path,
@@ -215,6 +232,7 @@ impl Store {
             readers: database.readers,
             control_plane_id: control_plane_id.into(),
             generation: generation.into(),
+            position,
             starts,
             _lock: Arc::new(lock),
         })
@@ -222,7 +240,7 @@ impl Store {
 }
 
 /// Makes the directory if it is missing and keeps other processes out.
-fn hold(directory: &Path) -> Result<File, OpenError> {
+pub(crate) fn hold(directory: &Path) -> Result<File, OpenError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -244,7 +262,7 @@ fn hold(directory: &Path) -> Result<File, OpenError> {
 }
 
 /// 128 random bits in hex.
-fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     HEXLOWER.encode(&rand::rng().random::<[u8; 16]>())
 }
 

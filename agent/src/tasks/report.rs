@@ -181,6 +181,8 @@ struct Outgoing {
     start_sent: bool,
     end_sent: bool,
     done: bool,
+    /// The control plane was told that what is kept begins later than what it asked for.
+    begun_later: bool,
     last_sequence: i64,
     /// Pieces that were read from the files.
     stored: VecDeque<Piece>,
@@ -211,6 +213,7 @@ impl Outgoing {
             start_sent: false,
             end_sent: false,
             done: false,
+            begun_later: false,
             last_sequence: 0,
             stored: VecDeque::new(),
             reading: None,
@@ -276,6 +279,15 @@ impl Outgoing {
             match self.task.spool.next(after, context.waker()) {
                 Next::Piece(piece) => return Poll::Ready(Some(self.send(piece))),
                 Next::Nothing => return Poll::Pending,
+                Next::Gone
+                    if !self.begun_later
+                        && let Some((first, kept)) = self.task.spool.kept() =>
+                {
+                    self.begun_later = true;
+                    tracing::warn!(task.id = %self.task.id, after, "output is asked for that was acknowledged before; what is kept begins later");
+                    self.progress.after.store(first - 1, Ordering::Relaxed);
+                    return Poll::Ready(Some(Message::Kept(kept)));
+                }
                 Next::Gone => {
                     // Only a control plane that was set back asks again for what it has acknowledged. It
                     // learns how the task ended, and that its output never does.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_proto::{ids::TaskId, v1::OutputStream};
+use muster_proto::{agent::v1::Kept, ids::TaskId, v1::OutputStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -353,6 +353,20 @@ impl Spool {
         }
         inner.waker = Some(waker.clone());
         Poll::Pending
+    }
+
+    /// The first sequence that is kept, and how much of each stream comes before; `None` where that is not known any
+    /// more, as of a task that was settled before this agent began.
+    pub(crate) fn kept(&self) -> Option<(i64, Kept)> {
+        let inner = self.inner.lock();
+        let (first, [stdout, stderr, pty]) = inner.plan.begin()?;
+        let known = first == 1 || stdout + stderr + pty > 0;
+        let kept = Kept {
+            stdout_offset: stdout,
+            stderr_offset: stderr,
+            pty_offset: pty,
+        };
+        known.then_some((first, kept))
     }
 
     /// Notified when a report does not keep up.

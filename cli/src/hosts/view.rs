@@ -40,6 +40,12 @@ pub(crate) fn details(host: &Host) -> String {
         );
     }
     fields.add("identity conflict", &host.identity_conflict);
+    if host.owes_upload {
+        fields.add(
+            "history",
+            "not uploaded yet since the control plane was restored",
+        );
+    }
     fields.add("labels", labels(host)).add("tasks", tasks(host));
     if let Some(facts) = &host.facts {
         fields
@@ -118,7 +124,8 @@ fn tasks(host: &Host) -> String {
     let part = |count: i32, what: &str| (count > 0).then(|| format!("{count} {what}"));
     [
         part(host.running_tasks, "running"),
-        part(host.pending_tasks, "pending"),
+        part(host.pending_tasks - host.held_tasks, "pending"),
+        part(host.held_tasks, "held"),
     ]
     .into_iter()
     .flatten()

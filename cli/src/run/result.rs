@@ -86,6 +86,11 @@ pub(crate) fn hold_up(task: &Task) -> Option<String> {
     Some(match &*json::wait(task)? {
         "for_host" => "waits for its host, which is not online".to_owned(),
         "for_unlock" => "waits: its host is locked".to_owned(),
+        "for_release" => format!(
+            "held since the control plane was restored {}; `muster job release` lets it go",
+            time::ago(task.state_time.as_ref())
+        ),
+        "for_upload" => "released; its host first uploads what it knows".to_owned(),
         "for_answer" if task.disconnect_time.is_some() => {
             "was offered; its host disconnected before it answered".to_owned()
         }

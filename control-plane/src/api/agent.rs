@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 use muster_proto::agent::v1::{
-    AttachRequest, AttachResponse, ReportRequest, ReportResponse,
+    AttachRequest, AttachResponse, ReportRequest, ReportResponse, UploadRequest, UploadResponse,
     agent_service_server::AgentService,
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -39,6 +39,17 @@ impl AgentService for Agents {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let host_id = Caller::of(&request)?.host_id()?;
         let messages = connections::report(self.0.clone(), host_id, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    type UploadStream = Messages<UploadResponse>;
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        let host_id = Caller::of(&request)?.host_id()?;
+        let messages = connections::upload(self.0.clone(), host_id, request.into_inner()).await?;
         Ok(Response::new(Box::pin(messages)))
     }
 }

@@ -176,14 +176,17 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
     let standing = match &host {
         None => HostView::Gone,
         Some(host) if host.is_barred() => HostView::Barred,
-        Some(host) if host.pulse.attached() => HostView::Attached,
-        Some(_) => HostView::Away,
+        Some(host) if !host.pulse.attached() => HostView::Away,
+        Some(host) if host.pulse.owes_upload() => HostView::Uploading,
+        Some(_) => HostView::Attached,
     };
     let wait = match decide(TaskView::waiting(task), standing, true) {
         Decision::Nothing => v1::task::Wait::Unspecified,
         Decision::Wait(Wait::Host) => v1::task::Wait::ForHost,
         Decision::Wait(Wait::Answer) => v1::task::Wait::ForAnswer,
         Decision::Wait(Wait::Unlock) => v1::task::Wait::ForUnlock,
+        Decision::Wait(Wait::Release) => v1::task::Wait::ForRelease,
+        Decision::Wait(Wait::Upload) => v1::task::Wait::ForUpload,
         Decision::Wait(Wait::Dispatch)
         | Decision::Offer
         | Decision::Withdraw(_)

@@ -36,6 +36,8 @@ const WATCH_QUEUE: usize = 4;
 pub(crate) struct Load {
     pub(crate) running: i32,
     pub(crate) pending: i32,
+    /// Of the pending ones, those that an operator has to release.
+    pub(crate) held: i32,
 }
 
 /// Says how many tasks a host has now.

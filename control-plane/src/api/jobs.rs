@@ -13,9 +13,9 @@ use muster_proto::{
         AttachTaskRequest, AttachTaskResponse, CancelJobRequest, CancelJobResponse,
         CreateJobRequest, CreateJobResponse, GetJobRequest, GetJobResponse, JobEvent, JobUpdate,
         ListJobsRequest, ListJobsResponse, ListTasksRequest, ListTasksResponse, ReadOutputRequest,
-        ReadOutputResponse, Reason, RunJobRequest, RunJobResponse, SendInputRequest,
-        SendInputResponse, WatchJobRequest, WatchJobResponse, job_event::Event,
-        job_service_server::JobService,
+        ReadOutputResponse, Reason, ReleaseJobsRequest, ReleaseJobsResponse, RunJobRequest,
+        RunJobResponse, SendInputRequest, SendInputResponse, WatchJobRequest, WatchJobResponse,
+        job_event::Event, job_service_server::JobService,
     },
 };
 use muster_runtime::telemetry::trace;
@@ -460,6 +460,25 @@ impl JobService for JobDoor {
         let caller = Caller::of(&request)?;
         let messages = attach::attach(self, &caller, request.into_inner()).await?;
         Ok(Response::new(messages))
+    }
+
+    async fn release_jobs(
+        &self,
+        request: Request<ReleaseJobsRequest>,
+    ) -> Result<Response<ReleaseJobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let ids = check::released(request.get_ref())?;
+        let released = self
+            .jobs
+            .release(ids, &caller.principal)
+            .await
+            .map_err(|e| store(&e))?
+            .map_err(no_job)?;
+        let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        Ok(Response::new(ReleaseJobsResponse {
+            released_jobs: count(released.jobs),
+            released_tasks: count(released.tasks),
+        }))
     }
 }
 

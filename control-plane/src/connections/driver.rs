@@ -25,6 +25,7 @@ use crate::{
     api::{convert, status},
     hosts::Bar,
     jobs::Fence,
+    restores::Seen,
     store::now,
 };
 
@@ -54,6 +55,7 @@ pub(crate) async fn attach(
     let fence = fence(&hello)?;
     challenge(&rooms, host_id, &fence).await?;
     refuse_barred(&rooms, host_id)?;
+    notice_set_back(&rooms, host_id, &hello).await?;
 
     let rolled_back = rooms
         .connections
@@ -71,19 +73,15 @@ pub(crate) async fn attach(
     if let Some(time) = &hello.time {
         set_clock(&rooms, &session, convert::millis(time));
     }
-    if *hello.seen_generation == *rooms.generation
-        && hello.seen_ledger_position > rooms.syncer.now().position()
-    {
-        tracing::error!(
-            host.id = %host_id, seen = hello.seen_ledger_position,
-            "{host_id} has seen a later ledger than this one: it was set back; what hosts hold is adopted"
-        );
-    }
     if let Some(facts) = hello.facts {
         set_facts(&rooms, host_id, facts);
     }
     // The older session ends first: what it offers after the welcome was written, nobody would ask for.
     rooms.connections.enter(&session);
+    let uploads = hello.capabilities.iter().any(|name| name == "upload");
+    if !uploads {
+        spare_upload(&rooms, host_id).await?;
+    }
     session.greet(welcome(&rooms, &session));
     rooms.inventory.attached(host_id);
     tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
@@ -142,6 +140,40 @@ fn refuse_barred(rooms: &Rooms, host_id: HostId) -> Result<(), Status> {
     }
 }
 
+/// A host that has seen a later ledger than this one shows that it was set back: a generation begins, before the host
+/// is offered anything, and everybody attaches again.
+async fn notice_set_back(rooms: &Rooms, host_id: HostId, hello: &Hello) -> Result<(), Status> {
+    let seen = Seen {
+        generation: &hello.seen_generation,
+        position: hello.seen_ledger_position,
+    };
+    if rooms.restores.judge(host_id, seen).is_none() {
+        return Ok(());
+    }
+    let begun = rooms
+        .restores
+        .begin(host_id, seen, &rooms.jobs, &rooms.inventory)
+        .await;
+    if begun.map_err(|error| status::of(&error))? {
+        rooms.connections.end_all(End::Restored);
+    }
+    Ok(())
+}
+
+/// An agent of a version that cannot upload has nothing that it could be waited for: its journal still answers for
+/// every task that it has taken.
+async fn spare_upload(rooms: &Rooms, host_id: HostId) -> Result<(), Status> {
+    if !rooms.restores.owes_upload(host_id) {
+        return Ok(());
+    }
+    tracing::warn!(host.id = %host_id, "the agent of {host_id} is too old to upload what it knows; its history stays as the backup has it");
+    let generation = rooms.restores.generation();
+    let spared = rooms
+        .restores
+        .uploaded(host_id, &generation, &rooms.inventory);
+    spared.await.map_err(|error| status::of(&error))
+}
+
 /// Another boot or journal claims an identity whose older session is open: whoever is really there
 /// answers. If the older one is heard again, there are two, and both are set aside; if it stays silent
 /// longer than a heartbeat takes, the host was restarted.
@@ -189,13 +221,14 @@ fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
     let expected = rooms.jobs.expected(session.host_id);
     down(Down::Welcome(Welcome {
         session_epoch: session.epoch,
-        generation: rooms.generation.to_string(),
+        generation: rooms.restores.generation().to_string(),
         // What is not durable may be lost without a restore, and must not look like one.
-        ledger_position: rooms.syncer.durable(),
+        ledger_position: rooms.restores.tell(session.host_id, rooms.syncer.durable()),
         time: Some(convert::timestamp(now())),
         heartbeat_interval: Some(convert::duration(rooms.settings.heartbeat_interval)),
         expected_task_ids: expected.iter().map(ToString::to_string).collect(),
         host_name,
+        upload: rooms.restores.owes_upload(session.host_id),
     }))
 }
 
@@ -294,7 +327,7 @@ async fn handle(
             // Lost if the queue is full: then the connection is busy, which is a sign of life too.
             session.send(down(Down::HeartbeatAck(HeartbeatAck {
                 time: Some(convert::timestamp(now())),
-                ledger_position: rooms.syncer.durable(),
+                ledger_position: rooms.restores.tell(session.host_id, rooms.syncer.durable()),
             })));
         }
         Up::Facts(facts) => set_facts(rooms, session.host_id, facts),
@@ -353,7 +386,7 @@ async fn judge(rooms: &Rooms, session: &Session, id: &str) {
 fn last_word(end: End) -> Option<Result<AttachResponse, Status>> {
     match end {
         End::Gone | End::Silent => None,
-        End::Stopping => Some(Ok(down(Down::Drain(Drain {
+        End::Stopping | End::Restored => Some(Ok(down(Down::Drain(Drain {
             retry_after: Some(convert::duration(RETRY_AFTER)),
         })))),
         end => Some(Err(refusal(end))),
@@ -377,6 +410,10 @@ pub(super) fn refusal(end: End) -> Status {
             "the host was removed; it must join anew",
         ),
         End::Stopping => (Reason::ShuttingDown, "the control plane is stopping"),
+        End::Restored => (
+            Reason::SessionSuperseded,
+            "the control plane was restored; attach again",
+        ),
         End::Gone | End::Silent => (
             Reason::SessionSuperseded,
             "the session is over; attach again",

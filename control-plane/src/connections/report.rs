@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use self::inputs::Inputs;
-use super::{Rooms, Session, driver::refusal, offer::Unsealed};
+use super::{Rooms, Session, driver::refusal, offer::Unsealed, renumber::Renumbering};
 use crate::{
     api::{convert, status},
     jobs::{AdoptError, TaskRef},
@@ -85,6 +85,7 @@ pub(crate) async fn report(
                 id,
                 wire,
                 recorded,
+                numbers: Renumbering::default(),
             };
             if let Err(status) = report.run(incoming, inputs).await {
                 tracing::warn!("a report ended: {}", status.message());
@@ -149,6 +150,8 @@ struct Report {
     wire: Wire,
     /// Output is kept with the times at which it comes.
     recorded: bool,
+    /// How the agent counts its output.
+    numbers: Renumbering,
 }
 
 impl Report {
@@ -172,7 +175,7 @@ impl Report {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let sequence = *durable.borrow_and_update();
+                    let sequence = self.numbers.acknowledged(*durable.borrow_and_update());
                     // A later one says the same and more.
                     let _ = self.wire.try_send(Ok(down(Down::Ack(Ack { sequence }))));
                 }
@@ -216,7 +219,10 @@ impl Report {
                     data: chunk.data,
                     time: self.recorded.then(now),
                 };
-                let taken = self.rooms.output.append(self.id, chunk).await;
+                let taken = self
+                    .numbers
+                    .append(&self.rooms.output, self.id, chunk)
+                    .await;
                 taken.map_err(|error| unavailable(&error))?;
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
@@ -231,15 +237,25 @@ impl Report {
                     length: gap.length,
                     cause: convert::words(gap.cause),
                 };
-                let taken = self.rooms.output.gap(self.id, gap).await;
+                let taken = self.numbers.gap(&self.rooms.output, self.id, gap).await;
                 taken.map_err(|error| unavailable(&error))?;
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }
             Up::OutputEnd(end) => {
-                let complete = self.rooms.output.complete(self.id, end.last_sequence);
+                let last = self
+                    .numbers
+                    .last(&self.rooms.output, self.id, end.last_sequence);
+                let last = last.await.map_err(|error| unavailable(&error))?;
+                let complete = self.rooms.output.complete(self.id, last);
                 complete.await.map_err(|error| unavailable(&error))?;
-                self.rooms.jobs.output_ended(&self.task, end.last_sequence);
+                self.rooms.jobs.output_ended(&self.task, last);
+                Ok(())
+            }
+            Up::Kept(kept) => {
+                let taken = self.numbers.kept(&self.rooms.output, self.id, &kept).await;
+                taken.map_err(|error| unavailable(&error))?;
+                self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }
         }

@@ -1,6 +1,7 @@
 //! The road of a task against a fake agent that speaks the real protocol over loopback.
 
 mod races;
+mod restores;
 
 use std::{
     net::SocketAddr,
@@ -14,7 +15,7 @@ use futures_util::Stream;
 use muster_proto::{
     agent::v1::{
         AttachRequest, AttachResponse, Chunk, Hello, NotHeld, Offer, Open, OutputEnd,
-        ReportRequest, ReportResponse, TaskState, Welcome,
+        ReportRequest, ReportResponse, TaskState, UploadRequest, UploadResponse, Welcome,
         agent_service_client::AgentServiceClient,
         agent_service_server::{AgentService, AgentServiceServer},
         attach_request::Message as Up,
@@ -40,6 +41,7 @@ use crate::{
     hosts::{Inventory, Labels, NewHost, PresenceLimits},
     jobs::{CreateError, Ending, Fence, JobState, Jobs, NewJob, State, Target, Task, WatchEvent},
     output::{Content, OutputLimits, OutputStore},
+    restores::Restores,
     seal::Sealer,
     store::{self, Batch, OpenError, Store},
 };
@@ -84,6 +86,16 @@ impl AgentService for Door {
         let messages = super::report(self.0.clone(), host(), request.into_inner()).await?;
         Ok(Response::new(Box::pin(messages)))
     }
+
+    type UploadStream = Messages<UploadResponse>;
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        let messages = super::upload(self.0.clone(), host(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(messages)))
+    }
 }
 
 impl Plane {
@@ -123,6 +135,7 @@ impl Plane {
             store.control_plane_id.clone(),
             syncer.clone(),
         );
+        let restores = Restores::load(&store, &inventory).await.unwrap();
         let jobs = Jobs::load(store.clone(), output.clone(), dispatcher)
             .await
             .unwrap();
@@ -132,7 +145,7 @@ impl Plane {
             inventory,
             output,
             syncer,
-            generation: store.generation.clone(),
+            restores,
             settings: ConnectionSettings::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -251,7 +264,21 @@ struct Agent {
 }
 
 impl Agent {
+    fn hello(boot: &str, journal: &str, position: i64) -> Hello {
+        Hello {
+            boot_id: boot.into(),
+            journal_id: journal.into(),
+            journal_position: position,
+            instance_id: "i".into(),
+            ..Hello::default()
+        }
+    }
+
     async fn attach(plane: &Plane, boot: &str, journal: &str, position: i64) -> Self {
+        Self::attach_with(plane, Self::hello(boot, journal, position)).await
+    }
+
+    async fn attach_with(plane: &Plane, hello: Hello) -> Self {
         let channel = Channel::from_shared(format!("http://{}", plane.address))
             .unwrap()
             .connect()
@@ -259,13 +286,6 @@ impl Agent {
             .unwrap();
         let mut client = AgentServiceClient::new(channel);
         let (up, messages) = mpsc::channel(16);
-        let hello = Hello {
-            boot_id: boot.into(),
-            journal_id: journal.into(),
-            journal_position: position,
-            instance_id: "i".into(),
-            ..Hello::default()
-        };
         up.send(AttachRequest {
             message: Some(Up::Hello(hello)),
         })

@@ -101,6 +101,8 @@ pub(crate) struct Pulse {
     heard_time: AtomicI64,
     /// The agent's clock minus ours, milliseconds.
     clock_offset: AtomicI64,
+    /// The control plane was restored, and the host has not uploaded what it knows.
+    owes_upload: AtomicBool,
 }
 
 impl Pulse {
@@ -110,7 +112,17 @@ impl Pulse {
             heard: AtomicI64::new(-1),
             heard_time: AtomicI64::new(heard_time.unwrap_or_default()),
             clock_offset: AtomicI64::new(0),
+            owes_upload: AtomicBool::new(false),
         })
+    }
+
+    /// The control plane was restored, and the host has not uploaded what it knows.
+    pub(crate) fn owes_upload(&self) -> bool {
+        self.owes_upload.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_owes_upload(&self, owes: bool) {
+        self.owes_upload.store(owes, Ordering::Release);
     }
 
     pub(super) fn beat(&self, monotonic: i64, time: i64) {

@@ -111,6 +111,11 @@ impl Inventory {
         self.shared.hosts.read().by_id.get(&id).cloned()
     }
 
+    /// Every host.
+    pub(crate) fn ids(&self) -> Vec<HostId> {
+        self.shared.hosts.read().by_id.keys().copied().collect()
+    }
+
     /// The host of that name or id.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<Host>, SelectError> {
         let hosts = self.shared.hosts.read();
@@ -241,6 +246,16 @@ impl Inventory {
     /// The agent's clock was so far ahead of ours, in milliseconds.
     pub(crate) fn clock_offset(&self, id: HostId, milliseconds: i64) {
         self.with_pulse(id, |pulse| pulse.set_clock_offset(milliseconds));
+    }
+
+    /// The host owes what it knows since before a restore, or has uploaded it.
+    pub(crate) fn set_owes_upload(&self, id: HostId, owes: bool) {
+        self.with_pulse(id, |pulse| pulse.set_owes_upload(owes));
+    }
+
+    /// Whether the host owes what it knows since before a restore.
+    pub(crate) fn owes_upload(&self, id: HostId) -> bool {
+        self.get(id).is_some_and(|host| host.pulse.owes_upload())
     }
 
     /// The connection ended; with a goodbye, the host is offline at once.

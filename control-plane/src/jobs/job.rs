@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use muster_proto::{
-    ids::{JobId, TaskId},
+    ids::{HostId, JobId, TaskId},
     v1::Reason,
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     state::{Event, NotAllowed, State, Withdrawal},
-    task::{Ending, Fence, Task},
+    task::{Ending, Fence, Hold, Task},
 };
 use crate::output::OutputSize;
 
@@ -485,6 +485,47 @@ impl Job {
         })
     }
 
+    /// Holds back what is pending, until it is released.
+    pub(crate) fn hold(&self, now: i64) {
+        self.change(|inner| {
+            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
+                let task = &mut inner.tasks[ordinal as usize];
+                if is_pending(task) {
+                    task.hold = Hold::Held;
+                    if task.offered.is_none() {
+                        task.state_time = now;
+                    }
+                    inner.touch(ordinal);
+                }
+            }
+        });
+    }
+
+    /// How many tasks are held.
+    pub(crate) fn holds(&self) -> usize {
+        let inner = self.inner.lock();
+        let held = inner.tasks.iter();
+        held.filter(|task| is_pending(task) && task.hold == Hold::Held)
+            .count()
+    }
+
+    /// Lets go of what is held. Returns the hosts of those tasks.
+    pub(crate) fn release(&self, now: i64) -> Vec<HostId> {
+        self.change(|inner| {
+            let mut hosts = Vec::new();
+            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
+                let task = &mut inner.tasks[ordinal as usize];
+                if is_pending(task) && task.hold == Hold::Held {
+                    task.hold = Hold::Released;
+                    task.state_time = now;
+                    hosts.push(task.host_id);
+                    inner.touch(ordinal);
+                }
+            }
+            hosts
+        })
+    }
+
     /// Cancelling is wished for. Returns the tasks that this is news for.
     pub(crate) fn wish_cancel(
         &self,
@@ -514,6 +555,10 @@ impl Job {
             wished
         })
     }
+}
+
+fn is_pending(task: &Task) -> bool {
+    matches!(task.state, State::Pending | State::AwaitingApproval)
 }
 
 fn late_result(ending: &Ending) -> String {

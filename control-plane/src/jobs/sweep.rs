@@ -155,7 +155,7 @@ impl Jobs {
         use crate::dispatcher::HostView;
         match self.0.dispatcher.host(host) {
             HostView::Gone => return Some("the host was removed".into()),
-            HostView::Attached => return None,
+            HostView::Attached | HostView::Uploading => return None,
             HostView::Away | HostView::Barred => {}
         }
         let heard = self

@@ -19,6 +19,17 @@ pub(crate) struct Fence {
     pub(crate) journal_id: Arc<str>,
 }
 
+/// Whether a restore of the control plane holds a task back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// It is younger than the last restore.
+    None,
+    /// An operator has to release it.
+    Held,
+    /// It was released; its host has to have uploaded what it knows.
+    Released,
+}
+
 /// How a task ended, as its host's journal says.
 #[derive(Debug, Clone)]
 pub(crate) struct Ending {
@@ -81,6 +92,8 @@ pub(crate) struct Task {
     pub(crate) cancel_grace: Option<i64>,
     /// A result that arrived after it was declared lost.
     pub(crate) late_result: String,
+    /// Whether a restore holds it back.
+    pub(crate) hold: Hold,
 }
 
 impl Task {
@@ -113,6 +126,7 @@ impl Task {
             cancel_time: None,
             cancel_grace: None,
             late_result: String::new(),
+            hold: Hold::None,
         }
     }
 

@@ -50,7 +50,8 @@ impl Segments {
         }
     }
 
-    fn path(&self, segment: u32) -> PathBuf {
+    /// Where a segment is.
+    pub(super) fn path(&self, segment: u32) -> PathBuf {
         self.directory.join(format!("{segment:08x}.segment"))
     }
 

@@ -134,7 +134,9 @@ async fn check_version(connection: &mut SqliteConnection, path: &Path) -> Result
 }
 
 /// The newest migration in the file; `None` if it is new.
-async fn applied_version(connection: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
+pub(super) async fn applied_version(
+    connection: &mut SqliteConnection,
+) -> Result<Option<i64>, sqlx::Error> {
     let known: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'",
     )

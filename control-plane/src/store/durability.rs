@@ -180,6 +180,7 @@ impl Durable {
     }
 
     /// The position, as commits count.
+    #[cfg(test)]
     pub(crate) fn position(&self) -> i64 {
         self.position
     }

@@ -19,7 +19,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, SqlitePool, sqlite::SqliteRow};
 pub(crate) use self::put::{Placed, put};
 use super::{Batch, StoreError};
 use crate::{
-    jobs::{Counts, Fence, Job, JobState, Order, State, Summary, Task},
+    jobs::{Counts, Fence, Hold, Job, JobState, Order, State, Summary, Task},
     output::OutputSize,
 };
 
@@ -29,7 +29,7 @@ const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, select
 const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message, state_time, offered_boot, \
      offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
      stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result, \
-     job_id, create_time, ordinal";
+     job_id, create_time, ordinal, hold_time, released";
 
 fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
@@ -65,6 +65,12 @@ fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
         cancel_time: row.try_get(20)?,
         cancel_grace: row.try_get(21)?,
         late_result: row.try_get(22)?,
+        // Written where tasks are held and released, and nowhere else.
+        hold: match (row.try_get::<Option<i64>, _>(26)?, row.try_get(27)?) {
+            (None, _) => Hold::None,
+            (Some(_), false) => Hold::Held,
+            (Some(_), true) => Hold::Released,
+        },
     })
 }
 
@@ -109,7 +115,7 @@ fn read_job(row: &SqliteRow) -> Result<JobRow, sqlx::Error> {
     })
 }
 
-fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: usize) -> Result<T, sqlx::Error>
+pub(super) fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: usize) -> Result<T, sqlx::Error>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {

@@ -148,7 +148,10 @@ pub(crate) fn nothing_done(tasks: &[TaskView]) -> bool {
                 | task::State::Lost => true,
                 task::State::Failed => task.exit_code.is_none() && task.signal.is_empty(),
                 task::State::Pending => {
-                    matches!(task.wait(), task::Wait::ForHost | task::Wait::ForUnlock)
+                    matches!(
+                        task.wait(),
+                        task::Wait::ForHost | task::Wait::ForUnlock | task::Wait::ForRelease
+                    )
                 }
                 _ => false,
             }
@@ -366,7 +369,7 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
         let waiting = tasks.iter().any(|view| {
             matches!(
                 view.task.wait(),
-                task::Wait::ForHost | task::Wait::ForUnlock
+                task::Wait::ForHost | task::Wait::ForUnlock | task::Wait::ForRelease
             )
         });
         if let (true, Some(deadline)) = (waiting, &job.start_deadline_time) {

@@ -56,6 +56,10 @@ pub(crate) fn wait(wait: task::Wait) -> &'static str {
         task::Wait::ForAnswer => "was offered and not yet answered",
         task::Wait::ForUnlock => "waits: its host is locked",
         task::Wait::ForDispatch => "is next in line",
+        task::Wait::ForRelease => {
+            "is held: the control plane was restored, and an operator must release it"
+        }
+        task::Wait::ForUpload => "was released; its host first uploads what it knows",
     }
 }
 

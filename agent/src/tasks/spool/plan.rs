@@ -167,6 +167,15 @@ impl Plan {
         self.end
     }
 
+    /// The first sequence that is kept, and how many bytes of each stream come before it; `None` while the tail waits for
+    /// its numbers.
+    pub(super) fn begin(&self) -> Option<(i64, [i64; STREAMS])> {
+        match self.head.front() {
+            Some(first) => Some((first.first, first.begin)),
+            None => (!self.has_tail()).then_some((self.next_sequence, self.end)),
+        }
+    }
+
     /// Whether pieces wait without numbers.
     pub(super) fn has_tail(&self) -> bool {
         !self.tail.is_empty() || self.hole.iter().any(|(from, to)| to > from)

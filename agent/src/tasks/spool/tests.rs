@@ -242,3 +242,26 @@ fn writing_is_not_the_bottleneck() {
     assert!(rate > 20.0, "{rate} MiB/s");
     eprintln!("{rate:.0} MiB/s");
 }
+
+#[test]
+fn where_what_is_kept_begins_is_known_after_acknowledgements() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+    let begin = |spool: &Spool| {
+        spool
+            .kept()
+            .map(|(first, kept)| (first, kept.stdout_offset))
+    };
+    assert_eq!(begin(&spool), Some((1, 0)));
+    for _ in 0..4 {
+        spool.append(OutputStream::Stdout, vec![b'x'; 8 << 20].into());
+    }
+    spool.acknowledge(spool.last_sequence());
+    let (first, offset) = begin(&spool).unwrap();
+    assert!(first > 1 && offset > 0, "{first} {offset}");
+    assert!(matches!(spool.next(0, Waker::noop()), Next::Gone));
+    assert!(!matches!(spool.next(first - 1, Waker::noop()), Next::Gone));
+    let past = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+    past.acknowledge(7);
+    assert_eq!(begin(&past), None, "nobody knows how much it wrote");
+}

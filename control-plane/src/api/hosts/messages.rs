@@ -30,6 +30,8 @@ pub(crate) fn host_message(host: &Host, load: Load) -> v1::Host {
         }),
         running_tasks: load.running,
         pending_tasks: load.pending,
+        held_tasks: load.held,
+        owes_upload: host.pulse.owes_upload(),
         certificate_expire_time: host.certificate_expire_time.map(timestamp),
         clock_offset: Some(signed_duration(host.pulse.clock_offset())),
         identity_conflict: host.identity_conflict.clone(),

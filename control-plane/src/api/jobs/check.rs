@@ -5,7 +5,10 @@ mod living;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use muster_proto::v1::{Action, Command, CreateJobRequest, Reason, action};
+use muster_proto::{
+    ids::JobId,
+    v1::{Action, Command, CreateJobRequest, Reason, ReleaseJobsRequest, action},
+};
 use prost::Message as _;
 use tonic::Status;
 
@@ -30,6 +33,9 @@ const START_DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long a silent host is believed, if the caller does not say.
 const LOST_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Jobs in one release.
+const RELEASED_MAX: usize = 1000;
+
 /// A request that was checked.
 #[derive(Debug)]
 pub(super) struct Checked {
@@ -42,6 +48,25 @@ pub(super) struct Checked {
     pub(super) start_deadline: i64,
     /// Milliseconds.
     pub(super) lost_after: i64,
+}
+
+/// Which jobs to release; `None` for all of them.
+pub(super) fn released(request: &ReleaseJobsRequest) -> Result<Option<Vec<JobId>>, Status> {
+    match (request.all, request.job_ids.len()) {
+        (true, 0) => Ok(None),
+        (true, _) => Err(status::invalid("job_ids", "is empty where `all` is set")),
+        (false, 0) => Err(status::invalid(
+            "job_ids",
+            "is empty; `all` means every job",
+        )),
+        (false, count) if count > RELEASED_MAX => Err(too_long("job_ids", "1,000 jobs")),
+        (false, _) => request
+            .job_ids
+            .iter()
+            .map(|id| super::job_id(id))
+            .collect::<Result<_, _>>()
+            .map(Some),
+    }
 }
 
 /// Checks a request.

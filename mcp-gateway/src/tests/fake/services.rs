@@ -453,4 +453,15 @@ impl JobService for Fake {
     ) -> Result<Response<Self::AttachTaskStream>, Status> {
         Err(Status::unimplemented("attach_task"))
     }
+
+    async fn release_jobs(
+        &self,
+        _: Request<ReleaseJobsRequest>,
+    ) -> Result<Response<ReleaseJobsResponse>, Status> {
+        Err(error(
+            Code::PermissionDenied,
+            Reason::NotAllowed,
+            "only an operator releases",
+        ))
+    }
 }
