@@ -15,7 +15,7 @@ use crate::{
     hosts::{self, HostCommand},
     jobs::{self, JobCommand},
     operator::Operator,
-    roles::{self, agent::AgentCommand, gateway::GatewayCommand},
+    roles::{self, agent::AgentCommand, control_plane::ControlPlane, gateway::GatewayCommand},
     run::RunCommand,
     screen,
     shell::ShellCommand,
@@ -51,8 +51,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a whole fleet of one: control plane, MCP gateway and an agent for this machine
     Up(Box<roles::up::Up>),
-    /// Serve as control plane only
-    ControlPlane(Box<muster_control_plane::Config>),
+    /// Serve as control plane only; back it up, restore it
+    ControlPlane(Box<ControlPlane>),
     /// Join or serve this machine as a host
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -84,7 +84,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         operator: Operator,
     },
-    /// Jobs: list, show, watch, attach, read output, cancel
+    /// Jobs: list, show, watch, attach, read output, cancel, release
     Job {
         #[command(flatten)]
         operator: Operator,
@@ -163,7 +163,7 @@ impl Cli {
             |operator: Operator| -> Result<Operator, Failure> { Ok(operator.within(data_dir()?)) };
         match self.command {
             Command::Up(up) => up.run(data_dir()?).await,
-            Command::ControlPlane(config) => roles::control_plane::run(*config, data_dir()?).await,
+            Command::ControlPlane(command) => command.run(data_dir()?).await,
             Command::Agent(command) => roles::agent::run(command, data_dir()?).await,
             Command::Gateway(command) => roles::gateway::run(command, data_dir()?).await,
             Command::Mcp(mcp) => mcp.run(data_dir()?).await,

@@ -2,6 +2,7 @@
 //! SIGINT or SIGHUP.
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod control_plane;
 pub(crate) mod gateway;
 pub(crate) mod mcp;

@@ -7,6 +7,7 @@
 mod access;
 mod api;
 mod authority;
+mod backup;
 mod config;
 mod connections;
 mod dispatcher;
@@ -23,6 +24,7 @@ mod store;
 mod sweeper;
 
 pub use authority::AuthorityError;
+pub use backup::{BackedUp, BackupError, Restored, back_up, default_target, restore};
 pub use config::Config;
 pub use enrollment::JoinKind;
 pub use output::OutputConfig;

@@ -3,6 +3,7 @@
 //! Output is taken in order of its sequence, visible to readers at once, and durable a moment later:
 //! syncs are grouped. Recent items are served from memory without a copy, older ones from the log.
 
+pub(crate) mod backup;
 mod checkpoint;
 mod config;
 mod frame;

@@ -8,13 +8,42 @@ use std::{
 use muster_control_plane::{Config, Server, ServerError};
 use tokio::net::TcpListener;
 
-use super::{bind, listen, local_address, stop_on_signal};
+use super::{
+    backup::{Backup, Restore},
+    bind, listen, local_address, stop_on_signal,
+};
 use crate::{
     failure::{Failure, exit},
     screen::say,
 };
 
-pub(crate) async fn run(config: Config, data_dir: PathBuf) -> Result<u8, Failure> {
+/// Serves without a command.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ControlPlane {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<ControlPlaneCommand>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum ControlPlaneCommand {
+    Backup(Backup),
+    Restore(Restore),
+}
+
+impl ControlPlane {
+    pub(crate) async fn run(self, data_dir: PathBuf) -> Result<u8, Failure> {
+        match self.command {
+            None => serve(self.config, data_dir).await,
+            Some(ControlPlaneCommand::Backup(backup)) => backup.run(&data_dir).await,
+            Some(ControlPlaneCommand::Restore(restore)) => restore.run(&data_dir).await,
+        }
+    }
+}
+
+async fn serve(config: Config, data_dir: PathBuf) -> Result<u8, Failure> {
     let stop = stop_on_signal()?;
     let opened = open(config, &data_dir).await?;
     say(&format!(
