@@ -13,6 +13,7 @@ mod gateway;
 mod identities;
 mod kills;
 mod people;
+mod restores;
 mod road;
 mod sessions;
 mod settings;

@@ -1,8 +1,9 @@
 //! An agent that says what a story wants, with a host's real certificate.
 
 use muster_proto::agent::v1::{
-    AttachRequest, AttachResponse, Hello, ReportRequest, ReportResponse,
-    agent_service_client::AgentServiceClient, attach_request, attach_response,
+    AttachRequest, AttachResponse, Hello, ReportRequest, ReportResponse, UploadRequest,
+    agent_service_client::AgentServiceClient, attach_request, attach_response, upload_request,
+    upload_response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -76,6 +77,30 @@ impl FakeAgent {
         up.send(first).await.unwrap();
         let answers = client.report(ReceiverStream::new(stream)).await?;
         Ok((up, answers.into_inner()))
+    }
+
+    /// Uploads what it says it knows, and returns what the control plane answers to each message after the first.
+    pub async fn upload(
+        &self,
+        messages: Vec<upload_request::Message>,
+    ) -> Result<Vec<upload_response::Message>, Status> {
+        let mut client = self.client.clone();
+        let (up, stream) = mpsc::channel(messages.len());
+        let expected = messages.len() - 1;
+        for message in messages {
+            let message = Some(message);
+            up.send(UploadRequest { message }).await.unwrap();
+        }
+        let answers = client.upload(ReceiverStream::new(stream)).await?;
+        let mut answers = answers.into_inner();
+        let mut heard = Vec::new();
+        while heard.len() < expected
+            && let Some(answer) = answers.message().await?
+        {
+            heard.extend(answer.message);
+        }
+        drop(up);
+        Ok(heard)
     }
 
     /// Reports, and returns what the control plane answers first.
