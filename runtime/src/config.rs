@@ -39,6 +39,11 @@ pub struct DataDir {
 pub struct NoHome;
 
 impl DataDir {
+    /// The directory, if somebody named one.
+    pub fn given(&self) -> Option<&std::path::Path> {
+        self.data_dir.as_deref()
+    }
+
     /// The directory, which need not exist yet.
     pub fn path(&self) -> Result<PathBuf, NoHome> {
         self.data_dir
