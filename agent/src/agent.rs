@@ -3,21 +3,24 @@
 use std::{
     fs,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use muster_client::identity::{Identity, IdentityError};
 use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
     connection::{Clock, Connection},
+    doorbell::Doorbell,
     facts,
     process::{self, Host},
     renewal::Renewal,
     supervision::{self, Pool},
+    standing::Standing,
     tasks::{Limits, Tasks},
 };
 
@@ -54,6 +57,13 @@ pub enum AgentError {
     Refused(String),
 }
 
+impl AgentError {
+    /// Whether only an operator can help: to start again by itself changes nothing.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NotJoined | Self::NotAHost(_) | Self::Refused(_))
+    }
+}
+
 /// An agent that is ready to run.
 pub struct Agent {
     connection: Connection,
@@ -62,6 +72,7 @@ pub struct Agent {
     clock: Arc<Clock>,
     renewal: Arc<Renewal>,
     host_id: String,
+    directory: PathBuf,
     _lock: Flock<fs::File>,
 }
 
@@ -129,6 +140,7 @@ impl Agent {
             clock,
             renewal,
             host_id,
+            directory,
             _lock: lock,
         })
     }
@@ -136,6 +148,11 @@ impl Agent {
     /// The id of this host.
     pub fn host_id(&self) -> &str {
         &self.host_id
+    }
+
+    /// Where this host stands with its control plane, now and from now on.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.connection.standing()
     }
 
     /// Serves this host until told to stop; then leaves what runs to its supervisors, reports what is over, and says
@@ -153,6 +170,10 @@ impl Agent {
         };
 
         let supervisors = tokio::spawn(Arc::clone(&self.supervisors).keep(end.clone()));
+        let answering = {
+            let doorbell = Doorbell::open(&self.directory, self.connection.standing(), &self.tasks);
+            tokio::spawn(doorbell.answer(end.clone()))
+        };
 
         let stopping = async {
             stop.cancelled().await;
@@ -171,7 +192,7 @@ impl Agent {
             Err(_) => self.tasks.end_all().await,
         }
         end.cancel();
-        for part in [journal, orphans, renewal, supervisors] {
+        for part in [journal, orphans, renewal, supervisors, answering] {
             // They end by themselves; a panic in one has been reported already.
             let _ = part.await;
         }

@@ -20,7 +20,10 @@ use muster_proto::{
 };
 use muster_runtime::tls::{ClientTls, connect};
 use rand::Rng;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -34,6 +37,7 @@ pub(crate) use self::{
 use crate::{
     facts,
     renewal::Renewal,
+    standing::{Board, Standing},
     tasks::{Tasks, random_id},
 };
 
@@ -65,6 +69,7 @@ pub(crate) struct Connection {
     seen: Seen,
     instance_id: String,
     renewal: Arc<Renewal>,
+    standing: Board,
 }
 
 /// The latest state of the control plane that this agent has seen, so that a restore from a backup shows.
@@ -93,7 +98,13 @@ impl Connection {
             seen: Seen::load(directory.join("seen")),
             instance_id: random_id(),
             renewal,
+            standing: Board::default(),
         }
+    }
+
+    /// Where the stream stands, now and from now on.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// Stays attached until told to stop. Returns only then, or if nothing but an operator can help.
@@ -104,6 +115,7 @@ impl Connection {
             if stop.is_cancelled() {
                 return Ok(());
             }
+            self.standing.detached(reason.to_string());
             let wait = match retry.after(&reason) {
                 Next::Wait(wait) => {
                     tracing::warn!(%reason, "detached: {reason}; trying again in {:.1} s", wait.as_secs_f64());
@@ -256,6 +268,9 @@ impl Live<'_> {
             connection.address,
             welcome.host_name
         );
+        connection
+            .standing
+            .attached(&connection.address, &welcome.host_name);
         connection
             .seen
             .note(&welcome.generation, welcome.ledger_position);

@@ -2,17 +2,22 @@
 //!
 //! In reading order: the `agent` opens and runs the rest; its `connection` is the live stream; `tasks`
 //! takes offers, journals, runs, reports and settles; `supervision` is the small processes that hold tasks;
-//! `process` starts and ends processes; `renewal` keeps the certificate fresh; `facts` says what the host is.
+//! `process` starts and ends processes; `renewal` keeps the certificate fresh; `facts` says what the host is;
+//! `standing` and `doorbell` tell whoever asks on the host how things are, and `service` makes all that a service
+//! of the system.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod agent;
 mod config;
 mod connection;
+mod doorbell;
 mod facts;
 mod failpoint;
 mod join;
 mod process;
 mod renewal;
+mod service;
+mod standing;
 mod supervision;
 mod tasks;
 
@@ -23,5 +28,10 @@ mod tests;
 
 pub use agent::{Agent, AgentError};
 pub use config::Config;
+pub use doorbell::{Answer, Load, ask};
 pub use join::{Join, NoJoinString, join};
+pub use service::{
+    InstallArgs, InstallError, Outcome, SERVICE, UninstallArgs, install, serve, uninstall,
+};
+pub use standing::Standing;
 pub use supervision::supervise;

@@ -3,15 +3,29 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use muster_agent::{Agent, Config, Join, join};
+use muster_agent::{
+    Agent, AgentError, Config, InstallArgs, InstallError, Join, Outcome, SERVICE, UninstallArgs,
+    install, join, serve, uninstall,
+};
 use muster_runtime::{
     config::{self, DataDir},
-    descriptors, shutdown, telemetry,
+    descriptors,
+    service::Service,
+    shutdown, telemetry,
 };
 use tracing::Level;
 
 /// Something outside failed (`EX_UNAVAILABLE` of sysexits.h).
 const EXIT_UNAVAILABLE: u8 = 69;
+/// Only an operator can help (`EX_NOPERM`): a service manager need not start it again.
+const EXIT_NOT_ALLOWED: u8 = 77;
+
+/// This program as a service.
+const LEAN: Service = Service {
+    command: "muster-agent",
+    arguments: &["run"],
+    ..SERVICE
+};
 
 /// Runs the tasks of a Muster control plane on this host.
 #[derive(Parser)]
@@ -31,6 +45,10 @@ enum Command {
     Join(Join),
     /// Serves this host until told to stop
     Run(Config),
+    /// Make it a service of systemd, which starts with this host; again, to upgrade it
+    Install(InstallArgs),
+    /// Take the service away
+    Uninstall(UninstallArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,19 +76,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("muster-agent: {error:#}");
-            ExitCode::from(EXIT_UNAVAILABLE)
+            let next = error.downcast_ref::<InstallError>();
+            if let Some(next) = next.and_then(InstallError::next) {
+                eprintln!("  next: {next}");
+            }
+            ExitCode::from(match error.downcast_ref::<AgentError>() {
+                Some(error) if error.is_final() => EXIT_NOT_ALLOWED,
+                _ => EXIT_UNAVAILABLE,
+            })
         }
     }
 }
 
 async fn start(settings: Settings) -> anyhow::Result<()> {
     let telemetry = telemetry::start(&settings.telemetry, "muster-agent", Level::INFO)?;
-    let data_dir = settings.data_dir.path()?;
     let done = match settings.command {
-        Command::Join(settings) => {
-            let join_string = settings.join_string()?;
-            let name = settings.name.unwrap_or_default();
-            let joined = join(&Config::new(data_dir), &join_string, &name).await;
+        Command::Join(wanted) => {
+            let join_string = wanted.join_string()?;
+            let name = wanted.name.unwrap_or_default();
+            let joined = join(&Config::new(settings.data_dir.path()?), &join_string, &name).await;
             let identity = joined.map_err(|error| match error.reason() {
                 Some(reason) => anyhow::anyhow!("{error} [{}]", reason.name()),
                 None => anyhow::anyhow!("{error}"),
@@ -83,7 +107,18 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             );
             Ok(())
         }
-        Command::Run(config) => run(Config { data_dir, ..config }).await,
+        Command::Run(config) => {
+            let data_dir = settings.data_dir.path()?;
+            run(Config { data_dir, ..config }).await
+        }
+        Command::Install(args) => install(&LEAN, &args, &settings.data_dir)
+            .await
+            .map(say)
+            .map_err(Into::into),
+        Command::Uninstall(args) => uninstall(&LEAN, &args, &settings.data_dir)
+            .await
+            .map(say)
+            .map_err(Into::into),
     };
     telemetry.stop().await;
     done
@@ -92,6 +127,11 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
 async fn run(config: Config) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let agent = Agent::open(config).await?;
-    agent.run(stop).await?;
+    serve(agent, stop).await?;
     Ok(())
+}
+
+/// Standard error holds what people read; this program has no other output.
+fn say(outcome: Outcome) {
+    eprint!("{outcome}");
 }
