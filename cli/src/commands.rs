@@ -51,12 +51,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a whole fleet of one: control plane, MCP gateway and an agent for this machine
     Up(Box<roles::up::Up>),
-    /// Serve as control plane only; back it up, restore it
+    /// Serve as control plane only; back it up, restore it, or make it a service
     ControlPlane(Box<ControlPlane>),
-    /// Join or serve this machine as a host
+    /// Join or serve this machine as a host, or make that a service
     #[command(subcommand)]
     Agent(AgentCommand),
-    /// Join or serve as MCP gateway, over HTTP
+    /// Join or serve as MCP gateway, over HTTP, or make that a service
     #[command(subcommand)]
     Gateway(GatewayCommand),
     /// Serve MCP over standard input and output, for AI clients that start it themselves
@@ -124,7 +124,7 @@ impl Command {
             | Self::Shell { operator, .. }
             | Self::Job { operator, .. }
             | Self::Token { operator, .. } => operator.json,
-            Self::Version { json } => *json,
+            Self::Version { json } | Self::Agent(AgentCommand::Status { json }) => *json,
             _ => false,
         }
     }
@@ -134,9 +134,11 @@ impl Command {
         match self {
             // It speaks to a person: a dozen calm lines, and only what is wrong after them.
             Self::Up(_) => ("muster-up", Level::WARN),
-            Self::ControlPlane(_) => ("muster-control-plane", Level::INFO),
-            Self::Agent(_) => ("muster-agent", Level::INFO),
-            Self::Gateway(_) => ("muster-mcp-gateway", Level::INFO),
+            Self::ControlPlane(role) if role.command.is_none() => {
+                ("muster-control-plane", Level::INFO)
+            }
+            Self::Agent(AgentCommand::Run(_)) => ("muster-agent", Level::INFO),
+            Self::Gateway(GatewayCommand::Run(_)) => ("muster-mcp-gateway", Level::INFO),
             Self::Mcp(_) => ("muster-mcp", Level::WARN),
             _ => ("muster", Level::WARN),
         }
@@ -163,9 +165,9 @@ impl Cli {
             |operator: Operator| -> Result<Operator, Failure> { Ok(operator.within(data_dir()?)) };
         match self.command {
             Command::Up(up) => up.run(data_dir()?).await,
-            Command::ControlPlane(command) => command.run(data_dir()?).await,
-            Command::Agent(command) => roles::agent::run(command, data_dir()?).await,
-            Command::Gateway(command) => roles::gateway::run(command, data_dir()?).await,
+            Command::ControlPlane(config) => config.run(&self.data_dir).await,
+            Command::Agent(command) => roles::agent::run(command, &self.data_dir).await,
+            Command::Gateway(command) => roles::gateway::run(command, &self.data_dir).await,
             Command::Mcp(mcp) => mcp.run(data_dir()?).await,
             Command::Host { operator, command } => hosts::run(command, &at(operator)?).await,
             Command::Run { operator, run } => run.run(&at(operator)?).await,

@@ -6,12 +6,13 @@ pub(crate) mod backup;
 pub(crate) mod control_plane;
 pub(crate) mod gateway;
 pub(crate) mod mcp;
+mod service;
 pub(crate) mod up;
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use muster_client::enrollment::EnrollmentError;
-use muster_runtime::{shutdown, tls};
+use muster_runtime::{config::DataDir, shutdown, tls};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,11 @@ fn taken(address: SocketAddr, flag: &str, error: &io::Error) -> Failure {
         }
         _ => failure.next(format!("choose another with {flag}")),
     }
+}
+
+fn path(data_dir: &DataDir) -> Result<PathBuf, Failure> {
+    let path = data_dir.path();
+    path.map_err(|error| Failure::usage(error.to_string()))
 }
 
 fn stop_on_signal() -> Result<CancellationToken, Failure> {

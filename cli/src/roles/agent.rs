@@ -1,16 +1,17 @@
 //! `muster agent …`: this machine as a host.
 
-use std::{path::PathBuf, time::SystemTime};
+mod status;
 
-use muster_agent::{Agent, AgentError, Config, Join};
+use muster_agent::{
+    Agent, AgentError, Config, InstallArgs, InstallError, Join, SERVICE, UninstallArgs,
+};
 use muster_client::identity::{Identity, IdentityError};
-use serde_json::json;
+use muster_runtime::config::DataDir;
 
-use super::{not_joined, stop_on_signal};
+use super::{not_joined, path, service, stop_on_signal};
 use crate::{
     failure::{Failure, exit},
-    screen::{self, Fields, clean, say},
-    time,
+    screen::{self, clean, say},
 };
 
 #[derive(clap::Subcommand, Debug)]
@@ -23,7 +24,18 @@ pub(crate) enum AgentCommand {
     Join(Join),
     /// Serve this machine until told to stop
     Run(Config),
-    /// Show who this machine is to its control plane
+    /// Make it a service of systemd, which starts with this machine; again, to upgrade it
+    #[command(after_help = "Examples:
+  sudo muster agent install --join-file /run/secrets/join
+  ssh control 'muster token create host --json' | jq -r .join_string | sudo muster agent install
+  muster agent install --user
+
+A machine that has joined already takes its identity, journal and output along. The program is copied to where \
+only root can change it, unless it stands in such a place.")]
+    Install(InstallArgs),
+    /// Take the service away
+    Uninstall(UninstallArgs),
+    /// Show who this machine is to its control plane, and how its agent is
     Status {
         /// Print JSON
         #[arg(long)]
@@ -31,19 +43,40 @@ pub(crate) enum AgentCommand {
     },
 }
 
-pub(crate) async fn run(command: AgentCommand, data_dir: PathBuf) -> Result<u8, Failure> {
+pub(crate) async fn run(command: AgentCommand, data_dir: &DataDir) -> Result<u8, Failure> {
     match command {
-        AgentCommand::Join(settings) => join(settings, Config::new(data_dir)).await?,
+        AgentCommand::Join(settings) => join(settings, Config::new(path(data_dir)?)).await?,
         AgentCommand::Run(config) => {
             let stop = stop_on_signal()?;
+            let data_dir = path(data_dir)?;
             let agent = Agent::open(Config { data_dir, ..config })
                 .await
                 .map_err(failure)?;
-            agent.run(stop).await.map_err(failure)?;
+            muster_agent::serve(agent, stop).await.map_err(failure)?;
         }
-        AgentCommand::Status { json } => status(&Config::new(data_dir).directory(), json)?,
+        AgentCommand::Install(args) => {
+            let done = muster_agent::install(&SERVICE, &args, data_dir).await;
+            screen::print(&done.map_err(not_installed)?.to_string())?;
+        }
+        AgentCommand::Uninstall(args) => {
+            let done = muster_agent::uninstall(&SERVICE, &args, data_dir).await;
+            screen::print(&done.map_err(not_installed)?.to_string())?;
+        }
+        AgentCommand::Status { json } => status::show(data_dir, json).await?,
     }
     Ok(0)
+}
+
+fn not_installed(error: InstallError) -> Failure {
+    let next = error.next();
+    let failure = match error {
+        InstallError::Enrollment(error) => return not_joined(error),
+        InstallError::Service(error) => return service::failure(error),
+        InstallError::NotJoined(_) => Failure::new(exit::NOT_ALLOWED, error.to_string()),
+        InstallError::TasksRun(_) => Failure::new(exit::UNAVAILABLE, error.to_string()),
+        _ => Failure::internal(error.to_string()),
+    };
+    Failure { next, ..failure }
 }
 
 pub(super) fn failure(error: AgentError) -> Failure {
@@ -52,6 +85,7 @@ pub(super) fn failure(error: AgentError) -> Failure {
             Failure::new(exit::NOT_ALLOWED, error.to_string())
                 .next("join first: MUSTER_JOIN=… muster agent join")
         }
+        error if error.is_final() => Failure::new(exit::NOT_ALLOWED, error.to_string()),
         _ => Failure::new(exit::UNAVAILABLE, error.to_string()),
     }
 }
@@ -78,46 +112,6 @@ async fn join(settings: Join, config: Config) -> Result<(), Failure> {
         clean(identity.name()),
         identity.host_id().unwrap_or_default()
     ))?;
-    say("serve it with `muster agent run`");
-    Ok(())
-}
-
-fn status(directory: &std::path::Path, json: bool) -> Result<(), Failure> {
-    let identity = Identity::load(directory).map_err(|error| {
-        Failure::new(exit::NOT_ALLOWED, error.to_string())
-            .next("join first: MUSTER_JOIN=… muster agent join")
-    })?;
-    let expires = prost_types::Timestamp::from(identity.expires());
-    if json {
-        screen::print_json(&json!({"agent": {
-            "name": identity.name(),
-            "host_id": identity.host_id(),
-            "control_plane": identity.address(),
-            "spiffe_id": identity.spiffe_id().to_string(),
-            "certificate_expire_time": time::rfc3339(Some(&expires)),
-            "directory": directory,
-        }}))?;
-        return Ok(());
-    }
-    let expired = identity.expires() <= SystemTime::now();
-    let until = match expired {
-        true => format!(
-            "{} (expired: `muster agent run` gets a new one)",
-            time::local(Some(&expires))
-        ),
-        false => format!(
-            "{} ({})",
-            time::local(Some(&expires)),
-            time::until(Some(&expires))
-        ),
-    };
-    let mut fields = Fields::new();
-    fields
-        .add("name", identity.name())
-        .add("id", identity.host_id().unwrap_or_default())
-        .add("control plane", identity.address())
-        .add("certificate until", until)
-        .add("directory", directory.display().to_string());
-    screen::print(&fields.render())?;
+    say("serve it with `muster agent run`, or make it a service with `muster agent install`");
     Ok(())
 }

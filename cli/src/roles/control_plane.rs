@@ -6,15 +6,32 @@ use std::{
 };
 
 use muster_control_plane::{Config, Server, ServerError};
+use muster_runtime::{
+    config::DataDir,
+    service::{Notifier, Service},
+};
 use tokio::net::TcpListener;
 
 use super::{
     backup::{Backup, Restore},
-    bind, listen, local_address, stop_on_signal,
+    bind, listen, local_address, path,
+    service::{self, ServiceCommand},
+    stop_on_signal,
 };
 use crate::{
     failure::{Failure, exit},
     screen::say,
+};
+
+/// The control plane as a service.
+pub(super) const SERVICE: Service = Service {
+    name: "muster-control-plane",
+    command: "muster control-plane",
+    arguments: &["control-plane"],
+    template: include_str!("../../../deploy/systemd/muster-control-plane.service"),
+    account: Some("muster"),
+    directories: &["control-plane", "operator"],
+    needs_identity: false,
 };
 
 /// Serves without a command.
@@ -24,21 +41,26 @@ pub(crate) struct ControlPlane {
     #[command(flatten)]
     config: Config,
     #[command(subcommand)]
-    command: Option<ControlPlaneCommand>,
+    pub(crate) command: Option<ControlPlaneCommand>,
 }
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum ControlPlaneCommand {
     Backup(Backup),
     Restore(Restore),
+    #[command(flatten)]
+    Service(ServiceCommand),
 }
 
 impl ControlPlane {
-    pub(crate) async fn run(self, data_dir: PathBuf) -> Result<u8, Failure> {
+    pub(crate) async fn run(self, data_dir: &DataDir) -> Result<u8, Failure> {
         match self.command {
-            None => serve(self.config, data_dir).await,
-            Some(ControlPlaneCommand::Backup(backup)) => backup.run(&data_dir).await,
-            Some(ControlPlaneCommand::Restore(restore)) => restore.run(&data_dir).await,
+            None => serve(self.config, path(data_dir)?).await,
+            Some(ControlPlaneCommand::Backup(backup)) => backup.run(&path(data_dir)?).await,
+            Some(ControlPlaneCommand::Restore(restore)) => restore.run(&path(data_dir)?).await,
+            Some(ControlPlaneCommand::Service(command)) => {
+                service::run(command, &SERVICE, data_dir).await
+            }
         }
     }
 }
@@ -51,7 +73,10 @@ async fn serve(config: Config, data_dir: PathBuf) -> Result<u8, Failure> {
         opened.address,
         data_dir.join("operator").display()
     ));
-    let served = opened.server.serve(opened.listener, stop).await;
+    let serving = opened.server.serve(opened.listener, stop.clone());
+    let served = Notifier::from_environment()
+        .serve(&format!("listening on {}", opened.address), &stop, serving)
+        .await;
     served.map_err(failure)?;
     Ok(0)
 }

@@ -4,11 +4,30 @@ use std::path::{Path, PathBuf};
 
 use muster_agent::Join;
 use muster_mcp_gateway::{Config, Gateway, GatewayError, PATH};
+use muster_runtime::{
+    config::DataDir,
+    service::{Notifier, Service},
+};
 
-use super::{bind, listen, local_address, not_joined, stop_on_signal};
+use super::{
+    bind, listen, local_address, not_joined, path,
+    service::{self, ServiceCommand},
+    stop_on_signal,
+};
 use crate::{
     failure::{Failure, exit},
     screen::{self, say},
+};
+
+/// The gateway as a service.
+pub(super) const SERVICE: Service = Service {
+    name: "muster-gateway",
+    command: "muster gateway",
+    arguments: &["gateway", "run"],
+    template: include_str!("../../../deploy/systemd/muster-gateway.service"),
+    account: Some("muster-gateway"),
+    directories: &["gateway"],
+    needs_identity: true,
 };
 
 #[derive(clap::Subcommand, Debug)]
@@ -21,11 +40,14 @@ pub(crate) enum GatewayCommand {
     },
     /// Serve MCP over HTTP until told to stop
     Run(Config),
+    #[command(flatten)]
+    Service(ServiceCommand),
 }
 
-pub(crate) async fn run(command: GatewayCommand, data_dir: PathBuf) -> Result<u8, Failure> {
+pub(crate) async fn run(command: GatewayCommand, data_dir: &DataDir) -> Result<u8, Failure> {
     match command {
         GatewayCommand::Join { join_file } => {
+            let data_dir = path(data_dir)?;
             if muster_mcp_gateway::has_joined(&data_dir) {
                 return Err(Failure::usage("this gateway has joined already")
                     .next("serve it with `muster gateway run`, or choose another --data-dir"));
@@ -43,7 +65,10 @@ pub(crate) async fn run(command: GatewayCommand, data_dir: PathBuf) -> Result<u8
             screen::print(&format!("joined {}\n", join_string.address()))?;
             say("serve it with `muster gateway run`");
         }
-        GatewayCommand::Run(config) => serve(config, &data_dir).await?,
+        GatewayCommand::Run(config) => serve(config, &path(data_dir)?).await?,
+        GatewayCommand::Service(command) => {
+            return service::run(command, &SERVICE, data_dir).await;
+        }
     }
     Ok(0)
 }
@@ -55,7 +80,15 @@ async fn serve(config: Config, data_dir: &Path) -> Result<(), Failure> {
     let gateway = Gateway::open(config, data_dir).await.map_err(failure)?;
     let listener = listen(socket, "--mcp-listen")?;
     say(&format!("MCP over HTTP at http://{address}{PATH}"));
-    gateway.serve(listener, stop).await.map_err(failure)
+    let serving = gateway.serve(listener, stop.clone());
+    let served = Notifier::from_environment()
+        .serve(
+            &format!("MCP over HTTP at http://{address}{PATH}"),
+            &stop,
+            serving,
+        )
+        .await;
+    served.map_err(failure)
 }
 
 pub(super) fn failure(error: GatewayError) -> Failure {
