@@ -16,6 +16,7 @@ mod people;
 mod restores;
 mod road;
 mod sessions;
+mod services;
 mod settings;
 mod survivals;
 mod torture;
