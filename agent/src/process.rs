@@ -42,8 +42,9 @@ pub(crate) use self::{
 /// The environment variable that names the task to its processes, and its processes to us.
 pub(crate) const TASK_MARKER: &str = "MUSTER_TASK_ID";
 
-/// Our own settings, and those of our telemetry, may be secrets, so no process inherits them.
-const OWN_VARIABLES: [&str; 2] = ["MUSTER_", "OTEL_"];
+/// Our own settings, and those of our telemetry, may be secrets, so no process inherits them. What the service
+/// manager said to us is for us alone.
+const OWN_VARIABLES: [&str; 4] = ["MUSTER_", "OTEL_", "NOTIFY_SOCKET", "WATCHDOG_"];
 
 /// What every process on this host gets alike; made once.
 pub(crate) struct Host {
