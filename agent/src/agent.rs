@@ -19,8 +19,8 @@ use crate::{
     facts,
     process::{self, Host},
     renewal::Renewal,
-    supervision::{self, Pool},
     standing::Standing,
+    supervision::{self, Pool},
     tasks::{Limits, Tasks},
 };
 
