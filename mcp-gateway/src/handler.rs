@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn instructions_are_short() {
         assert!(
-            INSTRUCTIONS.chars().count() < 1_700,
+            INSTRUCTIONS.chars().count() < 1_500,
             "{}",
             INSTRUCTIONS.len()
         );

@@ -166,7 +166,6 @@ async fn a_signal_reaches_the_process() {
 }
 
 #[tokio::test]
-#[ignore = "agents neither lower priorities nor choose environments yet"]
 async fn what_a_process_may_use_and_sees_is_as_asked_for() {
     let (fleet, _host) = Fleet::with_host("web-1").await;
     let nice = fleet
