@@ -14,7 +14,7 @@ mod recall;
 mod record;
 mod recorder;
 mod release;
-mod replay;
+pub(crate) mod replay;
 mod report;
 mod state;
 mod sweep;

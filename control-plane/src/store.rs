@@ -8,7 +8,7 @@ mod batch;
 mod database;
 mod durability;
 mod hosts;
-mod intake;
+pub(crate) mod intake;
 pub(crate) mod jobs;
 mod join_tokens;
 mod principals;

@@ -1,10 +1,13 @@
 //! At the start: what the last process accepted goes into the ledger, where it is not there yet.
 
-use std::sync::Arc;
+use std::{collections::HashSet, io, sync::Arc};
+
+use muster_proto::ids::JobId;
+use sqlx::SqliteConnection;
 
 use super::{Job, record};
 use crate::store::{
-    Store, StoreError,
+    Batch, Store, StoreError,
     jobs::{self as rows, Placed},
 };
 
@@ -13,15 +16,18 @@ const JOBS_EACH: usize = 500;
 
 /// Puts into the ledger what the intake holds and the ledger does not, and begins the intake anew.
 pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
-    let broken = |why: &str| StoreError::Broken(format!("the intake {why}").into());
-    let mut jobs = Vec::new();
-    for bytes in store.intake.left() {
-        let job = record::decode(&bytes);
-        jobs.push(job.ok_or_else(|| broken("holds a record that this version cannot read"))?);
-    }
+    let broken = |error: io::Error| StoreError::Broken(format!("the intake: {error}").into());
     let mut replayed = 0;
-    for jobs in jobs.chunks(JOBS_EACH) {
-        replayed += put(store, jobs).await?;
+    for jobs in decode(&store.intake.left())
+        .map_err(broken)?
+        .chunks(JOBS_EACH)
+    {
+        let there = rows::existing(&store.readers, &ids(jobs)).await?;
+        let (batch, missing) = missing(jobs, &there);
+        if missing > 0 {
+            let _ = store.writer.commit(batch).await?;
+        }
+        replayed += missing;
     }
     if replayed > 0 {
         tracing::warn!(
@@ -30,23 +36,38 @@ pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
         );
     }
     store.writer.flush().await?;
-    store
-        .intake
-        .begin()
-        .map_err(|error| broken(&format!("cannot be written: {error}")))
+    store.intake.begin().map_err(broken)
 }
 
-async fn put(store: &Store, jobs: &[Job]) -> Result<usize, StoreError> {
-    let ids: Vec<_> = jobs.iter().map(|job| job.order.job_id).collect();
-    // What is there may have gone on since it was accepted.
-    let there = rows::existing(&store.readers, &ids).await?;
+/// Puts into a copy of the ledger what the intake held when the copy was begun.
+pub(crate) async fn replay_into(
+    copy: &mut SqliteConnection,
+    records: &[Vec<u8>],
+) -> Result<(), sqlx::Error> {
+    for jobs in decode(records).map_err(sqlx::Error::Io)?.chunks(JOBS_EACH) {
+        let there = rows::existing(&mut *copy, &ids(jobs)).await;
+        let there = there.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+        missing(jobs, &there).0.run(copy).await?;
+    }
+    Ok(())
+}
+
+fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Job>> {
+    let jobs = records.iter().map(|bytes| record::decode(bytes));
+    jobs.collect::<Option<_>>()
+        .ok_or_else(|| io::Error::other("it holds a record that this version cannot read"))
+}
+
+fn ids(jobs: &[Job]) -> Vec<JobId> {
+    jobs.iter().map(|job| job.order.job_id).collect()
+}
+
+/// Writes those jobs that are not there, and says how many. What is there may have gone on since it was accepted.
+fn missing(jobs: &[Job], there: &HashSet<JobId>) -> (Batch, usize) {
     let missing: Vec<_> = jobs
         .iter()
         .filter(|job| !there.contains(&job.order.job_id))
         .collect();
-    if missing.is_empty() {
-        return Ok(0);
-    }
     let tasks: Vec<_> = missing
         .iter()
         .flat_map(|job| {
@@ -59,7 +80,5 @@ async fn put(store: &Store, jobs: &[Job]) -> Result<usize, StoreError> {
         })
         .collect();
     let summaries: Vec<_> = missing.iter().map(|job| job.summary()).collect();
-    let batch = rows::put(&summaries, &tasks, &[]);
-    let _ = store.writer.commit(batch).await?;
-    Ok(missing.len())
+    (rows::put(&summaries, &tasks, &[]), missing.len())
 }

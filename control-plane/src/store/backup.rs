@@ -13,6 +13,7 @@ use sqlx::{
 };
 
 use super::{MIGRATIONS, OpenError, database};
+use crate::jobs::replay::replay_into;
 
 /// How long to wait for a checkpoint of the control plane that runs.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,8 +50,14 @@ pub(crate) async fn about(path: &Path) -> Result<About, OpenError> {
     about
 }
 
-/// Copies the ledger to a file that must not be there, marks the copy as one, and checks it.
-pub(crate) async fn copy(path: &Path, to: &Path, time: i64) -> Result<About, OpenError> {
+/// Copies the ledger to a file that must not be there, with what the intake held before, marks the copy as one, and
+/// checks it.
+pub(crate) async fn copy(
+    path: &Path,
+    to: &Path,
+    accepted: &[Vec<u8>],
+    time: i64,
+) -> Result<About, OpenError> {
     let mut connection = read_only(path).await?;
     let schema = tell(&mut connection, path).await?.schema;
     if schema != self::schema() {
@@ -74,6 +81,7 @@ pub(crate) async fn copy(path: &Path, to: &Path, time: i64) -> Result<About, Ope
     let mut copy = SqliteConnection::connect_with(&options)
         .await
         .map_err(fail)?;
+    replay_into(&mut copy, accepted).await.map_err(fail)?;
     sqlx::query("UPDATE ledger SET backup_time = ?")
         .bind(time)
         .execute(&mut copy)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sqlx::{Arguments as _, sqlite::SqliteArguments};
+use sqlx::{Arguments as _, SqliteConnection, sqlite::SqliteArguments};
 
 /// An argument of a statement. Cheap to clone, since a batch may be tried twice.
 #[derive(Debug, Clone)]
@@ -113,6 +113,20 @@ impl Batch {
     pub(crate) fn with(mut self, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
         self.push(sql, values);
         self
+    }
+
+    /// Runs the statements on a connection that nobody else uses, one after the other.
+    pub(crate) async fn run(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        for (sql, values) in &self.statements {
+            let mut arguments = SqliteArguments::default();
+            for value in values {
+                value.add_to(&mut arguments)?;
+            }
+            sqlx::query_with(*sql, arguments)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Whether there is nothing to do.

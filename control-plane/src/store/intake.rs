@@ -73,6 +73,18 @@ struct State {
     waiting_bytes: u64,
 }
 
+/// The names of the two files.
+const FILES: [&str; 2] = ["intake.0", "intake.1"];
+
+/// The records in the log of a directory, while it is in use or not.
+pub(crate) fn read(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut records = Vec::new();
+    for name in FILES {
+        records.extend(LogFile::read(&directory.join(name))?);
+    }
+    Ok(records)
+}
+
 impl Intake {
     /// Opens the log in `directory`, or makes it.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
@@ -83,7 +95,7 @@ impl Intake {
             Ok(file)
         };
         let log = Arc::new(Log {
-            files: [file("intake.0")?, file("intake.1")?],
+            files: [file(FILES[0])?, file(FILES[1])?],
             unsynced: Default::default(),
             state: Mutex::new(State {
                 current: 0,

@@ -14,7 +14,7 @@ use muster_proto::{
     v1::Reason,
 };
 use serde_json::{Value as Json, json};
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqlitePool, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 
 pub(crate) use self::put::{Placed, put};
 use super::{Batch, StoreError};
@@ -175,7 +175,7 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<Job>, StoreErr
 
 /// Which of these jobs the ledger has.
 pub(crate) async fn existing(
-    readers: &SqlitePool,
+    readers: impl SqliteExecutor<'_>,
     ids: &[JobId],
 ) -> Result<HashSet<JobId>, StoreError> {
     let found =

@@ -183,6 +183,14 @@ async fn a_job_that_only_the_intake_has_is_found_by_the_next_start() {
     let broken = Batch::new().with("PRAGMA query_only = ON", []);
     assert!(plane.store.writer.commit(broken).await.is_err());
     let id = plane.create("r-1").await.unwrap();
+    // Nor does a backup miss it.
+    let accepted = store::intake::read(directory.path()).unwrap();
+    let (ledger, copy) = (
+        directory.path().join("ledger.db"),
+        directory.path().join("copy.db"),
+    );
+    let copied = store::backup::copy(&ledger, &copy, &accepted, 1);
+    assert_eq!(copied.await.unwrap().pending_tasks, 1);
     plane.close().await;
 
     let plane = Plane::open(directory.path()).await;

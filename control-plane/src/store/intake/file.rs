@@ -39,19 +39,12 @@ impl LogFile {
     /// Opens the file, or makes it with `size` bytes, and returns the records of its last turn. Nothing
     /// may be appended before a new turn begins.
     pub(super) fn open(path: PathBuf, size: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let mut records = Vec::new();
-        let (mut len, mut turn) = (0, None);
-        while let Some((found, record)) = read(&bytes[len..])
-            && *turn.get_or_insert(found) == found
-        {
-            records.push(record.to_vec());
-            len += HEAD_BYTES + record.len();
-        }
+        let bytes = whole(&path)?;
+        let (turn, records) = parse(&bytes);
+        let len = records
+            .iter()
+            .map(|record| HEAD_BYTES + record.len())
+            .sum::<usize>();
         let file = if bytes.len() as u64 >= size {
             Arc::new(File::options().read(true).write(true).open(&path)?)
         } else {
@@ -67,6 +60,11 @@ impl LogFile {
             }),
         };
         Ok((log, records))
+    }
+
+    /// The records of the file's last turn, beside whoever writes it. What is being written is not among them.
+    pub(super) fn read(path: &Path) -> io::Result<Vec<Vec<u8>>> {
+        Ok(parse(&whole(path)?).1)
     }
 
     /// Everything in the file is of no use any more, and is not read again.
@@ -145,6 +143,26 @@ fn put(bytes: &mut Vec<u8>, turn: u64, record: &[u8]) {
     bytes.extend_from_slice(&checksum(turn, record).to_le_bytes());
     bytes.extend_from_slice(&turn.to_le_bytes());
     bytes.extend_from_slice(record);
+}
+
+/// The bytes of a file; none if there is none.
+fn whole(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// The last turn and its records.
+fn parse(mut bytes: &[u8]) -> (Option<u64>, Vec<Vec<u8>>) {
+    let (mut turn, mut records) = (None, Vec::new());
+    while let Some((found, record)) = read(bytes)
+        && *turn.get_or_insert(found) == found
+    {
+        records.push(record.to_vec());
+        bytes = &bytes[HEAD_BYTES + record.len()..];
+    }
+    (turn, records)
 }
 
 /// The turn and the record at the beginning of `bytes`, if a whole one stands there.
