@@ -170,7 +170,7 @@ impl Link {
             }
             if ready.is_readable() {
                 let room = if self.is_busy { READ_LARGE } else { READ };
-                self.inbox.reserve(room);
+                self.inbox.reserve(room.max(protocol::missing(&self.inbox)));
                 match self.stream.try_read_buf(&mut self.inbox) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(read) => self.is_busy = read >= READ,

@@ -302,6 +302,15 @@ pub(crate) fn head_of_output(stream: usize, offset: i64, length: usize) -> Bytes
     head.freeze()
 }
 
+/// How many bytes the first message lacks, as far as that can be told.
+pub(crate) fn missing(bytes: &[u8]) -> usize {
+    let length = bytes
+        .first_chunk()
+        .map(|length| u32::from_le_bytes(*length) as usize);
+    let whole = LENGTH + length.unwrap_or(0).min(LONGEST);
+    whole.saturating_sub(bytes.len())
+}
+
 /// Takes the first whole message; `None` if there is none yet.
 pub(crate) fn take<M: Message + Default>(bytes: &mut BytesMut) -> io::Result<Option<M>> {
     let Some(length) = bytes.get(..LENGTH) else {

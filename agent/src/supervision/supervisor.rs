@@ -142,7 +142,7 @@ impl Supervisor {
             if let Some(file) = task.input.waits_for() {
                 add(What::Input, file, PollFlags::POLLOUT);
             }
-            if task.may_read() {
+            if task.may_read(self.agent.as_ref()) {
                 for (index, source) in task.sources.iter().enumerate() {
                     if let Some(file) = source.file() {
                         add(What::Source(index), file, PollFlags::POLLIN);

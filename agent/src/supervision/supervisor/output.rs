@@ -78,7 +78,12 @@ impl Output {
         }
     }
 
-    /// Whether more may be read from the process now.
+    /// Whether it goes to the disk.
+    pub(super) fn is_spilled(&self) -> bool {
+        self.spilled.is_some()
+    }
+
+    /// Whether more is taken: by memory, or by the disk.
     pub(super) fn has_room(&self) -> bool {
         match (&self.spilled, self.limits.block_at) {
             (None, _) => self.weight < WINDOW,

@@ -30,6 +30,8 @@ pub(super) struct Peer {
     queue: VecDeque<Bytes>,
     /// The agent has said how much output it has: more can follow.
     pub(super) resumed: bool,
+    /// Bytes that the socket has taken so far.
+    written: u64,
 }
 
 impl Peer {
@@ -40,6 +42,7 @@ impl Peer {
             inbox: BytesMut::new(),
             queue: VecDeque::new(),
             resumed,
+            written: 0,
         })
     }
 
@@ -50,6 +53,11 @@ impl Peer {
     /// Whether something waits for the socket.
     pub(super) fn is_sending(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Grows while the agent reads.
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether it takes more output.
@@ -83,6 +91,7 @@ impl Peer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
+            self.written += written as u64;
             while let Some(first) = self.queue.front_mut() {
                 if written < first.len() {
                     first.advance(written);

@@ -70,6 +70,8 @@ pub(super) struct Running {
     drain: Option<Instant>,
     /// Since when the agent takes nothing of what waits.
     stalled: Option<Instant>,
+    /// How much its socket had taken when that was last looked at.
+    written: u64,
     note: &'static str,
     ended: Option<(Ended, Instant)>,
     end_said: bool,
@@ -105,6 +107,7 @@ impl Running {
             ending: None,
             drain: None,
             stalled: None,
+            written: 0,
             note: "",
             ended: None,
             end_said: false,
@@ -203,9 +206,11 @@ impl Running {
         }
     }
 
-    /// Whether output may be read now. What waits longer than the agent is given leaves memory.
-    pub(super) fn may_read(&self) -> bool {
-        self.output.has_room()
+    /// Whether output may be read now: not while the last is on its way to an agent, so that what comes meanwhile
+    /// is read in one piece.
+    pub(super) fn may_read(&self, peer: Option<&Peer>) -> bool {
+        let goes_on = self.output.is_spilled() || peer.is_none_or(|peer| !peer.is_sending());
+        goes_on && self.output.has_room()
     }
 
     /// Reads one of the sources, which has something.
@@ -245,19 +250,27 @@ impl Running {
         }
         match peer {
             Some(peer) => {
-                if self.output.has_room() || self.output.may_block() {
-                    self.stalled = None;
-                } else if *self.stalled.get_or_insert(now) + STALL <= now {
-                    self.output.spill();
-                    self.stalled = None;
-                }
                 self.say(peer);
+                self.watch(peer, now);
                 true
             }
             None => {
                 self.stalled = None;
                 self.wait_for_an_agent(now)
             }
+        }
+    }
+
+    /// An agent that does not move while something waits for it is not waited for any longer.
+    fn watch(&mut self, peer: &Peer, now: Instant) {
+        let moved = std::mem::replace(&mut self.written, peer.written()) != peer.written();
+        if moved || self.may_read(Some(peer)) || self.output.may_block() {
+            self.stalled = None;
+            return;
+        }
+        if *self.stalled.get_or_insert(now) + STALL <= now {
+            self.output.spill();
+            self.stalled = None;
         }
     }
 
