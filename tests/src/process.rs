@@ -239,29 +239,28 @@ impl Drop for Process {
     }
 }
 
+/// All processes.
+fn all() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
+}
+
 /// Processes that carry `mark` in their environment, by id and command line.
 pub fn marked(mark: &str) -> Vec<(Pid, String)> {
     let needle = format!("{MARK}={mark}");
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for pid in all() {
         // A process that has just ended, or is another user's, cannot be read; neither is ours.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else {
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
             continue;
         };
         if environment
             .split(|byte| *byte == 0)
             .any(|variable| variable == needle.as_bytes())
         {
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            found.push((Pid::from_raw(pid), command));
+            found.push((pid, command));
         }
     }
     found
@@ -296,8 +295,8 @@ pub fn end_tasks(mark: &str) {
         if supervisors.is_empty() {
             return;
         }
-        let below = processes.iter().map(|(pid, _)| *pid);
-        let below: Vec<Pid> = below.filter(|pid| is_below(*pid, &supervisors)).collect();
+        // Not only what is marked: a task may clear its environment.
+        let below: Vec<Pid> = all().filter(|pid| is_below(*pid, &supervisors)).collect();
         for pid in supervisors.into_iter().chain(below) {
             let _ = signal::kill(pid, Signal::SIGKILL);
         }

@@ -436,6 +436,11 @@ impl Spool {
         !inner.plan.has_tail() && inner.plan.acked() + 1 == inner.plan.next_sequence()
     }
 
+    /// Whether all of it is in files, so that it outlives this process.
+    pub(crate) fn is_in_files(&self) -> bool {
+        self.inner.lock().memory.is_empty()
+    }
+
     /// Up to where all is acknowledged.
     pub(crate) fn acknowledged(&self) -> i64 {
         self.inner.lock().plan.acked()

@@ -207,6 +207,12 @@ impl Output {
         self.kept.is_empty() && self.spilled.is_none()
     }
 
+    /// Whether what the agent lacks would outlive this process.
+    pub(super) fn is_safe(&self) -> bool {
+        let spilled = self.spilled.as_ref();
+        self.kept.is_empty() && spilled.is_none_or(|spilled| spilled.spool.is_in_files())
+    }
+
     /// Throws away what is on disk.
     pub(super) fn forget(&mut self) {
         if let Some(spilled) = self.spilled.take() {

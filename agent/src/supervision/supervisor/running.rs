@@ -1,6 +1,7 @@
 //! One task below a supervisor: its process, what it writes, its time, its end.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
@@ -38,8 +39,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// An agent that takes nothing for so long, while more waits than fits memory, is not waited for any longer.
 const STALL: Duration = Duration::from_millis(250);
 
-/// A task that ended is kept for an agent so long.
+/// A task that ended is kept for an agent so long; less once files speak for it.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+const RETENTION_RECORDED: Duration = Duration::from_secs(60);
 
 /// The kind of a terminal where nobody says.
 const TERM: &str = "xterm-256color";
@@ -76,6 +78,8 @@ pub(super) struct Running {
     ended: Option<(Ended, Instant)>,
     end_said: bool,
     recorded: bool,
+    /// What is left of the task would outlive this process.
+    safe: bool,
 }
 
 impl Running {
@@ -112,6 +116,7 @@ impl Running {
             ended: None,
             end_said: false,
             recorded: false,
+            safe: false,
         };
         let (stdin, open) = (start.stdin.clone(), start.open_stdin);
         match host.start(program(task_id, start)) {
@@ -231,7 +236,7 @@ impl Running {
             self.ending.as_ref().map(Ending::next),
             self.drain.filter(|_| self.ending.is_none()),
             self.stalled.map(|since| since + STALL),
-            self.over_since().map(|since| since + RETENTION),
+            self.over_since().map(|since| since + self.retention()),
         ]
         .into_iter()
         .flatten()
@@ -371,10 +376,23 @@ impl Running {
                 not_started: self.not_started.clone(),
                 ended: self.ended.as_ref().map(|(ended, _)| ended.clone()),
             };
-            // Where it cannot be written, it is still known here.
-            let _ = Left::new(Path::new("."), self.task_id).write(&record);
+            // Where it cannot be written, it is still known here; unless nobody can find this process any more.
+            let written = Left::new(Path::new("."), self.task_id).write(&record);
+            match written {
+                Ok(()) => self.safe = self.output.is_safe(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+                Err(_) => {}
+            }
         }
-        over.is_none_or(|since| now.duration_since(since) < RETENTION)
+        over.is_none_or(|since| now.duration_since(since) < self.retention())
+    }
+
+    fn retention(&self) -> Duration {
+        if self.safe {
+            RETENTION_RECORDED
+        } else {
+            RETENTION
+        }
     }
 
     fn over_since(&self) -> Option<Instant> {
