@@ -269,8 +269,10 @@ impl Running {
     /// An agent that does not move while something waits for it is not waited for any longer.
     fn watch(&mut self, peer: &Peer, now: Instant) {
         let moved = std::mem::replace(&mut self.written, peer.written()) != peer.written();
-        if moved || self.may_read(Some(peer)) || self.output.may_block() {
+        if moved || self.may_read(Some(peer)) {
             self.stalled = None;
+        }
+        if self.may_read(Some(peer)) || self.output.may_block() {
             return;
         }
         if *self.stalled.get_or_insert(now) + STALL <= now {
