@@ -206,7 +206,9 @@ impl Tasks {
             }
         };
         let overflow = self.overflow(&task);
-        start.spool_bytes = overflow.spool_bytes();
+        let keep = overflow.keep();
+        start.spool_bytes = keep.bytes;
+        start.keep_newest = keep.newest;
         start.block_at_bytes = overflow.blocks().then_some(overflow.bytes);
         start.spool_free_percent = self.0.limits.free_percent;
         let start = protocol::frame(Order::Start(start));

@@ -140,6 +140,9 @@ pub(crate) struct Start {
     /// The process waits while so many bytes of output are kept, and nothing is dropped.
     #[prost(uint64, optional, tag = "15")]
     pub(crate) block_at_bytes: Option<u64>,
+    /// Of what is kept, the newest matters.
+    #[prost(bool, tag = "16")]
+    pub(crate) keep_newest: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -83,6 +83,7 @@ pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartErr
         grace_ms: millis(grace),
         spool_bytes: 0,
         spool_free_percent: 0,
+        keep_newest: false,
         block_at_bytes: None,
         inherited: command.environment,
         limits: command.limits,

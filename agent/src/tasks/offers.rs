@@ -63,7 +63,7 @@ impl Tasks {
         let spool = Arc::new(Spool::new(
             task_id,
             Arc::clone(&self.0.room),
-            overflow.spool_bytes(),
+            overflow.keep(),
         ));
         let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
         self.0.held.lock().insert(task_id, Arc::clone(&task));

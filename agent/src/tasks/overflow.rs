@@ -7,6 +7,8 @@ use muster_proto::{
 };
 use prost::Message;
 
+use super::spool::Keep;
+
 /// Room for what is under way when a task is stopped from writing, bytes.
 const UNDER_WAY: u64 = 2 << 20;
 
@@ -55,11 +57,15 @@ impl Overflow {
         self.policy == Policy::Fail
     }
 
-    /// Bytes for a spool, half of which is for the beginning. Where nothing is dropped, all of it is the beginning.
-    pub(crate) fn spool_bytes(self) -> u64 {
+    /// What a spool keeps. Where nothing is dropped, all of it fits the half that is for the beginning.
+    pub(crate) fn keep(self) -> Keep {
         match self.policy {
-            Policy::Block | Policy::Fail => 2 * (self.bytes + UNDER_WAY),
-            Policy::Unspecified | Policy::HeadTail => self.bytes,
+            Policy::Block | Policy::Fail => Keep::from(2 * (self.bytes + UNDER_WAY)),
+            Policy::Unspecified | Policy::HeadTail => Keep::from(self.bytes),
+            Policy::DropOldest => Keep {
+                bytes: self.bytes,
+                newest: true,
+            },
         }
     }
 }
@@ -92,7 +98,8 @@ mod tests {
         assert_eq!(overflow(Policy::Fail, 10).bytes, 10);
         assert_eq!(overflow(Policy::Fail, 5000).bytes, 1000);
         assert_eq!(overflow(Policy::Unspecified, 0).bytes, 1000);
-        assert_eq!(overflow(Policy::HeadTail, 10).spool_bytes(), 10);
-        assert!(overflow(Policy::Block, 10).spool_bytes() > 2 * UNDER_WAY);
+        assert_eq!(overflow(Policy::HeadTail, 10).keep(), Keep::from(10));
+        assert!(overflow(Policy::DropOldest, 10).keep().newest);
+        assert!(overflow(Policy::Block, 10).keep().bytes > 2 * UNDER_WAY);
     }
 }

@@ -39,12 +39,12 @@ impl Tasks {
             let spool = Spool::recover(
                 task_id,
                 Arc::clone(&self.0.room),
-                overflow.spool_bytes(),
+                overflow.keep(),
                 held.produced,
             )
             .unwrap_or_else(|error| {
                 tracing::error!(task.id = %task_id, %error, "kept output cannot be read: {error}");
-                Spool::new(task_id, Arc::clone(&self.0.room), overflow.spool_bytes())
+                Spool::new(task_id, Arc::clone(&self.0.room), overflow.keep())
             });
             let task = Task::new(
                 task_id,

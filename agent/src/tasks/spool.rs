@@ -148,28 +148,54 @@ impl Size {
     }
 }
 
-fn limits(task_limit: u64) -> Limits {
-    Limits {
-        disk: task_limit / 2,
-        memory: MEMORY,
-        segment: SEGMENT.min(task_limit / 8).max(1),
+/// How much of a task's output is kept on disk until the control plane has it, and what of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// Bytes in all.
+    pub(crate) bytes: u64,
+    /// The newest matters; of the beginning a segment is enough. Otherwise each has a half.
+    pub(crate) newest: bool,
+}
+
+impl From<u64> for Keep {
+    fn from(bytes: u64) -> Self {
+        Self {
+            bytes,
+            newest: false,
+        }
+    }
+}
+
+impl Keep {
+    fn limits(self) -> Limits {
+        let segment = SEGMENT.min(self.bytes / 8).max(1);
+        let head = match self.newest {
+            true => segment,
+            false => self.bytes / 2,
+        };
+        Limits {
+            head,
+            tail: self.bytes - head.min(self.bytes),
+            memory: MEMORY,
+            segment,
+        }
     }
 }
 
 impl Spool {
     /// For a task that begins.
-    pub(crate) fn new(task_id: TaskId, room: Arc<Room>, task_limit: u64) -> Self {
-        Self::with_plan(task_id, room, Plan::new(limits(task_limit)))
+    pub(crate) fn new(task_id: TaskId, room: Arc<Room>, keep: impl Into<Keep>) -> Self {
+        Self::with_plan(task_id, room, Plan::new(keep.into().limits()))
     }
 
     /// For a task whose streams have come this far.
     pub(crate) fn new_at(
         task_id: TaskId,
         room: Arc<Room>,
-        task_limit: u64,
+        keep: Keep,
         ends: [i64; STREAMS],
     ) -> Self {
-        Self::with_plan(task_id, room, Plan::new_at(limits(task_limit), ends))
+        Self::with_plan(task_id, room, Plan::new_at(keep.limits(), ends))
     }
 
     fn with_plan(task_id: TaskId, room: Arc<Room>, plan: Plan) -> Self {

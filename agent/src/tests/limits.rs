@@ -5,7 +5,7 @@ use muster_proto::v1::{
     task::State,
 };
 
-use super::{FakeControlPlane, Host, Reported, script};
+use super::{FakeControlPlane, Host, Reported, script, until};
 
 fn limited(text: &str, policy: Policy, max_bytes: i64) -> muster_proto::v1::Command {
     let mut wanted = script(text);
@@ -120,4 +120,28 @@ async fn a_task_that_may_not_write_more_than_is_kept_is_ended() {
     assert_eq!(ended.reason(), Reason::OutputLimit);
     assert!(ended.message.contains("1048576 bytes"), "{}", ended.message);
     assert_eq!(task.missing, [0; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_task_whose_newest_output_matters_the_rest_is_a_gap() {
+    let control_plane = FakeControlPlane::start().await;
+    let host = Host::start(&control_plane).await;
+    control_plane.behave(|behaviour| behaviour.acknowledges = false);
+    let written = host.directory.path().join("written");
+    let text = format!("seq 1 600000; touch {}", written.display());
+    let wanted = limited(&text, Policy::DropOldest, 1 << 20);
+    let whole: i64 = (1..=600_000)
+        .map(|line: i64| line.to_string().len() as i64 + 1)
+        .sum();
+    let task_id = control_plane.offer(wanted).await;
+    until("all is written", || written.exists()).await;
+    control_plane.behave(|behaviour| behaviour.acknowledges = true);
+    control_plane.cut();
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Succeeded);
+    let out = task.out();
+    assert!(out.ends_with("\n599999\n600000\n"));
+    assert_eq!(out.len() as i64 + task.missing[0], whole);
+    assert!(task.missing[0] > whole / 2, "{}", task.missing[0]);
+    assert!(out.len() > 512 << 10, "{}", out.len());
 }

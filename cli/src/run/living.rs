@@ -60,6 +60,8 @@ enum Policy {
     Block,
     /// End the task
     Fail,
+    /// Keep the newest, and little of the beginning
+    DropOldest,
 }
 
 impl Living {
@@ -89,6 +91,7 @@ impl Living {
             Some(Policy::HeadTail) => output_limit::Policy::HeadTail,
             Some(Policy::Block) => output_limit::Policy::Block,
             Some(Policy::Fail) => output_limit::Policy::Fail,
+            Some(Policy::DropOldest) => output_limit::Policy::DropOldest,
         };
         let limit = OutputLimit {
             policy: policy.into(),

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, task::Waker};
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::OutputStream};
 
-use crate::tasks::spool::{Content, Next, Piece, Position, Room, Spool};
+use crate::tasks::spool::{Content, Keep, Next, Piece, Position, Room, Spool};
 
 /// Kept in memory, or sent and not yet taken, bytes.
 const WINDOW: usize = 1 << 20;
@@ -18,7 +18,7 @@ const PIECE: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub(super) directory: PathBuf,
-    pub(super) bytes: u64,
+    pub(super) keep: Keep,
     pub(super) free_percent: u64,
     /// The process waits while so much is kept, and nothing is dropped.
     pub(super) block_at: Option<u64>,
@@ -178,15 +178,10 @@ impl Output {
         }
         let room = Room::new(
             self.limits.directory.clone(),
-            self.limits.bytes,
+            self.limits.keep.bytes,
             self.limits.free_percent,
         );
-        let spool = Spool::new_at(
-            self.task_id,
-            Arc::new(room),
-            self.limits.bytes,
-            self.begin(),
-        );
+        let spool = Spool::new_at(self.task_id, Arc::new(room), self.limits.keep, self.begin());
         for kept in self.kept.drain(..) {
             spool.append(named(kept.stream), kept.data);
         }
@@ -355,7 +350,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let limits = Limits {
                 directory: directory.path().to_owned(),
-                bytes: 64 << 20,
+                keep: Keep::from(64 << 20),
                 free_percent: 0,
                 block_at: None,
             };

@@ -30,7 +30,7 @@ use crate::{
         protocol::{Cause, Ended, Gap, News, NotStarted, Record, Start, Started},
         record::Left,
     },
-    tasks::spool::Content,
+    tasks::spool::{Content, Keep},
 };
 
 /// How long output is taken after the process ended, while something that it left running holds it open.
@@ -88,7 +88,10 @@ impl Running {
         let began = Instant::now();
         let limits = Limits {
             directory: PathBuf::from("."),
-            bytes: start.spool_bytes,
+            keep: Keep {
+                bytes: start.spool_bytes,
+                newest: start.keep_newest,
+            },
             free_percent: start.spool_free_percent,
             block_at: start.block_at_bytes,
         };

@@ -19,9 +19,11 @@ pub(super) enum Place {
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Bytes of the head and of the tail, each, on disk.
-    pub(super) disk: u64,
-    /// The same in memory.
+    /// Bytes of the head on disk.
+    pub(super) head: u64,
+    /// Bytes of the tail on disk.
+    pub(super) tail: u64,
+    /// Bytes of each in memory.
     pub(super) memory: u64,
     /// A segment takes no further piece beyond this size.
     pub(super) segment: u64,
@@ -217,8 +219,8 @@ impl Plan {
     pub(super) fn place(&mut self, stream: usize, size: Size, place: Place) -> Placed {
         let offset = self.end[stream];
         let (length, bytes) = (size.kept, size.length);
-        let limit = |place| match place {
-            Place::Disk => self.limits.disk,
+        let limit = |place, disk| match place {
+            Place::Disk => disk,
             Place::Memory => self.limits.memory,
         };
         let held = |segments: &VecDeque<Segment>, place| -> u64 {
@@ -227,7 +229,8 @@ impl Plan {
         };
         let open = self.head.back().filter(|open| self.takes(open, length));
         let to = open.map_or(place, |open| open.place);
-        let within = self.head.is_empty() || held(&self.head, to) + length <= limit(to);
+        let within =
+            self.head.is_empty() || held(&self.head, to) + length <= limit(to, self.limits.head);
         let fits = within && !self.has_tail();
 
         let open = if fits {
@@ -263,7 +266,7 @@ impl Plan {
         }
 
         let mut dropped = Vec::new();
-        while self.tail.len() > 1 && held(&self.tail, place) > limit(place) {
+        while self.tail.len() > 1 && held(&self.tail, place) > limit(place, self.limits.tail) {
             // The oldest goes, wherever it is: what is dropped has to be in one piece.
             let Some(segment) = self.tail.pop_front() else {
                 break;

@@ -10,9 +10,9 @@ use std::{
 use muster_proto::ids::TaskId;
 
 use super::{
-    Inner, Produced, Room, Spool,
+    Inner, Keep, Produced, Room, Spool,
     disk::{self, SegmentFile},
-    gap, limits,
+    gap,
     plan::{Missing, Place, Plan, Segment, Size},
 };
 
@@ -22,7 +22,7 @@ impl Spool {
     pub(crate) fn recover(
         task_id: TaskId,
         room: Arc<Room>,
-        task_limit: u64,
+        keep: impl Into<Keep>,
         produced: Option<Produced>,
     ) -> io::Result<Self> {
         let (mut head, mut tail): (Vec<Segment>, Vec<Segment>) = Default::default();
@@ -58,7 +58,7 @@ impl Spool {
         let spool = Self::with_plan(
             task_id,
             room,
-            Plan::recovered(limits(task_limit), head, tail),
+            Plan::recovered(keep.into().limits(), head, tail),
         );
         {
             let mut inner = spool.inner.lock();
