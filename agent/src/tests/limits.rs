@@ -128,9 +128,9 @@ async fn of_a_task_whose_newest_output_matters_the_rest_is_a_gap() {
     let host = Host::start(&control_plane).await;
     control_plane.behave(|behaviour| behaviour.acknowledges = false);
     let written = host.directory.path().join("written");
-    let text = format!("seq 1 600000; touch {}", written.display());
+    let text = format!("seq 1 2000000; touch {}", written.display());
     let wanted = limited(&text, Policy::DropOldest, 1 << 20);
-    let whole: i64 = (1..=600_000)
+    let whole: i64 = (1..=2_000_000)
         .map(|line: i64| line.to_string().len() as i64 + 1)
         .sum();
     let task_id = control_plane.offer(wanted).await;
@@ -140,7 +140,7 @@ async fn of_a_task_whose_newest_output_matters_the_rest_is_a_gap() {
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Succeeded);
     let out = task.out();
-    assert!(out.ends_with("\n599999\n600000\n"));
+    assert!(out.ends_with("\n1999999\n2000000\n"));
     assert_eq!(out.len() as i64 + task.missing[0], whole);
     assert!(task.missing[0] > whole / 2, "{}", task.missing[0]);
     assert!(out.len() > 512 << 10, "{}", out.len());
