@@ -126,7 +126,7 @@ async fn a_task_that_may_not_write_more_than_is_kept_is_ended() {
 async fn of_a_task_whose_newest_output_matters_the_rest_is_a_gap() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;
-    control_plane.behave(|behaviour| behaviour.acknowledges = false);
+    control_plane.behave(|behaviour| behaviour.reads_nothing = true);
     let written = host.directory.path().join("written");
     let text = format!("seq 1 2000000; touch {}", written.display());
     let wanted = limited(&text, Policy::DropOldest, 1 << 20);
@@ -135,7 +135,7 @@ async fn of_a_task_whose_newest_output_matters_the_rest_is_a_gap() {
         .sum();
     let task_id = control_plane.offer(wanted).await;
     until("all is written", || written.exists()).await;
-    control_plane.behave(|behaviour| behaviour.acknowledges = true);
+    control_plane.behave(|behaviour| behaviour.reads_nothing = false);
     control_plane.cut();
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Succeeded);
