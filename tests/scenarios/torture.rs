@@ -161,8 +161,9 @@ impl Torture {
                 .await
                 .expect("every job is acknowledged");
             let (wanted, job) = answer.unwrap();
+            let tasks = at_rest(&job).await;
             let starts = self.starts();
-            for task in at_rest(&job).await {
+            for task in tasks {
                 self.judge(&wanted, &job, &task, &starts).await;
                 self.checked += 1;
             }
