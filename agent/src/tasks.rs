@@ -351,7 +351,8 @@ impl Tasks {
             ),
             (_, true) => (
                 Reason::SupervisorDied,
-                "the process that supervised the task was killed; what it had left running was ended",
+                "the process that supervised the task was killed; what it had left running was ended, but for what \
+                 left its session, cleared its environment and hid from its parents",
             ),
             (true, false) => (
                 Reason::SupervisorDied,

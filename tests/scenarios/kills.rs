@@ -12,12 +12,22 @@ use muster_tests::{
 };
 
 #[tokio::test]
+async fn killed_before_the_commit_there_is_no_job_until_the_client_asks_again() {
+    killed_while_accepting("asked").await;
+}
+
+#[tokio::test]
 async fn killed_between_commit_and_offer_the_job_runs_once_after_the_restart() {
+    killed_while_accepting("committed").await;
+}
+
+/// Kills the control plane at this place of its road, while a client waits for its answer. The client asks again.
+async fn killed_while_accepting(place: &'static str) {
     let fleet = Fleet::start().await;
     let _host = fleet.host("web-1").await;
     fleet.kill_control_plane();
     fleet
-        .start_control_plane_with(&[("MUSTER_FAILPOINT", "committed")])
+        .start_control_plane_with(&[("MUSTER_FAILPOINT", place)])
         .await;
     fleet.operator().online("web-1").await;
 
@@ -28,12 +38,16 @@ async fn killed_between_commit_and_offer_the_job_runs_once_after_the_restart() {
         let (operator, wanted) = (operator.clone(), wanted.clone());
         async move { operator.create(wanted).await }
     });
-    fleet.held_at("committed").await;
+    fleet.held_at(place).await;
     fleet.kill_control_plane();
     assert!(asking.await.unwrap().is_err(), "the answer was lost");
     assert_eq!(tally.runs(), 0);
 
     fleet.start_control_plane().await;
+    let known = fleet.cli(&["job", "list", "--json"]).await;
+    let jobs = serde_json::from_str::<serde_json::Value>(&known.stdout).unwrap();
+    let jobs = jobs["jobs"].as_array().map_or(0, Vec::len);
+    assert_eq!(jobs, usize::from(place == "committed"), "{}", known.stdout);
     let job = operator.create(wanted).await.unwrap();
     job.succeeds().await;
     assert_eq!(tally.runs(), 1);

@@ -174,6 +174,7 @@ impl Jobs {
             })
             .collect();
         let job = Job::new(order, tasks, None, "".into());
+        failpoint::reached("asked").await;
         let receipt = self.0.store.intake.append(record::encode(&job));
         let Receipt { position, durable } =
             receipt.map_err(|error| StoreError::Broken(error.to_string().into()))?;
