@@ -124,6 +124,12 @@ impl Start {
         self
     }
 
+    /// Gives a file on standard input.
+    pub fn stdin_from(mut self, path: &Path) -> Self {
+        self.command.stdin(File::open(path).unwrap());
+        self
+    }
+
     /// Starts it; what it says goes to files in `logs`.
     pub fn spawn(mut self, logs: &Path) -> Process {
         let stdout = logs.join(format!("{}.out", self.name));
@@ -324,6 +330,23 @@ pub fn parent(pid: Pid) -> Option<Pid> {
         .parse()
         .ok()
         .map(Pid::from_raw)
+}
+
+/// The most memory that a process has held so far (resident), bytes; nothing once it has ended.
+pub fn peak_memory(pid: Pid) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Every process that has a child.
+pub fn parents() -> HashSet<Pid> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| parent(Pid::from_raw(pid))).collect()
 }
 
 /// Kills what carries `mark` and has `text` in its command line, as a reboot would.
