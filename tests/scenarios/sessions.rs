@@ -1,5 +1,12 @@
 //! Terminals, pipes and typed input with real processes on real hosts.
 
+use std::{
+    cell::Cell,
+    fs::File,
+    io::{BufWriter, Write as _},
+    time::{Duration, Instant},
+};
+
 use muster_proto::v1::{
     Command, InputStatus, SendInputRequest, TaskInput, Terminal, task::State, task_input::Kind,
 };
@@ -10,9 +17,16 @@ use muster_tests::{
     fleet::Fleet,
     mcp::{Era, McpClient},
     operator::{Watched, command, request},
-    process::Process,
+    process::{Process, peak_memory},
 };
 use serde_json::json;
+
+/// Input of the big pipe in the suite, MiB.
+const STDIN_MIB: u64 = 64;
+
+/// What its client may hold in memory at most, bytes: its own program, which is big where it is not optimized,
+/// and less than the input.
+const CLIENT_MAX: u64 = 90 << 20;
 
 fn in_terminal(fleet: &Fleet, args: &[&str]) -> (Process, Console) {
     let start = fleet.muster(args).env("TERM", "xterm-256color");
@@ -120,6 +134,53 @@ async fn a_pipe_goes_through_whole_and_its_end_ends_the_command() {
         "{}",
         ended.stderr
     );
+}
+
+/// By hand: `MUSTER_STDIN_MIB=1024 cargo test -p muster-tests --test scenarios big_pipe -- --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_big_pipe_goes_through_whole_and_nobody_holds_all_of_it() {
+    let mib = std::env::var("MUSTER_STDIN_MIB").ok();
+    let mib: u64 = mib.map_or(STDIN_MIB, |mib| mib.parse().unwrap());
+    let (fleet, host) = Fleet::with_host("web-1").await;
+    let path = fleet.directory().join("big");
+    let mut file = BufWriter::new(File::create(&path).unwrap());
+    // Eight bytes that come only once.
+    for number in 0..mib << 17 {
+        file.write_all(&number.to_le_bytes()).unwrap();
+    }
+    file.into_inner().unwrap();
+    let same = "cmp - \"$0\" && wc -c < \"$0\"";
+    let args = ["run", "-i", "web-1", "--", "sh", "-c", same];
+    let client = fleet
+        .muster(&args)
+        .args([&path])
+        .stdin_from(&path)
+        .spawn(&fleet.logs());
+    let begun = Instant::now();
+    let limit = PATIENCE + Duration::from_millis(mib * 250);
+    let peak = Cell::new(0);
+    eventually(limit, "all of it has gone through", || async {
+        peak.set(
+            peak_memory(client.pid())
+                .unwrap_or_default()
+                .max(peak.get()),
+        );
+        client.is_over().then_some(())
+    })
+    .await;
+    let peak = peak.get();
+    let took = begun.elapsed();
+    let ended = client.ended(PATIENCE).await;
+    assert_eq!(ended.code(), 0, "{}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.stdout.trim(), (mib << 20).to_string());
+    let mib_of = |pid| peak_memory(pid).unwrap_or_default() >> 20;
+    eprintln!(
+        "{mib} MiB of input in {took:?}; most memory held, MiB: client {}, control plane {}, agent {}",
+        peak >> 20,
+        mib_of(fleet.control_plane_pid()),
+        mib_of(host.pid())
+    );
+    assert!(peak < CLIENT_MAX, "{peak} bytes");
 }
 
 #[tokio::test]
