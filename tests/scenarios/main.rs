@@ -20,3 +20,4 @@ mod sessions;
 mod settings;
 mod survivals;
 mod torture;
+mod upgrades;

@@ -458,8 +458,17 @@ impl Agent {
 
     /// Starts its agent with more settings.
     pub fn start_with(&self, fleet: &Fleet, more: &[(&'static str, &str)]) {
+        self.start_program(fleet, &process::muster_agent(), more);
+    }
+
+    /// Starts another build of its agent.
+    pub fn start_build(&self, fleet: &Fleet, build: &Path) {
+        self.start_program(fleet, build, &[]);
+    }
+
+    fn start_program(&self, fleet: &Fleet, program: &Path, more: &[(&'static str, &str)]) {
         let mut start = fleet
-            .agent_program(&self.name)
+            .program(self.name.clone(), program)
             .env("MUSTER_DATA_DIR", &self.directory)
             .args(["run"]);
         for (name, value) in &fleet.agent_settings {
