@@ -6,6 +6,7 @@ mod adoption;
 mod attach;
 mod bad_commands;
 mod bad_starts;
+mod catch_up;
 mod cuts;
 mod deadlines;
 mod enrollment;
