@@ -252,8 +252,10 @@ impl Supervisor {
             agent.say(running::refused());
             return;
         };
-        let task = Running::start(&self.host, task_id, start);
-        task.introduce(agent);
+        let mut task = Running::start(&self.host, task_id, start);
+        if task.is_refused() {
+            task.introduce(agent);
+        }
         self.task = Some(task);
     }
 
@@ -271,7 +273,7 @@ impl Supervisor {
             return;
         };
         agent.say(hello(self.id, self.task.as_ref()));
-        if let Some(task) = &self.task {
+        if let Some(task) = &mut self.task {
             task.introduce(&mut agent);
         }
         self.agent = Some(agent);

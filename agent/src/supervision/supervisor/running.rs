@@ -39,6 +39,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// An agent that takes nothing for so long, while more waits than fits memory, is not waited for any longer.
 const STALL: Duration = Duration::from_millis(250);
 
+/// A process that starts and ends within this time is told in one go, which spares the agent a turn. Output is never
+/// held back.
+const TOGETHER: Duration = Duration::from_millis(2);
+
 /// A task that ended is kept for an agent so long; less once files speak for it.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 const RETENTION_RECORDED: Duration = Duration::from_secs(60);
@@ -55,6 +59,8 @@ pub(super) struct Running {
     began: Instant,
     started: Option<Started>,
     not_started: Option<NotStarted>,
+    /// Until when the start waits to be said with what follows it; `None` once it is said.
+    unsaid: Option<Instant>,
     /// The process while it runs.
     leader: Option<Pid>,
     tree: Tree,
@@ -100,6 +106,7 @@ impl Running {
             began,
             started: None,
             not_started: None,
+            unsaid: None,
             leader: None,
             tree: Tree::of_task(task_id),
             group: None,
@@ -135,6 +142,7 @@ impl Running {
     }
 
     fn take(&mut self, child: Child, stdin: &Bytes, open: bool) {
+        self.unsaid = Some(Instant::now() + TOGETHER);
         self.leader = Some(child.pid);
         self.started = Some(Started {
             started: task_state::Started {
@@ -162,14 +170,20 @@ impl Running {
         }
     }
 
-    /// What an agent has to hear first.
-    pub(super) fn introduce(&self, peer: &mut Peer) {
+    /// What an agent that takes the task up has to hear first.
+    pub(super) fn introduce(&mut self, peer: &mut Peer) {
+        self.unsaid = None;
         if let Some(started) = &self.started {
             peer.say(News::Started(started.clone()));
         }
         if let Some(not_started) = &self.not_started {
             peer.say(News::NotStarted(not_started.clone()));
         }
+    }
+
+    /// Whether the process could not be started.
+    pub(super) fn is_refused(&self) -> bool {
+        self.not_started.is_some()
     }
 
     /// Another agent goes on, and has this much of the output.
@@ -239,6 +253,7 @@ impl Running {
             self.ending.as_ref().map(Ending::next),
             self.drain.filter(|_| self.ending.is_none()),
             self.stalled.map(|since| since + STALL),
+            self.unsaid,
             self.over_since().map(|since| since + self.retention()),
         ]
         .into_iter()
@@ -258,11 +273,13 @@ impl Running {
         }
         match peer {
             Some(peer) => {
-                self.say(peer);
+                self.say(peer, now);
                 self.watch(peer, now);
                 true
             }
             None => {
+                // The next agent hears it first.
+                self.unsaid = None;
                 self.stalled = None;
                 self.wait_for_an_agent(now)
             }
@@ -344,7 +361,13 @@ impl Running {
         }
     }
 
-    fn say(&mut self, peer: &mut Peer) {
+    fn say(&mut self, peer: &mut Peer, now: Instant) {
+        if let Some(until) = self.unsaid {
+            if until > now && self.ended.is_none() && self.output.is_said() {
+                return;
+            }
+            self.introduce(peer);
+        }
         while peer.has_room()
             && let Some(next) = self.output.next()
         {
