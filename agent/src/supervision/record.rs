@@ -79,7 +79,7 @@ pub(crate) fn sweep(directory: &Path, held: &HashSet<TaskId>) -> io::Result<Vec<
         let name = name.to_string_lossy();
         match SupervisorId::from_file_name(&name) {
             Some(id) if id.lives() => alive.push(id),
-            Some(_) => fs::remove_file(entry.path())?,
+            Some(_) => remove(&entry.path())?,
             None => others.push(entry.path()),
         }
     }
@@ -88,8 +88,37 @@ pub(crate) fn sweep(directory: &Path, held: &HashSet<TaskId>) -> io::Result<Vec<
         let task_id = name.and_then(|name| name.split('.').next()?.parse().ok());
         // With a supervisor that nobody knows yet, its files are its own.
         if alive.is_empty() && task_id.is_none_or(|task_id| !held.contains(&task_id)) {
-            fs::remove_file(path)?;
+            remove(&path)?;
         }
     }
     Ok(alive)
+}
+
+/// Removes a file. A supervisor that ends removes its own at the same time: gone is gone.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_may_remove_its_socket_first() {
+        let directory = tempfile::tempdir().unwrap();
+        // Beyond the largest process id: none of them lives.
+        for number in 0..1_000 {
+            let name = format!("{}-{number}", (1 << 22) + 1);
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| sweep(directory.path(), &HashSet::new()).unwrap());
+            }
+        });
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
 }
