@@ -169,8 +169,8 @@ async fn history_is_whole_again_after_a_restore_and_nothing_runs_twice() {
     let seen = operator.job(&over.job_id);
     assert_eq!(seen.output(OutputStream::Stdout).await, b"before\n");
     fs::write(&go_on, "").unwrap();
+    told(&on_going, &fleet, State::Succeeded).await;
     let on_going = operator.job(&on_going.job_id);
-    on_going.succeeds().await;
     assert_eq!(on_going.output(OutputStream::Stdout).await, b"end\n");
 
     // What was pending and nobody knows of is held, however its host comes and whatever else runs there.
