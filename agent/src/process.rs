@@ -197,9 +197,11 @@ impl Host {
                 Some(group) => group.within(spawn)?,
                 None => spawn(),
             };
-            let pid = pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))?;
-            spawn::lower_priority(pid, program.limits.nice);
-            Ok(pid)
+            pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))
+        };
+        let change = spawn::Change {
+            user: other.as_ref(),
+            nice: program.limits.nice,
         };
 
         let (pid, streams) = match program.streams {
@@ -216,9 +218,9 @@ impl Host {
                     stdout_theirs.as_fd(),
                     stderr_theirs.as_fd(),
                 ];
-                let pid = begin(&|| match &other {
-                    None => spawn::as_ourselves(&prepared, spawn::Theirs::Files(theirs)),
-                    Some(other) => spawn::as_other(&prepared, theirs, false, other),
+                let pid = begin(&|| match change.is_any() {
+                    false => spawn::as_ourselves(&prepared, spawn::Theirs::Files(theirs)),
+                    true => spawn::changed(&prepared, theirs, false, change),
                 })?;
                 let streams = Streams::Pipes {
                     stdin,
@@ -230,9 +232,11 @@ impl Host {
             Wanted::Terminal { size, .. } => {
                 let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
                 let slave = terminal.slave.as_fd();
-                let pid = begin(&|| match &other {
-                    None => spawn::as_ourselves(&prepared, spawn::Theirs::Terminal(&terminal.path)),
-                    Some(other) => spawn::as_other(&prepared, [slave; 3], true, other),
+                let pid = begin(&|| match change.is_any() {
+                    false => {
+                        spawn::as_ourselves(&prepared, spawn::Theirs::Terminal(&terminal.path))
+                    }
+                    true => spawn::changed(&prepared, [slave; 3], true, change),
                 })?;
                 (
                     pid,

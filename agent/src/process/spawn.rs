@@ -116,13 +116,29 @@ pub(super) fn as_ourselves(prepared: &Prepared, streams: Theirs<'_>) -> Result<P
     }
 }
 
-/// Starts a process as another user, in a session of its own; only root can.
+/// What a process does to itself before it becomes the program.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    /// Becomes this user; only root can.
+    pub(super) user: Option<&'a User>,
+    /// Lowers its priority by so much.
+    pub(super) nice: i32,
+}
+
+impl Change<'_> {
+    /// Whether there is anything to do.
+    pub(super) fn is_any(self) -> bool {
+        self.user.is_some() || self.nice > 0
+    }
+}
+
+/// Starts a process that changes first, in a session of its own.
 #[allow(unsafe_code)] // Groups, user and session change between fork and exec, which needs `pre_exec`.
-pub(super) fn as_other(
+pub(super) fn changed(
     prepared: &Prepared,
     streams: [BorrowedFd<'_>; 3],
     terminal: bool,
-    user: &User,
+    change: Change<'_>,
 ) -> Result<Pid, Errno> {
     use std::os::unix::ffi::OsStrExt;
     let text = |value: &CString| std::ffi::OsStr::from_bytes(value.as_bytes()).to_owned();
@@ -148,7 +164,8 @@ pub(super) fn as_other(
             std::ffi::OsStr::from_bytes(&pair[at + 1..]),
         );
     }
-    let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
+    let Change { user, nice } = change;
+    let user = user.map(|user| (user.uid, user.gid, user.groups.clone()));
     let cwd = prepared.cwd.clone();
     // SAFETY: between fork and exec only plain system calls are made; nothing allocates or locks.
     unsafe {
@@ -157,9 +174,14 @@ pub(super) fn as_other(
             if terminal {
                 Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
             }
-            nix::unistd::setgroups(&groups)?;
-            nix::unistd::setgid(gid)?;
-            nix::unistd::setuid(uid)?;
+            if nice > 0 {
+                Errno::result(libc::setpriority(libc::PRIO_PROCESS, 0, nice))?;
+            }
+            if let Some((uid, gid, groups)) = &user {
+                nix::unistd::setgroups(groups)?;
+                nix::unistd::setgid(*gid)?;
+                nix::unistd::setuid(*uid)?;
+            }
             nix::unistd::chdir(cwd.as_c_str())?;
             Ok(())
         });
@@ -176,21 +198,6 @@ pub(crate) fn fork() -> Result<ForkResult, Errno> {
     // SAFETY: only the nursery calls this, which has a single thread: there is no lock that another thread could
     // hold, and all of our memory is as whole in the child as here.
     unsafe { nix::unistd::fork() }
-}
-
-/// Lowers the priority of a process that has just started, and of what it may have started already.
-#[allow(unsafe_code)] // nix has no such call.
-pub(super) fn lower_priority(pid: Pid, nice: i32) {
-    if nice <= 0 {
-        return;
-    }
-    let id = pid.as_raw().unsigned_abs();
-    for which in [libc::PRIO_PROCESS, libc::PRIO_PGRP] {
-        // SAFETY: the call takes integers only. It fails if the process has ended already, which is as good.
-        unsafe {
-            libc::setpriority(which as _, id, nice);
-        }
-    }
 }
 
 /// What was left open by whoever started this process, as a lock or a secret, is not for what it starts.

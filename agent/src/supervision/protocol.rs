@@ -27,6 +27,7 @@ pub(crate) struct ToSupervisor {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(clippy::large_enum_variant)] // It is made to be sent, and never kept.
 pub(crate) enum Order {
     /// The first word of an agent that takes up a task.
     #[prost(message, tag = "1")]
