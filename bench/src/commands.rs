@@ -19,7 +19,7 @@ use crate::{
     figures::{Samples, heading, print_rate},
     fleet::{Fleet, HOST, command},
     mcp::McpClient,
-    process::own_cpu,
+    meter::Meter,
     reference,
 };
 
@@ -52,6 +52,7 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     let mut openssh = Samples::default();
     let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&["true"]));
     let gateway = fleet.gateway.cpu();
+    let meter = Meter::start(fleet);
     for round in 0..samples + WARM_UP {
         let local_time = local(&["true"])?;
         let started = Instant::now();
@@ -68,6 +69,7 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
             over_mcp.add(through_gateway);
         }
     }
+    let usage = meter.stop();
     heading(&format!("true on one host, {samples} times"));
     limit.print("local spawn and wait", &limit);
     grpc.print("gRPC, RunJob", &limit);
@@ -76,7 +78,11 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
         openssh.print("ssh over an open connection", &limit);
     }
     let gateway = fleet.gateway.cpu_since(gateway) / (samples + WARM_UP) as u32;
-    println!("CPU of the gateway: {} us per call", gateway.as_micros());
+    println!(
+        "CPU us each: {}; gateway {} for a call over MCP",
+        usage.each(2 * (samples + WARM_UP)),
+        gateway.as_micros()
+    );
     Ok(())
 }
 
@@ -88,7 +94,7 @@ fn local(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
 pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> anyhow::Result<()> {
     let argv = vec!["true".to_owned()];
     let before = local_rate(&argv, samples, in_flight).await?;
-    let cpu = [fleet.control_plane.cpu(), fleet.agent.cpu(), own_cpu()];
+    let meter = Meter::start(fleet);
     let started = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = JoinSet::new();
@@ -105,14 +111,8 @@ pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> any
         worker.context("a worker panicked")??;
     }
     let remote = samples as f64 / started.elapsed().as_secs_f64();
-    let each = |after: Duration, before: Duration| {
-        after.saturating_sub(before).as_micros() / samples as u128
-    };
-    let [control_plane, agent, client] = [
-        each(fleet.control_plane.cpu(), cpu[0]),
-        each(fleet.agent.cpu(), cpu[1]),
-        each(own_cpu(), cpu[2]),
-    ];
+    let usage = meter.stop();
+    let each = usage.each(samples);
     let local = before.max(local_rate(&argv, samples, in_flight).await?);
     heading(&format!("true with {in_flight} in flight, {samples} times"));
     print_rate("local spawn and wait", local, "/s", local);
@@ -123,7 +123,9 @@ pub(crate) async fn rate(fleet: &Fleet, samples: usize, in_flight: usize) -> any
         print_rate("ssh over an open connection", rate, "/s", local);
     }
     println!(
-        "CPU us each: control plane {control_plane}, agent {agent}, client {client} (the processes apart)"
+        "CPU us each: {each}, client {:.0}; the processes themselves {:.0}",
+        each.micros(usage.client),
+        each.micros(usage.programs)
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use muster_client::{Client, enrollment, join::JoinString};
 use muster_proto::v1::{
     Action, Command, CreateJobRequest, CreateJoinTokenRequest, CreateTokenRequest, GetHostRequest,
@@ -142,7 +142,18 @@ pub(crate) async fn start_agent(
     Program::start(&program, &["join"], &variables, &log)?
         .finish()
         .with_context(|| format!("{name} does not join:\n{}", read(&log)))?;
-    Program::start(&program, &["run"], &variables[..1], &log)
+    run_agent(binaries, root, name)
+}
+
+/// Starts the agent of a host that has joined.
+pub(crate) fn run_agent(binaries: &Path, root: &Path, name: &str) -> anyhow::Result<Program> {
+    let data = root.join(name);
+    Program::start(
+        &binaries.join("muster-agent"),
+        &["run"],
+        &[("MUSTER_DATA_DIR", text(&data)?)],
+        &root.join(format!("{name}.log")),
+    )
 }
 
 /// A join string.
@@ -168,17 +179,30 @@ fn join_request(kind: JoinKind, name: &str, uses: i32) -> CreateJoinTokenRequest
 
 /// Waits until a host is online.
 pub(crate) async fn online(client: &Client, name: &str) -> anyhow::Result<()> {
+    let is_online = await_presence(client, name, |presence| presence == Presence::Online).await;
+    ensure!(is_online, "{name} does not come online");
+    Ok(())
+}
+
+/// Waits until a host is online no more.
+pub(crate) async fn away(client: &Client, name: &str) -> anyhow::Result<()> {
+    let is_away = await_presence(client, name, |presence| presence != Presence::Online).await;
+    ensure!(is_away, "{name} stays online without an agent");
+    Ok(())
+}
+
+async fn await_presence(client: &Client, name: &str, wanted: impl Fn(Presence) -> bool) -> bool {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         let host = name.to_owned();
         let answer = client.hosts().get_host(GetHostRequest { host }).await;
         let host = answer.ok().and_then(|answer| answer.into_inner().host);
-        if host.is_some_and(|host| host.presence() == Presence::Online) {
-            return Ok(());
+        if host.is_some_and(|host| wanted(host.presence())) {
+            return true;
         }
         time::sleep(POLL).await;
     }
-    bail!("{name} does not come online")
+    false
 }
 
 async fn reachable(program: &mut Program, address: SocketAddr, log: &Path) -> anyhow::Result<()> {

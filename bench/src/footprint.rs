@@ -11,7 +11,7 @@ use muster_client::Client;
 use crate::{
     commands::run_true,
     figures::{heading, millis},
-    fleet::{HOST, online, start_agent, start_control_plane},
+    fleet::{HOST, online, run_agent, start_agent, start_control_plane},
     process::Program,
 };
 
@@ -32,14 +32,8 @@ pub(crate) async fn run(binaries: &Path, seconds: u64) -> anyhow::Result<()> {
         millis(ready)
     );
     // Joined before: from the start of the agent to the first result.
-    let data = directory.path().join(HOST);
     let started = Instant::now();
-    let agent = Program::start(
-        &binaries.join("muster-agent"),
-        &["run"],
-        &[("MUSTER_DATA_DIR", &data.to_string_lossy())],
-        &directory.path().join("agent.log"),
-    )?;
+    let agent = run_agent(binaries, directory.path(), HOST)?;
     run_true(&client, HOST).await?;
     println!(
         "agent, from its start to the first result  {:>8.0} ms",

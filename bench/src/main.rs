@@ -7,15 +7,19 @@
 mod accept;
 mod agents;
 mod commands;
+mod echo;
+mod family;
 mod figures;
 mod first_byte;
 mod fleet;
 mod footprint;
 mod mcp;
+mod meter;
 mod process;
 mod reference;
 mod ssh;
 mod stream;
+mod supervisors;
 
 use std::path::PathBuf;
 
@@ -60,20 +64,35 @@ enum Benchmark {
         #[arg(long, default_value_t = 32)]
         in_flight: usize,
     },
-    /// Output of one task to a client that watches, verified, with the CPU time of each process
+    /// Output of tasks to a client that watches, verified, with the CPU time of each process
     Stream {
-        /// MiB
+        /// MiB, of all tasks together
         #[arg(long, default_value_t = 256)]
         size: u64,
         /// How many times
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// How many tasks at once, each number by itself
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 64])]
+        tasks: Vec<usize>,
     },
     /// From the call to the first byte of output
     FirstByte {
         /// How many
         #[arg(long, default_value_t = 300)]
         samples: usize,
+    },
+    /// A line to the standard input of a running task, and back as its output
+    Echo {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        samples: usize,
+    },
+    /// What a process between the agent and each task costs: memory of sleeping tasks, starts on new agents
+    Supervisors {
+        /// How many times the agent is started anew
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
     },
     /// Jobs accepted per second, durably, for a host that is away
     Accept {
@@ -122,25 +141,35 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> anyhow::Result<()> {
-    if let Benchmark::Footprint { seconds } = benchmark {
-        return footprint::run(&binaries, seconds).await;
+    // These start programs of their own.
+    match benchmark {
+        Benchmark::Footprint { seconds } => return footprint::run(&binaries, seconds).await,
+        Benchmark::Supervisors { rounds } => return supervisors::run(&binaries, rounds).await,
+        _ => {}
     }
     let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
     match benchmark {
         Benchmark::Latency { samples } => commands::latency(&fleet, samples).await,
         Benchmark::Rate { samples, in_flight } => commands::rate(&fleet, samples, in_flight).await,
-        Benchmark::Stream { size, rounds } => stream::run(&fleet, size << 20, rounds).await,
+        Benchmark::Stream {
+            size,
+            rounds,
+            tasks,
+        } => stream::run(&fleet, size << 20, rounds, &tasks).await,
+        Benchmark::Echo { samples } => echo::run(&fleet, samples).await,
         Benchmark::FirstByte { samples } => first_byte::run(&fleet, samples).await,
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
-        Benchmark::Footprint { .. } => Ok(()),
+        Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } => Ok(()),
         Benchmark::All => {
             commands::latency(&fleet, 500).await?;
             commands::rate(&fleet, 4_000, 32).await?;
             first_byte::run(&fleet, 300).await?;
-            stream::run(&fleet, 256 << 20, 5).await?;
+            echo::run(&fleet, 1_000).await?;
+            stream::run(&fleet, 256 << 20, 5, &[1, 64]).await?;
             accept::run(&fleet, 10_000, 64).await?;
             drop(fleet);
+            supervisors::run(&binaries, 10).await?;
             footprint::run(&binaries, 20).await
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    ops::Range,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -57,7 +58,12 @@ impl Program {
 
     /// CPU time that it has used.
     pub(crate) fn cpu(&self) -> Duration {
-        cpu(self.child.id()).unwrap_or_default()
+        cpu(self.id()).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// CPU time that it has used since it had used `before`.
@@ -67,15 +73,7 @@ impl Program {
 
     /// Resident memory and its proportional share, KiB.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .and_then(|rest| rest.trim().strip_suffix("kB"))
-                .and_then(|number| number.trim().parse().ok())
-                .unwrap_or(0)
-        };
-        Ok((field("Rss:"), field("Pss:")))
+        memory(self.id())
     }
 }
 
@@ -97,7 +95,21 @@ pub(crate) fn own_cpu() -> Duration {
     cpu(std::process::id()).unwrap_or_default()
 }
 
-fn cpu(pid: u32) -> anyhow::Result<Duration> {
+/// Resident memory of a process and its proportional share, KiB.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .and_then(|number| number.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Ok((field("Rss:"), field("Pss:")))
+}
+
+/// CPU time of a process.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     // The scheduler's own count: in nanoseconds, but without threads that have ended.
     let mut living = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -108,16 +120,33 @@ fn cpu(pid: u32) -> anyhow::Result<Duration> {
             .and_then(|nanos| nanos.parse::<u64>().ok())
             .unwrap_or(0);
     }
-    // Of all threads, but in ticks of 10 ms. The program's name, in parentheses, may hold anything.
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let ticks: u64 = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<u64>().ok())
-        .sum();
+    // Of all threads, but in ticks of 10 ms.
+    let ticks: u64 = stat(pid, 11..13).iter().sum();
     Ok(Duration::from_nanos(living).max(Duration::from_millis(10 * ticks)))
+}
+
+/// CPU time of the children of a process that have ended and that it has waited for, in ticks of 10 ms.
+pub(crate) fn children_cpu(pid: u32) -> Duration {
+    let ticks: u64 = stat(pid, 13..15).iter().sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// When a process began, in clock ticks since boot.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    stat(pid, 19..20).first().copied()
+}
+
+/// Numbers that the kernel tells about a process, counted from those after its name.
+fn stat(pid: u32, fields: Range<usize>) -> Vec<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The program's name, in parentheses, may hold anything.
+    text.rsplit_once(") ")
+        .map_or("", |(_, fields)| fields)
+        .split(' ')
+        .skip(fields.start)
+        .take(fields.len())
+        .filter_map(|number| number.parse().ok())
+        .collect()
 }
 
 /// Lets this process, and those that it starts, have as many files as they may.

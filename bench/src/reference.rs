@@ -3,12 +3,12 @@
 use std::{
     ffi::OsStr,
     fmt::Debug,
-    io::Read as _,
-    process::{Command, Stdio},
+    io::{Read as _, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 /// Starts a program here and waits for its end: the least that anybody can do.
 pub(crate) fn spawn_and_wait(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
@@ -64,6 +64,50 @@ pub(crate) fn each_piece(
     }
     child.wait()?;
     Ok(())
+}
+
+/// A program here that writes what it reads, line by line.
+pub(crate) struct Echo {
+    child: Child,
+    // Ends the program when it is closed.
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+}
+
+impl Echo {
+    /// Starts it.
+    pub(crate) fn start(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Echo> {
+        let mut child = local(argv)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        Ok(Echo {
+            child,
+            stdin,
+            stdout: stdout.context("it has no standard output")?,
+        })
+    }
+
+    /// Writes a line and waits until it has come back.
+    pub(crate) fn line(&mut self, line: &[u8]) -> anyhow::Result<Duration> {
+        let mut came = vec![0; line.len()];
+        let started = Instant::now();
+        if let Some(stdin) = &mut self.stdin {
+            stdin.write_all(line)?;
+        }
+        self.stdout.read_exact(&mut came)?;
+        let time = started.elapsed();
+        ensure!(came == line, "{came:?} came back");
+        Ok(time)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let _ = self.child.wait();
+    }
 }
 
 fn local(argv: &[impl AsRef<OsStr> + Debug]) -> Command {

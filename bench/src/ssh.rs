@@ -30,10 +30,10 @@ impl Ssh {
     }
 
     /// What to run here so that a command runs there.
-    pub(crate) fn argv(&self, command: &[&str]) -> Vec<String> {
+    pub(crate) fn argv(&self, command: &[impl AsRef<str>]) -> Vec<String> {
         let quoted = command
             .iter()
-            .map(|word| format!("'{}'", word.replace('\'', r"'\''")));
+            .map(|word| format!("'{}'", word.as_ref().replace('\'', r"'\''")));
         let mut argv = vec!["ssh".to_owned(), "-S".to_owned()];
         argv.push(self.socket.to_string_lossy().into_owned());
         argv.extend(self.destination.iter().cloned());
