@@ -3,7 +3,6 @@
 use std::{collections::HashSet, io, sync::Arc};
 
 use muster_proto::ids::JobId;
-use sqlx::SqliteConnection;
 
 use super::{Job, record};
 use crate::store::{
@@ -39,17 +38,24 @@ pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
     store.intake.begin().map_err(broken)
 }
 
-/// Puts into a copy of the ledger what the intake held when the copy was begun.
-pub(crate) async fn replay_into(
-    copy: &mut SqliteConnection,
-    records: &[Vec<u8>],
-) -> Result<(), sqlx::Error> {
-    for jobs in decode(records).map_err(sqlx::Error::Io)?.chunks(JOBS_EACH) {
-        let there = rows::existing(&mut *copy, &ids(jobs)).await;
-        let there = there.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
-        missing(jobs, &there).0.run(copy).await?;
+/// Jobs that the intake held when a copy of the ledger was begun.
+pub(crate) struct Accepted(Vec<Job>);
+
+impl Accepted {
+    /// Reads their records.
+    pub(crate) fn decode(records: &[Vec<u8>]) -> io::Result<Self> {
+        decode(records).map(Self)
     }
-    Ok(())
+
+    /// Their ids.
+    pub(crate) fn ids(&self) -> Vec<JobId> {
+        ids(&self.0)
+    }
+
+    /// Writes those that are not there.
+    pub(crate) fn missing(&self, there: &HashSet<JobId>) -> Batch {
+        missing(&self.0, there).0
+    }
 }
 
 fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Job>> {

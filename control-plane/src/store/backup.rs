@@ -13,7 +13,7 @@ use sqlx::{
 };
 
 use super::{MIGRATIONS, OpenError, database};
-use crate::jobs::replay::replay_into;
+use crate::{jobs::replay::Accepted, store::jobs::existing};
 
 /// How long to wait for a checkpoint of the control plane that runs.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,7 +81,7 @@ pub(crate) async fn copy(
     let mut copy = SqliteConnection::connect_with(&options)
         .await
         .map_err(fail)?;
-    replay_into(&mut copy, accepted).await.map_err(fail)?;
+    add(&mut copy, accepted).await.map_err(fail)?;
     sqlx::query("UPDATE ledger SET backup_time = ?")
         .bind(time)
         .execute(&mut copy)
@@ -91,6 +91,14 @@ pub(crate) async fn copy(
     let about = tell(&mut copy, to).await?;
     copy.close().await.map_err(fail)?;
     Ok(about)
+}
+
+/// Puts into a copy what the intake held when it was begun.
+async fn add(copy: &mut SqliteConnection, records: &[Vec<u8>]) -> Result<(), sqlx::Error> {
+    let accepted = Accepted::decode(records).map_err(sqlx::Error::Io)?;
+    let there = existing(&mut *copy, &accepted.ids()).await;
+    let there = there.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    accepted.missing(&there).run(copy).await
 }
 
 /// Copies a database as one moment has it, into a file that only its owner reads.
