@@ -74,7 +74,11 @@ pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
             millis(through_pipes.median()) / millis(through_ssh.median())
         );
     }
-    println!("CPU us each: {}", usage.each(2 * (samples + WARM_UP)));
+    let each = usage.each(2 * (samples + WARM_UP));
+    println!(
+        "CPU us each: {each}, client {:.0} with its share of the references",
+        each.micros(usage.client)
+    );
     Ok(())
 }
 
