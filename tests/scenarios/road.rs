@@ -1,5 +1,7 @@
 //! The road of one command: in at the door, to a process on a host, and back.
 
+use std::time::Duration;
+
 use muster_proto::v1::{OutputStream, PrincipalKind, RunJobRequest, task::State};
 use muster_tests::{
     fleet::Fleet,
@@ -72,6 +74,29 @@ async fn a_job_runs_on_every_host_that_matches() {
     let names: Vec<&str> = tasks.iter().map(|task| task.host_name.as_str()).collect();
     assert_eq!(names, ["web-1", "web-2"]);
     assert!(tasks.iter().all(|task| task.state() == State::Succeeded));
+}
+
+#[tokio::test]
+async fn a_host_runs_more_tasks_than_streams_fit_on_a_connection() {
+    /// The control plane takes 200 streams on one connection.
+    const TASKS: usize = 230;
+
+    let (fleet, _host) = Fleet::with_host("web-1").await;
+    let operator = fleet.operator();
+    let mut jobs = Vec::new();
+    for _ in 0..TASKS {
+        jobs.push(operator.run("web-1", "exec sleep 600").await);
+    }
+    for job in &jobs {
+        job.reaches(State::Running).await;
+    }
+    operator.run("web-1", "true").await.succeeds().await;
+    for job in &jobs {
+        job.cancel(Duration::ZERO).await;
+    }
+    for job in &jobs {
+        job.reaches(State::Cancelled).await;
+    }
 }
 
 #[tokio::test]

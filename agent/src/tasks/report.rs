@@ -84,7 +84,7 @@ pub(crate) async fn report(task: Arc<Task>, session: Arc<Session>, mut fresh: bo
 }
 
 async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk: bool) -> Outcome {
-    let channel = if bulk { session.bulk() } else { session.main() };
+    let seat = session.seat(bulk);
     let progress = Arc::new(Progress {
         after: AtomicI64::new(if fresh { 0 } else { UNKNOWN }),
         left: AtomicBool::new(false),
@@ -96,7 +96,7 @@ async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk
         fresh,
         Arc::clone(&progress),
     );
-    let mut client = AgentServiceClient::new(channel);
+    let mut client = AgentServiceClient::new(seat.channel());
     let outcome = drive(task, session, bulk, &progress, client.report(outgoing)).await;
     progress.leave();
     outcome

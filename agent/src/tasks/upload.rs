@@ -86,7 +86,8 @@ async fn upload_once(
     let (up, messages) = mpsc::channel(1);
     let session_epoch = session.epoch();
     send(&up, Up::Open(UploadOpen { session_epoch })).await?;
-    let mut client = AgentServiceClient::new(session.bulk());
+    let seat = session.seat(true);
+    let mut client = AgentServiceClient::new(seat.channel());
     let mut answers = client
         .upload(ReceiverStream::new(messages))
         .await?
