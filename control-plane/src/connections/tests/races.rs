@@ -176,6 +176,19 @@ async fn a_ledger_that_cannot_be_written_is_told_to_callers() {
 }
 
 #[tokio::test]
+async fn a_new_job_that_is_written_twice_is_one_job() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let id = plane.create("r-1").await.unwrap();
+    plane.rooms.jobs.durable().await.unwrap();
+    // As after a commit whose answer was an error.
+    let summary = plane.rooms.jobs.get(id).await.unwrap().unwrap();
+    let again = store::jobs::put(&[summary], &[], &[]);
+    plane.store.writer.commit(again).await.unwrap();
+    assert_eq!(plane.state(id).await, JobState::Pending);
+}
+
+#[tokio::test]
 async fn a_job_that_only_the_intake_has_is_found_by_the_next_start() {
     let directory = TempDir::new().unwrap();
     let plane = Plane::open(directory.path()).await;

@@ -24,13 +24,17 @@ pub(crate) struct Placed {
 pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Batch {
     let mut batch = Batch::new();
     if !new.is_empty() {
+        // Written again after a try that failed and yet was committed, a job is the same one.
         batch.push(
             "INSERT INTO jobs (job_id, principal, request_id, request_digest, selector, action, create_time,
                  start_deadline_time, lost_after, note, state, start_time, end_time, cancel_time, cancelled_by)
              SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
                  value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
                  value ->> 13, value ->> 14
-             FROM json_each(?)",
+             FROM json_each(?) WHERE TRUE
+             ON CONFLICT (job_id) DO UPDATE SET
+                 state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
+                 cancel_time = excluded.cancel_time, cancelled_by = excluded.cancelled_by",
             [rows(new.iter().map(new_job_row))],
         );
     }
