@@ -320,7 +320,7 @@ impl Tasks {
 
     /// What becomes of a task's output that is more than is kept.
     fn overflow(&self, task: &Task) -> Overflow {
-        Overflow::of_bytes(&task.sealed_offer, self.0.limits.task_spool)
+        task.overflow(self.0.limits.task_spool)
     }
 
     /// A supervisor that was to start a task waits for another one.

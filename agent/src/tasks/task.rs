@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Waker},
@@ -19,7 +19,7 @@ use muster_proto::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::spool::Spool;
+use super::{overflow::Overflow, spool::Spool};
 
 /// Inputs that wait for the supervisor; more are refused.
 const INPUTS: usize = 64;
@@ -35,6 +35,8 @@ pub(crate) struct Task {
     pub(crate) seal: Bytes,
     /// Its output.
     pub(crate) spool: Arc<Spool>,
+    /// Read from the offer once.
+    overflow: OnceLock<Overflow>,
     /// It wrote more than it may.
     overflowed: AtomicBool,
     /// Holds how politely the task is to be ended, once it is.
@@ -66,6 +68,7 @@ impl Task {
             sealed_offer,
             seal,
             spool,
+            overflow: OnceLock::new(),
             overflowed: AtomicBool::new(false),
             cancel: watch::Sender::new(None),
             inner: Mutex::default(),
@@ -79,6 +82,12 @@ impl Task {
             event: Some(task_state::Event::Started(started)),
         };
         self.change(|inner| inner.started = Some(state));
+    }
+
+    /// What becomes of output that is more than is kept, on a host that keeps so much for one task.
+    pub(crate) fn overflow(&self, host_bytes: u64) -> Overflow {
+        let read = || Overflow::of_bytes(&self.sealed_offer, host_bytes);
+        *self.overflow.get_or_init(read)
     }
 
     /// It wrote more than it may; says whether that is news.
