@@ -304,7 +304,7 @@ impl Live<'_> {
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),
             // A later control plane may say what this agent does not know.
-            None => {}
+            Some(Message::Policy(_)) | None => {}
         }
         Ok(())
     }

@@ -73,6 +73,7 @@ impl Source {
             hostname: hostname(),
             user: self.user.name.clone(),
             boot_id: self.boot_id.clone(),
+            ceiling: None,
         }
     }
 }

@@ -244,7 +244,10 @@ async fn report(channel: Channel, offer: Offer, epoch: i64, position: i64) -> an
         }),
         state(
             position - 1,
-            task_state::Event::Started(task_state::Started { time: None, pid: 1 }),
+            task_state::Event::Started(task_state::Started {
+                pid: 1,
+                ..Default::default()
+            }),
         ),
         state(
             position,

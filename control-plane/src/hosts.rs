@@ -12,7 +12,7 @@ mod presence;
 
 pub(crate) use self::{
     edit::{Edit, EditError},
-    host::{Facts, Host, Instruction, Labels, Lock},
+    host::{Ceiling, Facts, Host, Instruction, Labels, Lock, Network},
     inventory::{Bar, Inventory, NewHost, SelectError},
     names::{NameError, check_labels, check_name, make_name},
     presence::{Presence, PresenceLimits},

@@ -138,6 +138,17 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
         Reason::ActionUnsupported => "the host's agent is too old for this",
         Reason::HostBusy => "the host runs as much as it may: run again later",
         Reason::LimitUnsupported => "run it without that limit, or on a host that can enforce it",
+        Reason::ModeTooHigh => "run it with a lower mode, or ask an operator to raise the host's",
+        Reason::ModeUnenforceable => {
+            "run it on a host whose kernel can enforce the mode; host_list shows which cannot"
+        }
+        Reason::ModeDisabled => "the host is disabled: an operator has to enable it",
+        Reason::NetworkUnenforceable => {
+            "ask for no network, for all of it, or for ports of every address (*:443)"
+        }
+        Reason::PathDenied | Reason::ProgramDenied => {
+            "the host's own policy refuses this: do something else, or ask whoever owns the host"
+        }
         Reason::OutputLimit => "let it write less, or run it again with another output limit",
         Reason::AmbiguousStart
         | Reason::HostRebooted
@@ -167,12 +178,13 @@ mod tests {
 
     #[test]
     fn every_reason_of_a_task_or_call_has_a_next_step() {
-        for number in 1..=99 {
+        for number in 1..=199 {
             let Ok(reason) = Reason::try_from(number) else {
                 continue;
             };
             assert!(!next_step(reason, Code::Unknown).is_empty());
-            let of_a_task = (50..80).contains(&number) && reason != Reason::CancelRequested;
+            let of_a_task = (50..80).contains(&number) && reason != Reason::CancelRequested
+                || (120..130).contains(&number);
             assert!(
                 !of_a_task || next_step_of_task(reason).is_some(),
                 "{reason:?}"

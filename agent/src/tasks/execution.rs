@@ -177,7 +177,7 @@ impl Tasks {
     }
 
     fn note_started(&self, task: &Task, entry: super::journal::Started) {
-        let started: Option<task_state::Started> = entry.started;
+        let started: Option<task_state::Started> = entry.started.clone();
         let event = super::Event::Started(entry);
         match (self.write(vec![event]), started) {
             (Ok(position), Some(started)) => task.started(position, started),

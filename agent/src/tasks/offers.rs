@@ -6,7 +6,7 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{Cancel, Offer, SealedOffer, task_state},
     ids::TaskId,
-    v1::{Command, Reason, action, task::State},
+    v1::{Command, Mode, Reason, action, task::State},
 };
 use muster_runtime::telemetry::trace;
 use prost::Message;
@@ -125,6 +125,14 @@ impl Tasks {
         if self.0.clock.now_ms() > not_after_ms {
             let message = "the offer came after the start deadline".to_owned();
             return refuse(State::Expired, Reason::StartDeadlinePassed, message);
+        }
+        let wanted = sealed.confinement.clone().unwrap_or_default();
+        if !matches!(wanted.mode(), Mode::Unspecified | Mode::Unrestricted)
+            || wanted.network.is_some()
+        {
+            // Nothing is run with less than what was asked for.
+            let message = "this agent cannot confine a task; update it".to_owned();
+            return refuse(State::Rejected, Reason::ModeUnenforceable, message);
         }
         let Some(action::Kind::Command(command)) =
             sealed.action.clone().and_then(|action| action.kind)

@@ -52,7 +52,7 @@ impl Tasks {
                 held.seal.clone(),
                 Arc::new(spool),
             );
-            if let Some(started) = held.started {
+            if let Some(started) = held.started.clone() {
                 task.started(self.0.journal.position(), started);
             }
             self.0.held.lock().insert(task_id, Arc::clone(&task));

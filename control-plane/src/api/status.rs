@@ -80,6 +80,10 @@ fn code(reason: Reason) -> Code {
         | Reason::JoinTokenUsed
         | Reason::ProofInvalid
         | Reason::SealInvalid
+        | Reason::ModeTooHigh
+        | Reason::ModeDisabled
+        | Reason::PathDenied
+        | Reason::ProgramDenied
         | Reason::UserNotPermitted => Code::PermissionDenied,
         Reason::ArgumentInvalid
         | Reason::SelectorInvalid
@@ -94,9 +98,11 @@ fn code(reason: Reason) -> Code {
         | Reason::TokenNotFound => Code::NotFound,
         Reason::RequestIdReused | Reason::NameTaken => Code::AlreadyExists,
         Reason::EtagMismatch | Reason::SessionSuperseded | Reason::ClientSilent => Code::Aborted,
-        Reason::NoHostMatches | Reason::IdentityConflict | Reason::VersionUnsupported => {
-            Code::FailedPrecondition
-        }
+        Reason::NoHostMatches
+        | Reason::IdentityConflict
+        | Reason::ModeUnenforceable
+        | Reason::NetworkUnenforceable
+        | Reason::VersionUnsupported => Code::FailedPrecondition,
         Reason::LedgerUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Overloaded | Reason::HostBusy | Reason::DiskFull => Code::ResourceExhausted,
         // Reasons of tasks; no call fails with them.

@@ -9,7 +9,7 @@ use muster_proto::{
         attach_request::Message as Up, attach_response::Message as Down,
     },
     ids::HostId,
-    v1::Reason,
+    v1::{Mode, Reason},
 };
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -229,6 +229,8 @@ fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
         expected_task_ids: expected.iter().map(ToString::to_string).collect(),
         host_name,
         upload: rooms.restores.owes_upload(session.host_id),
+        // No limit is kept of any host yet.
+        mode_limit: Mode::Unspecified.into(),
     }))
 }
 

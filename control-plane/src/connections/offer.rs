@@ -58,6 +58,8 @@ pub(crate) fn seal(
         ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
         lost_after: Some(convert::duration_ms(order.lost_after)),
         control_plane_id: control_plane_id.to_owned(),
+        // The host's own ceiling decides.
+        confinement: None,
     };
     let bytes = Bytes::from(offer.encode_to_vec());
     let seal = sealer.seal(&bytes);

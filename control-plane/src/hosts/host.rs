@@ -35,6 +35,32 @@ pub(crate) struct Facts {
     pub(crate) hostname: String,
     pub(crate) user: String,
     pub(crate) boot_id: String,
+    /// `None` of an agent that knows no modes.
+    pub(crate) ceiling: Option<Ceiling>,
+}
+
+/// What a host permits at most, by its own policy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ceiling {
+    /// A `Mode` of the contract by its number.
+    pub(crate) mode: i32,
+    /// The most of the network that confined tasks get; `None` is the mode's default.
+    pub(crate) network: Option<Network>,
+    /// Where `edit` may write.
+    pub(crate) roots: Vec<String>,
+    /// Modes, by their numbers, that its kernel cannot enforce, with the cause.
+    pub(crate) unenforceable: Vec<(i32, String)>,
+}
+
+/// Which sockets tasks may open.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Network {
+    /// An `Access` of the contract by its number.
+    pub(crate) access: i32,
+    /// With a list: what may be connected to.
+    pub(crate) allow: Vec<String>,
 }
 
 /// What a host is for and how to treat it, in the words of whoever wrote it.

@@ -148,6 +148,7 @@ impl Running {
             started: task_state::Started {
                 time: Some(SystemTime::now().into()),
                 pid: child.pid.as_raw(),
+                confinement: None,
             },
             start_time: child.tree.start_time(),
         });

@@ -27,7 +27,10 @@ fn step(n: u8, kind: u8) -> Event {
         }),
         2 => Event::Started(Started {
             task_id,
-            started: Some(task_state::Started { time: None, pid: 7 }),
+            started: Some(task_state::Started {
+                pid: 7,
+                ..Default::default()
+            }),
             start_time: Some(11),
         }),
         3 => Event::Ended(Ended {

@@ -4,7 +4,7 @@ use muster_proto::v1;
 use prost_types::Timestamp;
 
 use super::Load;
-use crate::hosts::{Facts, Host, Instruction, Inventory, Presence};
+use crate::hosts::{Ceiling, Facts, Host, Instruction, Inventory, Network, Presence};
 
 /// A host as callers see it.
 pub(crate) fn host_message(host: &Host, load: Load) -> v1::Host {
@@ -64,6 +64,23 @@ fn facts_message(facts: Facts) -> v1::Facts {
         hostname: facts.hostname,
         user: facts.user,
         boot_id: facts.boot_id,
+        ceiling: facts.ceiling.map(ceiling_message),
+    }
+}
+
+fn ceiling_message(ceiling: Ceiling) -> v1::Ceiling {
+    v1::Ceiling {
+        mode: ceiling.mode,
+        network: ceiling.network.map(|network| v1::Network {
+            access: network.access,
+            allow: network.allow,
+        }),
+        roots: ceiling.roots,
+        unenforceable: ceiling
+            .unenforceable
+            .into_iter()
+            .map(|(mode, cause)| v1::ceiling::Unenforceable { mode, cause })
+            .collect(),
     }
 }
 
@@ -72,11 +89,16 @@ fn facts_message(facts: Facts) -> v1::Facts {
 pub(crate) fn facts(message: v1::Facts) -> Facts {
     const TEXT_MAX: usize = 256;
     const ADDRESSES_MAX: usize = 64;
+    const PATHS_MAX: usize = 64;
+    const MODES: usize = 4;
     let cut = |text: String| -> String {
         text.chars()
             .filter(|c| !c.is_control())
             .take(TEXT_MAX)
             .collect()
+    };
+    let cut_all = |texts: Vec<String>, most: usize| -> Vec<String> {
+        texts.into_iter().take(most).map(cut).collect()
     };
     Facts {
         os: cut(message.os),
@@ -88,15 +110,24 @@ pub(crate) fn facts(message: v1::Facts) -> Facts {
         memory_bytes: message.memory_bytes,
         shell: cut(message.shell),
         agent_version: cut(message.agent_version),
-        addresses: message
-            .addresses
-            .into_iter()
-            .take(ADDRESSES_MAX)
-            .map(cut)
-            .collect(),
+        addresses: cut_all(message.addresses, ADDRESSES_MAX),
         hostname: cut(message.hostname),
         user: cut(message.user),
         boot_id: cut(message.boot_id),
+        ceiling: message.ceiling.map(|ceiling| Ceiling {
+            mode: ceiling.mode,
+            network: ceiling.network.map(|network| Network {
+                access: network.access,
+                allow: cut_all(network.allow, ADDRESSES_MAX),
+            }),
+            roots: cut_all(ceiling.roots, PATHS_MAX),
+            unenforceable: ceiling
+                .unenforceable
+                .into_iter()
+                .take(MODES)
+                .map(|missing| (missing.mode, cut(missing.cause)))
+                .collect(),
+        }),
     }
 }
 
