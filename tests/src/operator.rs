@@ -332,6 +332,18 @@ impl Watched {
     /// Reads the kept output of a task, all of it, by cursor.
     pub async fn output_of(&self, task_id: &str, stream: OutputStream) -> Vec<u8> {
         let mut bytes = Vec::new();
+        self.pages_of(task_id, stream, |data| bytes.extend_from_slice(data))
+            .await;
+        bytes
+    }
+
+    /// The same of its only task, for output that is not to be held in memory.
+    pub async fn output_into(&self, stream: OutputStream, take: impl FnMut(&[u8])) {
+        let task_id = self.task().await.task_id;
+        self.pages_of(&task_id, stream, take).await;
+    }
+
+    async fn pages_of(&self, task_id: &str, stream: OutputStream, mut take: impl FnMut(&[u8])) {
         let mut page_token = String::new();
         loop {
             let request = ReadOutputRequest {
@@ -352,17 +364,12 @@ impl Watched {
                 .unwrap()
                 .into_inner();
             assert!(page.gaps.is_empty(), "{:?}", page.gaps);
-            let read = page
-                .chunks
-                .iter()
-                .map(|chunk| chunk.data.len())
-                .sum::<usize>();
-            for chunk in page.chunks {
-                bytes.extend_from_slice(&chunk.data);
+            for chunk in &page.chunks {
+                take(&chunk.data);
             }
             page_token = page.next_page_token;
-            if page_token.is_empty() || read == 0 {
-                return bytes;
+            if page_token.is_empty() || page.chunks.iter().all(|chunk| chunk.data.is_empty()) {
+                return;
             }
         }
     }
