@@ -186,6 +186,7 @@ impl RunCommand {
             }),
             start_deadline: self.start_deadline.and_then(time::wire),
             lost_after: self.lost_after.and_then(time::wire),
+            ..CreateJobRequest::default()
         })
     }
 }

@@ -16,6 +16,7 @@ mod failpoint;
 mod hosts;
 mod jobs;
 mod output;
+mod policy;
 mod restores;
 mod seal;
 mod selector;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as agent, task_state::Ended},
-    v1::{self, Action, InputStatus, Reason, job, task, task_input},
+    v1::{self, Action, Confinement, InputStatus, Reason, job, task, task_input},
 };
 use prost::Message as _;
 
@@ -138,6 +138,7 @@ pub(crate) fn job_state_in(number: i32) -> Option<JobState> {
 /// A job on the wire.
 pub(crate) fn job(job: &Summary) -> v1::Job {
     let order = &job.order;
+    let confinement = Confinement::decode(Bytes::clone(&order.confinement)).unwrap_or_default();
     let (cancel_time, cancelled_by) = job.cancel.clone().unzip();
     v1::Job {
         job_id: order.job_id.to_string(),
@@ -162,6 +163,10 @@ pub(crate) fn job(job: &Summary) -> v1::Job {
         cancelled_by: cancelled_by.map(|by| by.to_string()).unwrap_or_default(),
         note: job.note.to_string(),
         lost_after: Some(duration_ms(order.lost_after)),
+        mode: confinement.mode,
+        network: confinement.network,
+        approval_id: order.approval_id.to_string(),
+        reason: order.reason.to_string(),
     }
 }
 

@@ -84,6 +84,8 @@ fn code(reason: Reason) -> Code {
         | Reason::ModeDisabled
         | Reason::PathDenied
         | Reason::ProgramDenied
+        | Reason::PolicyDenied
+        | Reason::PrincipalSuspended
         | Reason::UserNotPermitted => Code::PermissionDenied,
         Reason::ArgumentInvalid
         | Reason::SelectorInvalid
@@ -91,6 +93,7 @@ fn code(reason: Reason) -> Code {
         | Reason::PatternInvalid
         | Reason::CsrInvalid
         | Reason::LimitExceeded
+        | Reason::PolicyInvalid
         | Reason::ArgumentListTooLong => Code::InvalidArgument,
         Reason::HostNotFound
         | Reason::JobNotFound
@@ -104,7 +107,9 @@ fn code(reason: Reason) -> Code {
         | Reason::NetworkUnenforceable
         | Reason::VersionUnsupported => Code::FailedPrecondition,
         Reason::LedgerUnavailable | Reason::ShuttingDown => Code::Unavailable,
-        Reason::Overloaded | Reason::HostBusy | Reason::DiskFull => Code::ResourceExhausted,
+        Reason::Overloaded | Reason::RateLimited | Reason::HostBusy | Reason::DiskFull => {
+            Code::ResourceExhausted
+        }
         // Reasons of tasks; no call fails with them.
         Reason::StartDeadlinePassed
         | Reason::CancelRequested

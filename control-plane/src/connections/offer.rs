@@ -6,7 +6,7 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as wire, AttachResponse, attach_response::Message},
     ids::{HostId, TaskId},
-    v1::Action,
+    v1::{Action, Confinement},
 };
 use prost::Message as _;
 
@@ -58,8 +58,11 @@ pub(crate) fn seal(
         ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
         lost_after: Some(convert::duration_ms(order.lost_after)),
         control_plane_id: control_plane_id.to_owned(),
-        // The host's own ceiling decides.
-        confinement: None,
+        confinement: (!order.confinement.is_empty())
+            .then(|| Confinement::decode(order.confinement.clone()).ok())
+            .flatten(),
+        reason: order.reason.to_string(),
+        approval_id: order.approval_id.to_string(),
     };
     let bytes = Bytes::from(offer.encode_to_vec());
     let seal = sealer.seal(&bytes);
@@ -91,6 +94,13 @@ pub(crate) fn unseal(
             request_digest: offer.request_digest.as_ref().try_into().ok()?,
             selector: offer.selector.into(),
             action: offer.action?.encode_to_vec().into(),
+            confinement: offer
+                .confinement
+                .map(|confinement| confinement.encode_to_vec())
+                .unwrap_or_default()
+                .into(),
+            reason: offer.reason.into(),
+            approval_id: offer.approval_id.into(),
             create_time: convert::millis(&offer.create_time?),
             start_deadline_time: convert::millis(&offer.not_after?),
             lost_after: convert::duration_millis(&offer.lost_after?),

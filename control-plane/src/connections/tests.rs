@@ -192,6 +192,9 @@ impl Plane {
             request_digest: [1; 32],
             selector: "all".into(),
             action: action.encode_to_vec().into(),
+            confinement: Default::default(),
+            reason: "".into(),
+            approval_id: "".into(),
             start_deadline: 600_000,
             lost_after: 86_400_000,
             targets: hosts

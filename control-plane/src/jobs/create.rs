@@ -29,6 +29,12 @@ pub(crate) struct NewJob {
     pub(crate) selector: Arc<str>,
     /// A serialized `muster.v1.Action`.
     pub(crate) action: Bytes,
+    /// A serialized `muster.v1.Confinement`; empty lets the host's ceiling decide.
+    pub(crate) confinement: Bytes,
+    /// Why, as the caller gave it; may be empty.
+    pub(crate) reason: Arc<str>,
+    /// The approval that it runs by; empty if it needs none.
+    pub(crate) approval_id: Arc<str>,
     /// How long hosts may take to start.
     pub(crate) start_deadline: i64,
     /// How long a silent host keeps its task from being lost.
@@ -157,6 +163,9 @@ impl Jobs {
             request_digest: new.request_digest,
             selector: new.selector,
             action: new.action,
+            confinement: new.confinement,
+            reason: new.reason,
+            approval_id: new.approval_id,
             create_time: time,
             start_deadline_time: time.saturating_add(new.start_deadline),
             lost_after: new.lost_after,

@@ -31,6 +31,12 @@ pub(crate) struct Order {
     pub(crate) selector: Arc<str>,
     /// A serialized `muster.v1.Action`: the rooms carry it, they do not look inside.
     pub(crate) action: Bytes,
+    /// A serialized `muster.v1.Confinement`: how far tasks may reach. Empty lets the host's ceiling decide.
+    pub(crate) confinement: Bytes,
+    /// Why, as the caller gave it; may be empty.
+    pub(crate) reason: Arc<str>,
+    /// The approval that it runs by; empty if it needs none.
+    pub(crate) approval_id: Arc<str>,
     /// When it was accepted.
     pub(crate) create_time: i64,
     /// When tasks expire that their hosts have not started.

@@ -30,6 +30,12 @@ struct JobRecord {
     /// In the order of their ordinals.
     #[prost(message, repeated, tag = "10")]
     tasks: Vec<TaskRecord>,
+    #[prost(bytes = "bytes", tag = "11")]
+    confinement: bytes::Bytes,
+    #[prost(string, tag = "12")]
+    reason: String,
+    #[prost(string, tag = "13")]
+    approval_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -71,6 +77,9 @@ pub(super) fn encode(job: &Job) -> Vec<u8> {
         start_deadline_time: order.start_deadline_time,
         lost_after: order.lost_after,
         tasks: tasks.collect(),
+        confinement: order.confinement.clone(),
+        reason: order.reason.to_string(),
+        approval_id: order.approval_id.to_string(),
     }
     .encode_to_vec()
 }
@@ -85,6 +94,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Job> {
         request_digest: record.request_digest.try_into().ok()?,
         selector: record.selector.into(),
         action: record.action,
+        confinement: record.confinement,
+        reason: record.reason.into(),
+        approval_id: record.approval_id.into(),
         create_time: record.create_time,
         start_deadline_time: record.start_deadline_time,
         lost_after: record.lost_after,
@@ -125,6 +137,9 @@ mod tests {
             request_digest: [2; 32],
             selector: "all".into(),
             action: bytes::Bytes::from_static(b"\x01\xff"),
+            confinement: bytes::Bytes::from_static(b"\x08\x02"),
+            reason: "to see".into(),
+            approval_id: "p-1".into(),
             create_time: 5,
             start_deadline_time: 605,
             lost_after: 7,

@@ -24,7 +24,8 @@ use crate::{
 };
 
 const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, selector, action, create_time, \
-     start_deadline_time, lost_after, cancel_time, cancelled_by, note, state, start_time, end_time";
+     start_deadline_time, lost_after, cancel_time, cancelled_by, note, state, start_time, end_time, \
+     confinement, reason, approval_id";
 
 const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message, state_time, offered_boot, \
      offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
@@ -97,6 +98,9 @@ fn read_job(row: &SqliteRow) -> Result<JobRow, sqlx::Error> {
                 .map_err(|_| sqlx::Error::Decode("a digest has 32 bytes".into()))?,
             selector: row.try_get::<String, _>(4)?.into(),
             action: Bytes::from(row.try_get::<Vec<u8>, _>(5)?),
+            confinement: Bytes::from(row.try_get::<Vec<u8>, _>(15)?),
+            reason: row.try_get::<String, _>(16)?.into(),
+            approval_id: row.try_get::<String, _>(17)?.into(),
             create_time: row.try_get(6)?,
             start_deadline_time: row.try_get(7)?,
             lost_after: row.try_get(8)?,

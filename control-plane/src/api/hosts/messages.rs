@@ -35,6 +35,9 @@ pub(crate) fn host_message(host: &Host, load: Load) -> v1::Host {
         certificate_expire_time: host.certificate_expire_time.map(timestamp),
         clock_offset: Some(signed_duration(host.pulse.clock_offset())),
         identity_conflict: host.identity_conflict.clone(),
+        // Nobody has told how far tasks may reach there.
+        mode: v1::Mode::Unspecified.into(),
+        mode_limit: v1::Mode::Unspecified.into(),
     }
 }
 

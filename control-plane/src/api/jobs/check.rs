@@ -1,5 +1,6 @@
 //! What a job may ask for.
 
+mod confinement;
 mod living;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -33,6 +34,9 @@ const START_DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long a silent host is believed, if the caller does not say.
 const LOST_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Characters of the reason for a job.
+const REASON_MAX: usize = 1000;
+
 /// Jobs in one release.
 const RELEASED_MAX: usize = 1000;
 
@@ -44,6 +48,9 @@ pub(super) struct Checked {
     pub(super) selector_text: Arc<str>,
     pub(super) selector: Selector,
     pub(super) action: Bytes,
+    /// A serialized `Confinement`; empty if nothing was asked for.
+    pub(super) confinement: Bytes,
+    pub(super) reason: Arc<str>,
     /// Milliseconds.
     pub(super) start_deadline: i64,
     /// Milliseconds.
@@ -93,6 +100,10 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
         return Err(status::invalid("action", "is missing; set action.command"));
     };
     check_command(command)?;
+    let confinement = confinement::check(&request)?;
+    if request.reason.chars().count() > REASON_MAX {
+        return Err(too_long("reason", "1,000 characters"));
+    }
     let start_deadline = match &request.start_deadline {
         None => START_DEADLINE,
         Some(given) => Duration::try_from(*given)
@@ -116,6 +127,8 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
             .map(Action::encode_to_vec)
             .unwrap_or_default()
             .into(),
+        confinement,
+        reason: request.reason.into(),
         request_id: request.request_id.into(),
         selector_text: request.selector.into(),
         start_deadline: convert::duration_millis(&convert::duration(start_deadline)),
@@ -126,6 +139,8 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
 /// SHA-256 of the request, whatever the order of its maps.
 fn digest_of(request: &CreateJobRequest) -> [u8; 32] {
     let mut request = request.clone();
+    // A request that was confirmed is the one that had to be.
+    request.confirmed_digest = Bytes::new();
     let mut env = BTreeMap::new();
     if let Some(Action {
         kind: Some(action::Kind::Command(command)),

@@ -27,10 +27,11 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
         // Written again after a try that failed and yet was committed, a job is the same one.
         batch.push(
             "INSERT INTO jobs (job_id, principal, request_id, request_digest, selector, action, create_time,
-                 start_deadline_time, lost_after, note, state, start_time, end_time, cancel_time, cancelled_by)
+                 start_deadline_time, lost_after, note, state, start_time, end_time, cancel_time, cancelled_by,
+                 confinement, reason, approval_id)
              SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
                  value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-                 value ->> 13, value ->> 14
+                 value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17
              FROM json_each(?) WHERE TRUE
              ON CONFLICT (job_id) DO UPDATE SET
                  state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
@@ -92,25 +93,51 @@ fn rows(rows: impl Iterator<Item = impl Serialize>) -> Value {
     text.into()
 }
 
-fn new_job_row(job: &Summary) -> impl Serialize + '_ {
+/// The columns of a new job.
+#[derive(Serialize)]
+struct JobColumns<'a>(
+    String,
+    &'a str,
+    &'a str,
+    String,
+    &'a str,
+    String,
+    i64,
+    i64,
+    i64,
+    &'a str,
+    &'static str,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    &'a str,
+    String,
+    &'a str,
+    &'a str,
+);
+
+fn new_job_row(job: &Summary) -> JobColumns<'_> {
     let order = &job.order;
     let (cancel_time, by) = cancel(job);
-    (
+    JobColumns(
         order.job_id.to_string(),
-        &*order.principal,
-        &*order.request_id,
+        &order.principal,
+        &order.request_id,
         HEXLOWER.encode(&order.request_digest),
-        &*order.selector,
+        &order.selector,
         HEXLOWER.encode(&order.action),
         order.create_time,
         order.start_deadline_time,
         order.lost_after,
-        &*job.note,
+        &job.note,
         job.state.name(),
         job.start_time,
         job.end_time,
         cancel_time,
         by,
+        HEXLOWER.encode(&order.confinement),
+        &order.reason,
+        &order.approval_id,
     )
 }
 
