@@ -72,3 +72,11 @@ impl Console {
             .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 }
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- screen\n{}", self.screen());
+        }
+    }
+}

@@ -35,7 +35,7 @@ pub(super) fn read(writing: Writing, raw: bool, typed: mpsc::Sender<Typed>) {
     let noticed = typed.clone();
     // A thread of its own: a blocking read of a terminal can be neither cancelled nor waited out.
     std::thread::spawn(move || read_pieces(&pieces, raw, &noticed));
-    tokio::spawn(pass_on(writing, read, typed));
+    tokio::spawn(pass_on(writing, raw, read, typed));
 }
 
 fn read_pieces(pieces: &mpsc::Sender<Piece>, raw: bool, noticed: &mpsc::Sender<Typed>) {
@@ -76,7 +76,12 @@ fn notice(mut keys: Bytes, noticed: &mpsc::Sender<Typed>) -> Option<Bytes> {
     Some(keys)
 }
 
-async fn pass_on(writing: Writing, mut read: mpsc::Receiver<Piece>, typed: mpsc::Sender<Typed>) {
+async fn pass_on(
+    writing: Writing,
+    raw: bool,
+    mut read: mpsc::Receiver<Piece>,
+    typed: mpsc::Sender<Typed>,
+) {
     while let Some(piece) = read.recv().await {
         match piece {
             Ok(piece) => {
@@ -92,7 +97,13 @@ async fn pass_on(writing: Writing, mut read: mpsc::Receiver<Piece>, typed: mpsc:
             }
         }
     }
-    let _ = writing.close().await;
+    if raw {
+        // A raw terminal ends when somebody detaches, or when it is taken away; the end of input is a key like any
+        // other.
+        let _ = typed.send(Typed::Detach).await;
+    } else {
+        let _ = writing.close().await;
+    }
 }
 
 #[cfg(test)]
