@@ -95,6 +95,15 @@ impl Attachment {
         writer.is_some_and(|writer| writer.number == self.number)
     }
 
+    /// Whether this one writes once nobody does any more.
+    pub(crate) fn is_next(&self) -> bool {
+        let desks = self.writers.desks.lock();
+        let next = desks
+            .get(&self.task_id)
+            .and_then(|desk| desk.waiting.front());
+        self.is(next)
+    }
+
     /// Whether the same client has come back, and this attachment is left over.
     pub(crate) fn is_left_over(&self) -> bool {
         let writer = self.writer.borrow();
@@ -242,8 +251,10 @@ mod tests {
         let first = attach("operator/ada", Access::Write);
         let second = attach("ai/claude", Access::Write);
         assert!(first.writes() && !second.writes());
+        assert!(second.is_next() && !first.is_next());
         let third = attach("operator/bob", Access::TakeOver);
         assert!(third.writes() && !first.writes());
+        assert!(second.is_next() && !first.is_next(), "it was taken over");
         assert_eq!(&*first.writer().unwrap().client.principal, "operator/bob");
         drop(third);
         assert!(second.writes(), "it has waited for that");

@@ -3,6 +3,7 @@
 //! What goes out are two queues: control, which is short, and output, which waits for a slow reader. Everything else
 //! happens in one loop that waits for nobody: a reader that is stuck holds up its own output and nothing more.
 
+mod early;
 mod typing;
 
 use std::{pin::pin, time::Duration};
@@ -22,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
-use self::typing::Typing;
+use self::{early::Early, typing::Typing};
 use super::{JobDoor, Messages, input};
 use crate::{
     api::{caller::Caller, convert, output, status},
@@ -93,6 +94,7 @@ pub(super) async fn attach(
         task,
         attachment,
         control,
+        early: Early::new(Instant::now()),
     };
     let id = session.task.look(|task| task.task_id);
     let span = tracing::info_span!("attach", task.id = %id, principal = %caller.principal);
@@ -201,6 +203,7 @@ struct Session {
     task: TaskRef,
     attachment: Attachment,
     control: Wire,
+    early: Early,
 }
 
 /// What to do after a message.
@@ -252,6 +255,7 @@ impl Session {
                         Next::Silent => {
                             speaks = false;
                             self.attachment.let_go();
+                            self.settle(&typing)?;
                         }
                         Next::Detach => return Ok(()),
                     }
@@ -266,7 +270,11 @@ impl Session {
                     typing.set_allowed(self.attachment.writes());
                     let writer = self::writer(&self.attachment, writer);
                     self.tell(Down::WriterChanged(WriterChanged { writer }))?;
+                    if self.attachment.writes() || !self.attachment.is_next() {
+                        self.settle(&typing)?;
+                    }
                 }
+                () = at(self.early.due()) => self.settle(&typing)?,
                 _ = pings.tick(), if speaks => {
                     // One that finds no room is as good as one that gets no answer.
                     let _ = self.control.try_send(Ok(down(Down::Ping(AttachPing {}))));
@@ -288,27 +296,61 @@ impl Session {
         }
     }
 
-    fn take(&self, message: AttachTaskRequest, typing: &Typing) -> Result<Next, Status> {
+    fn take(&mut self, message: AttachTaskRequest, typing: &Typing) -> Result<Next, Status> {
         match message.message {
             Some(Up::Open(_)) => Err(status::invalid("open", "comes once")),
             Some(Up::Input(AttachInput { write_id, input })) => {
                 let write_id = input::name("input.write_id", &write_id, 1)?;
                 let input = input::input(input)?;
-                if !self.attachment.writes() {
-                    let writer = self.attachment.writer();
-                    let message = match &writer {
-                        Some(writer) => input::refused_for(writer),
-                        None => "this attachment only watches; attach again to write".to_owned(),
-                    };
-                    self.tell(Down::InputResult(refused(&write_id, message)))?;
-                } else if let Err(full) = typing.put(write_id, input) {
-                    self.tell(Down::InputResult(full))?;
+                // In this order: whoever was next in line may just have become the writer.
+                let is_next = !self.attachment.writes() && self.attachment.is_next();
+                if is_next {
+                    if let Err((write_id, _)) = self.early.hold(Instant::now(), (write_id, input)) {
+                        self.refuse(&write_id)?;
+                    }
+                } else if self.attachment.writes() {
+                    // What came before goes before, though the change is not seen yet.
+                    self.settle(typing)?;
+                    self.put(typing, (write_id, input))?;
+                } else {
+                    self.refuse(&write_id)?;
                 }
                 Ok(Next::GoOn)
             }
             Some(Up::Pong(_)) | None => Ok(Next::GoOn),
             Some(Up::Detach(_)) => Ok(Next::Detach),
         }
+    }
+
+    /// Puts in what was held, or refuses it.
+    fn settle(&mut self, typing: &Typing) -> Result<(), Status> {
+        let held = self.early.take();
+        let writes = self.attachment.writes();
+        if writes && !held.is_empty() {
+            typing.set_allowed(true);
+        }
+        for (write_id, input) in held {
+            match writes {
+                true => self.put(typing, (write_id, input))?,
+                false => self.refuse(&write_id)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&self, typing: &Typing, (write_id, input): early::Named) -> Result<(), Status> {
+        match typing.put(write_id, input) {
+            Ok(()) => Ok(()),
+            Err(full) => self.tell(Down::InputResult(full)),
+        }
+    }
+
+    fn refuse(&self, write_id: &str) -> Result<(), Status> {
+        let message = match &self.attachment.writer() {
+            Some(writer) => input::refused_for(writer),
+            None => "this attachment only watches; attach again to write".to_owned(),
+        };
+        self.tell(Down::InputResult(refused(write_id, message)))
     }
 
     fn tell(&self, message: Down) -> Result<(), Status> {
@@ -319,6 +361,14 @@ impl Session {
                 "the client does not read what it is told; attach again",
             )
         })
+    }
+}
+
+/// Returns at that moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -273,6 +273,49 @@ async fn one_writes_and_whoever_is_taken_over_is_told_by_whom() {
 }
 
 #[tokio::test]
+async fn what_is_typed_before_the_former_writer_is_gone_waits_for_that() {
+    let plane = Plane::start().await;
+    let mut host = FakeHost::attach(&plane, "web-1").await;
+    plane.create().await;
+    let mut task = host.start().await;
+    let id = task.task_id.clone();
+    let open = || open(&id, Access::Write);
+    let ada = Attacher::open(&plane.operator, open()).await.unwrap();
+    let mut bob = Attacher::open(&plane.operator, open()).await.unwrap();
+    let mut carol = Attacher::open(&plane.operator, open()).await.unwrap();
+    bob.put("w-1", data("one")).await;
+    bob.put("w-2", data("two")).await;
+    carol.put("w-3", data("no")).await;
+    let refused = carol.result().await;
+    assert_eq!(refused.reason(), Reason::NotWriter, "one is next in line");
+
+    ada.say(Up::Detach(AttachDetach {})).await;
+    for name in ["w-1", "w-2"] {
+        let input = task.input().await;
+        assert_eq!(input.write_id, name);
+        task.answer(&input, InputStatus::Accepted).await;
+        let result = bob.result().await;
+        assert_eq!(
+            (&*result.write_id, result.status()),
+            (name, InputStatus::Accepted)
+        );
+    }
+
+    // Who wrote stays: what waited is refused, with the reason.
+    drop(carol);
+    let mut dave = Attacher::open(&plane.operator, open()).await.unwrap();
+    dave.put("w-4", data("late")).await;
+    let refused = dave.result().await;
+    assert_eq!(refused.status(), InputStatus::Refused);
+    assert!(
+        refused.message.contains("operator/ada"),
+        "{}",
+        refused.message
+    );
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_is_noticed_and_blocks_nobody() {
     let plane = Plane::start_with(|config| {
         config.client_gone_after = Duration::from_millis(500);
