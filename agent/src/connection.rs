@@ -7,19 +7,24 @@ mod session;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use muster_proto::{
     agent::v1::{
-        AttachRequest, AttachResponse, Goodbye, Heartbeat, Hello, NotHeld, Welcome,
+        AttachRequest, AttachResponse, Authorities, AuthoritiesTaken, Goodbye, Heartbeat, Hello,
+        NotHeld, Welcome,
         agent_service_client::AgentServiceClient, attach_request, attach_response,
     },
     v1::Facts,
 };
 use muster_runtime::tls::{ClientTls, connect};
 use rand::Rng;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -69,6 +74,8 @@ pub(crate) struct Connection {
     seen: Seen,
     instance_id: String,
     renewal: Arc<Renewal>,
+    /// The version of the authorities that were taken.
+    taken: Arc<AtomicI64>,
     standing: Board,
 }
 
@@ -98,6 +105,7 @@ impl Connection {
             seen: Seen::load(directory.join("seen")),
             instance_id: random_id(),
             renewal,
+            taken: Arc::default(),
             standing: Board::default(),
         }
     }
@@ -175,6 +183,7 @@ impl Connection {
             outgoing,
             heard: Instant::now(),
             heartbeat: heartbeat_interval(&welcome),
+            taking: None,
         };
         let reason = live.live(welcome, stop).await;
         session.end();
@@ -193,6 +202,7 @@ impl Connection {
             seen_ledger_position: self.seen.ledger_position,
             time: Some(self.clock.host_time()),
             instance_id: self.instance_id.clone(),
+            authorities_version: self.taken.load(Ordering::Relaxed),
         }
     }
 }
@@ -231,6 +241,17 @@ struct Live<'a> {
     outgoing: mpsc::Sender<AttachRequest>,
     heard: Instant,
     heartbeat: Duration,
+    /// Takes authorities; gone with the stream, after which they are told again.
+    taking: Option<AbortOnDrop>,
+}
+
+/// A task that ends when this is dropped.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Live<'_> {
@@ -301,12 +322,39 @@ impl Live<'_> {
                 }
                 self.connection.seen.advance(ack.ledger_position);
             }
+            Some(Message::Authorities(authorities)) => self.take(authorities),
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),
             // A later control plane may say what this agent does not know.
             Some(Message::Policy(_)) | None => {}
         }
         Ok(())
+    }
+
+    /// Takes authorities beside the stream, and then says so. What was being taken before is out of date.
+    fn take(&mut self, authorities: Authorities) {
+        let version = authorities.version;
+        let der: Vec<CertificateDer<'static>> = authorities
+            .authorities
+            .iter()
+            .map(|der| CertificateDer::from(der.to_vec()))
+            .collect();
+        let (renewal, taken) = (
+            Arc::clone(&self.connection.renewal),
+            Arc::clone(&self.connection.taken),
+        );
+        let outgoing = self.outgoing.clone();
+        self.taking = Some(AbortOnDrop(tokio::spawn(async move {
+            renewal.take(der).await;
+            taken.store(version, Ordering::Relaxed);
+            let message = AttachRequest {
+                message: Some(attach_request::Message::AuthoritiesTaken(
+                    AuthoritiesTaken { version },
+                )),
+            };
+            // Where the stream is over, the next hello says it.
+            let _ = outgoing.send(message).await;
+        })));
     }
 
     async fn send_heartbeat(&mut self) -> Result<(), Detached> {

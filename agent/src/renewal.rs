@@ -9,12 +9,16 @@ use muster_client::{
 };
 use muster_proto::v1::Reason;
 use muster_runtime::{backoff::Backoff, tls::ClientTls};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Waits after a failed renewal, and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(300);
+
+/// Certificates are renewed within this time once another authority issues.
+const RENEWALS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Timers that sleep longer would not notice that the host slept.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -57,15 +61,49 @@ impl Renewal {
 
     async fn renew(&self) -> Result<(), EnrollmentError> {
         let mut identity = self.identity.lock().await;
-        let next = if identity.is_expired() {
-            enrollment::rejoin(&identity).await?
-        } else {
-            enrollment::renew(&identity).await?
-        };
-        next.present_in(&self.tls)?;
+        let next = enrollment::renew_or_rejoin(&identity).await?;
+        next.put_into(&self.tls)?;
         tracing::info!("renewed the certificate");
         *identity = next;
         Ok(())
+    }
+
+    /// Trusts these authorities, and has a certificate of the first one, which issues. Goes on trying until both are so.
+    pub(crate) async fn take(&self, authorities: Vec<CertificateDer<'static>>) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
+        loop {
+            match self.try_to_take(&authorities).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the authorities are not taken yet: {error}");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+            }
+        }
+    }
+
+    async fn try_to_take(
+        &self,
+        authorities: &[CertificateDer<'static>],
+    ) -> Result<(), EnrollmentError> {
+        let Some(issuing) = authorities.first() else {
+            return Err(EnrollmentError::Answer("it names no authority".to_owned()));
+        };
+        {
+            let mut identity = self.identity.lock().await;
+            if identity.authorities() != authorities {
+                identity.set_authorities(authorities.to_vec());
+                identity.store()?;
+                identity.put_into(&self.tls)?;
+                tracing::info!("trusting {} authorities", authorities.len());
+            }
+            if identity.is_of(issuing) {
+                return Ok(());
+            }
+        }
+        // With jitter, or the whole fleet asks at once.
+        tokio::time::sleep(RENEWALS_WITHIN.mul_f64(rand::random())).await;
+        self.renew().await
     }
 
     /// Gets a new certificate with the old key, after the control plane called ours expired.
@@ -73,7 +111,7 @@ impl Renewal {
         let mut identity = self.identity.lock().await;
         let rejoined = match enrollment::rejoin(&identity).await {
             Ok(next) => next
-                .present_in(&self.tls)
+                .put_into(&self.tls)
                 .map(|()| next)
                 .map_err(EnrollmentError::from),
             Err(error) => Err(error),

@@ -70,7 +70,7 @@ impl Fleet {
         let request = CreateTokenRequest {
             kind: PrincipalKind::Ai.into(),
             name: "bench".to_owned(),
-            ttl: None,
+            ..CreateTokenRequest::default()
         };
         let token = client.access().create_token(request).await?.into_inner();
         Ok(Fleet {

@@ -11,9 +11,12 @@ use serde_json::json;
 use tracing::Level;
 
 use crate::{
+    access::{self, AccessCommand},
+    authority::{self, AuthorityCommand},
     failure::Failure,
     hosts::{self, HostCommand},
     jobs::{self, JobCommand},
+    login::{Login, Logout},
     operator::Operator,
     roles::{self, agent::AgentCommand, control_plane::ControlPlane, gateway::GatewayCommand},
     run::RunCommand,
@@ -98,6 +101,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Rights: principals with their roles, locks and tokens
+    Access {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: AccessCommand,
+    },
+    /// The authority behind all certificates: show it, or have another take its place
+    Authority {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: AuthorityCommand,
+    },
+    /// Become an operator here, by a join string from `muster access invite`
+    Login(Login),
+    /// Forget the operator's certificate here
+    Logout(Logout),
     /// Print completions for a shell
     #[command(after_help = "Examples:
   muster completion bash > ~/.local/share/bash-completion/completions/muster
@@ -123,7 +144,10 @@ impl Command {
             | Self::Run { operator, .. }
             | Self::Shell { operator, .. }
             | Self::Job { operator, .. }
-            | Self::Token { operator, .. } => operator.json,
+            | Self::Token { operator, .. }
+            | Self::Access { operator, .. }
+            | Self::Authority { operator, .. } => operator.json,
+            Self::Login(login) => login.json,
             Self::Version { json } | Self::Agent(AgentCommand::Status { json }) => *json,
             _ => false,
         }
@@ -174,6 +198,12 @@ impl Cli {
             Command::Shell { operator, shell } => shell.run(&at(operator)?).await,
             Command::Job { operator, command } => jobs::run(command, &at(operator)?).await,
             Command::Token { operator, command } => tokens::run(command, &at(operator)?).await,
+            Command::Access { operator, command } => access::run(command, &at(operator)?).await,
+            Command::Authority { operator, command } => {
+                authority::run(command, &at(operator)?).await
+            }
+            Command::Login(login) => login.run(&data_dir()?).await,
+            Command::Logout(logout) => logout.run(&data_dir()?),
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "muster", &mut script);

@@ -163,7 +163,7 @@ fn judge(reason: Reason) -> (u8, Option<&'static str>) {
     match reason {
         Reason::CredentialMissing => (
             exit::NOT_ALLOWED,
-            Some("run `muster up` on this machine, or set MUSTER_TOKEN"),
+            Some("run `muster up` on this machine, `muster login`, or set MUSTER_TOKEN"),
         ),
         Reason::CredentialInvalid => (
             exit::NOT_ALLOWED,
@@ -172,12 +172,30 @@ fn judge(reason: Reason) -> (u8, Option<&'static str>) {
         Reason::CredentialExpired => (
             exit::NOT_ALLOWED,
             Some(
-                "start `muster up` or `muster control-plane` again to renew the operator's certificate, or make a token",
+                "log in again (`muster login`), or start `muster up` or `muster control-plane` again on the control plane's machine",
             ),
         ),
         Reason::Locked => (
             exit::NOT_ALLOWED,
-            Some("an operator can lift the lock: `muster host unlock HOST`"),
+            Some(
+                "an operator can lift the lock: `muster host unlock HOST`, `muster access unlock PRINCIPAL` or `muster token unlock TOKEN`",
+            ),
+        ),
+        Reason::ScopeInsufficient => (
+            exit::NOT_ALLOWED,
+            Some("use a token with that scope: `muster token create --scope SCOPE`"),
+        ),
+        Reason::PrincipalNotFound => (
+            exit::USAGE,
+            Some("`muster access list` shows the principals"),
+        ),
+        Reason::LastAdmin => (
+            exit::USAGE,
+            Some("make another admin first: `muster access set-roles PRINCIPAL admin`"),
+        ),
+        Reason::AuthorityPhase => (
+            exit::USAGE,
+            Some("`muster authority status` shows where the rotation stands"),
         ),
         Reason::NotAllowed => (exit::NOT_ALLOWED, Some("ask as an operator")),
         Reason::HostNotFound => (exit::USAGE, Some("`muster host list` shows the hosts")),
@@ -248,7 +266,7 @@ fn judge_connection(error: &ConnectError) -> (u8, Option<&'static str>) {
         ConnectError::Refused { .. } => (
             exit::NOT_ALLOWED,
             Some(
-                "start `muster up` or `muster control-plane` again to renew the operator's certificate",
+                "log in again (`muster login`), or start `muster up` or `muster control-plane` again on the control plane's machine",
             ),
         ),
         ConnectError::Handshake { .. } => (
@@ -262,7 +280,7 @@ fn judge_other(error: &ClientError) -> (u8, Option<&'static str>) {
     match error {
         ClientError::Identity(IdentityError::Missing(_)) => (
             exit::NOT_ALLOWED,
-            Some("run `muster up` on this machine, or set MUSTER_TOKEN and --ca"),
+            Some("run `muster up` on this machine, `muster login`, or set MUSTER_TOKEN and --ca"),
         ),
         ClientError::Identity(_) | ClientError::Tls(_) => (exit::NOT_ALLOWED, None),
         ClientError::Token => (exit::USAGE, None),

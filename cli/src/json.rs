@@ -3,7 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use muster_proto::v1::{
-    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, OutputChunk,
+    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, Lock, OutputChunk,
     OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer, action,
 };
 use serde_json::{Value, json};
@@ -55,11 +55,7 @@ pub(crate) fn host(host: &Host) -> Value {
         "facts": host.facts.as_ref().map(facts),
         "instruction": host.instruction.as_ref().map(instruction),
         "create_time": rfc3339(host.create_time.as_ref()),
-        "lock": host.lock.as_ref().map(|lock| json!({
-            "create_time": rfc3339(lock.create_time.as_ref()),
-            "author": lock.author,
-            "note": lock.note,
-        })),
+        "lock": host.lock.as_ref().map(lock),
         "running_tasks": host.running_tasks,
         "pending_tasks": host.pending_tasks,
         "held_tasks": host.held_tasks,
@@ -276,6 +272,27 @@ pub(crate) fn token(token: &Token) -> Value {
         "expire_time": rfc3339(token.expire_time.as_ref()),
         "last_used_time": rfc3339(token.last_used_time.as_ref()),
         "author": token.author,
+        "scopes": token.scopes,
+        "lock": token.lock.as_ref().map(lock),
+    })
+}
+
+pub(crate) fn member(member: &Principal) -> Value {
+    json!({
+        "principal": principal(Some(member)),
+        "roles": member.roles,
+        "owner": some(&member.owner),
+        "lock": member.lock.as_ref().map(lock),
+        "create_time": rfc3339(member.create_time.as_ref()),
+        "last_used_time": rfc3339(member.last_used_time.as_ref()),
+    })
+}
+
+fn lock(lock: &Lock) -> Value {
+    json!({
+        "create_time": rfc3339(lock.create_time.as_ref()),
+        "author": lock.author,
+        "note": lock.note,
     })
 }
 

@@ -1,16 +1,19 @@
 //! Operate a fleet of machines as one.
 //!
 //! Two kinds of commands: roles, which serve until they are told to stop (`roles`), and operator commands,
-//! which ask a control plane for something over the SDK (`hosts`, `jobs`, `run`, `tokens`).
+//! which ask a control plane for something over the SDK (`hosts`, `jobs`, `run`, `tokens`, `access`, `authority`).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout)] // this is the program that prints
 
+mod access;
 mod attach;
+mod authority;
 mod commands;
 mod failure;
 mod hosts;
 mod jobs;
 mod json;
+mod login;
 mod operator;
 mod roles;
 mod run;

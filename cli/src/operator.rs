@@ -1,8 +1,12 @@
 //! How operator commands reach the control plane, and as whom.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use muster_client::{Client, Credentials, identity::Identity};
+use muster_client::{Client, ClientError, Credentials, enrollment, identity::Identity};
 
 use crate::failure::Failure;
 
@@ -43,10 +47,16 @@ impl Operator {
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let directory = self.data_dir.join("operator");
         let Some(token) = self.token()? else {
-            let identity = Identity::load(&directory).map_err(muster_client::ClientError::from)?;
+            let identity = fresh(Identity::load(&directory).map_err(ClientError::from)?).await;
             let address = self.address.as_deref().unwrap_or(identity.address());
             let credentials = Credentials::Directory(directory);
-            return Ok(Client::connect(address, &credentials).await?);
+            let connected = Client::connect(address, &credentials).await;
+            let outdated = matches!(&connected, Err(ClientError::Connect(error)) if error.is_outdated());
+            // The authority behind the certificate was dropped; the key still proves who this is.
+            if outdated && enrollment::rejoin(&identity).await.is_ok() {
+                return Ok(Client::connect(address, &credentials).await?);
+            }
+            return Ok(connected?);
         };
         let authority = self.ca.clone().unwrap_or_else(|| directory.join("ca.pem"));
         let credentials = Credentials::Token { token, authority };
@@ -67,4 +77,25 @@ impl Operator {
         let token = std::env::var("MUSTER_TOKEN").unwrap_or_default();
         Ok(Some(token).filter(|token| !token.is_empty()))
     }
+}
+
+/// A renewal that takes longer than this waits for the next command.
+const RENEW_LIMIT: Duration = Duration::from_secs(3);
+
+/// The identity, renewed if it is past half of its life and the control plane can be asked.
+pub(crate) async fn fresh(identity: Identity) -> Identity {
+    if !identity.renew_in(0.5).is_zero() || identity.is_expired() {
+        return identity;
+    }
+    let renewed = tokio::time::timeout(RENEW_LIMIT, enrollment::renew_or_rejoin(&identity)).await;
+    match renewed {
+        Ok(Ok(renewed)) => renewed,
+        // It still counts; the next command tries again.
+        _ => identity,
+    }
+}
+
+/// The identity in a directory, if there is one that can be read.
+pub(crate) fn known(directory: &Path) -> Option<Identity> {
+    Identity::load(directory).ok()
 }

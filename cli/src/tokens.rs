@@ -11,7 +11,8 @@ use std::{
 use muster_client::Client;
 use muster_proto::v1::{
     CreateJoinTokenRequest, CreateTokenRequest, JoinKind, JoinToken, ListJoinTokensRequest,
-    ListTokensRequest, PrincipalKind, Reason, RevokeJoinTokenRequest, RevokeTokenRequest, Token,
+    ListTokensRequest, LockTokenRequest, PrincipalKind, Reason, RevokeJoinTokenRequest,
+    RevokeTokenRequest, Token, UnlockTokenRequest,
 };
 use serde_json::{Value, json};
 
@@ -35,11 +36,25 @@ pub(crate) enum TokenCommand {
   muster token create host --uses 50 --ttl 2h
   muster token create gateway front
   muster token create ai claude --output claude.token
-  muster token create automation nightly --ttl 30d --output nightly.token")]
+  muster token create automation nightly --ttl 30d --output nightly.token
+  muster token create automation graphs --scope fleet:read --scope jobs:read")]
     Create(Create),
     /// List the tokens that can still be used
     List,
-    /// Make a token useless, at once
+    /// Make a bearer token useless until it is unlocked, at once
+    Lock {
+        /// As `muster token list` shows it
+        token_id: String,
+        /// Why, for those who find it locked
+        #[arg(long, default_value = "", hide_default_value = true)]
+        note: String,
+    },
+    /// Let a locked bearer token be used again
+    Unlock {
+        /// As `muster token list` shows it
+        token_id: String,
+    },
+    /// Make a token useless for good, at once
     Revoke {
         /// As `muster token list` shows it
         token_id: String,
@@ -61,6 +76,10 @@ pub(crate) struct Create {
     /// How many hosts may join with it; then it has no name
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     uses: Option<i32>,
+    /// What a bearer token narrows its principal to: fleet:read, fleet:write, jobs:read, jobs:run or admin; may be
+    /// repeated [default: all that the principal may]
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
     /// Write the secret to this new file, which only you can read, instead of printing it
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -85,6 +104,18 @@ pub(crate) async fn run(command: TokenCommand, operator: &Operator) -> Result<u8
     match command {
         TokenCommand::Create(create) => create.run(operator).await?,
         TokenCommand::List => list(&operator.connect().await?, operator.json).await?,
+        TokenCommand::Lock { token_id, note } => {
+            let request = LockTokenRequest { token_id, note };
+            let client = operator.connect().await?;
+            let locked = client.access().lock_token(request).await?.into_inner();
+            tell(locked.token, "locked", operator.json)?;
+        }
+        TokenCommand::Unlock { token_id } => {
+            let request = UnlockTokenRequest { token_id };
+            let client = operator.connect().await?;
+            let unlocked = client.access().unlock_token(request).await?.into_inner();
+            tell(unlocked.token, "unlocked", operator.json)?;
+        }
         TokenCommand::Revoke { token_id } => {
             revoke(&operator.connect().await?, &token_id).await?;
             if operator.json {
@@ -95,6 +126,16 @@ pub(crate) async fn run(command: TokenCommand, operator: &Operator) -> Result<u8
         }
     }
     Ok(0)
+}
+
+fn tell(token: Option<Token>, done: &str, json: bool) -> Result<(), Failure> {
+    let token = token.unwrap_or_default();
+    if json {
+        screen::print_json(&json::token(&token))?;
+    } else {
+        screen::print(&format!("{} {done}\n", clean(&token.token_id)))?;
+    }
+    Ok(())
 }
 
 impl Create {
@@ -188,8 +229,12 @@ impl Create {
                 labels: self.labels.iter().cloned().collect(),
                 ttl,
                 max_uses: self.uses.unwrap_or(1),
+                roles: Vec::new(),
             })
         };
+        if !self.scopes.is_empty() && self.joins() {
+            return Err(Failure::usage("--scope is for bearer tokens"));
+        }
         let principal = match self.kind {
             Kind::Host => {
                 if self.uses.is_some_and(|uses| uses > 1) && self.name.is_some() {
@@ -215,6 +260,7 @@ impl Create {
                 kind: kind.into(),
                 name,
                 ttl,
+                scopes: self.scopes.clone(),
             }),
         })
     }
@@ -313,9 +359,16 @@ async fn list(client: &Client, json: bool) -> Result<(), Failure> {
 fn table(bearer: &[Token], join: &[JoinToken]) -> String {
     let mut rows = Rows::new(&["TOKEN", "FOR", "USED", "EXPIRES", "AUTHOR"]);
     for token in bearer {
+        let mut what = json::principal(token.principal.as_ref()).unwrap_or_default();
+        if !token.scopes.is_empty() {
+            what = format!("{what} ({})", token.scopes.join(", "));
+        }
+        if token.lock.is_some() {
+            what.push_str(", locked");
+        }
         rows.add([
             token.token_id.clone(),
-            json::principal(token.principal.as_ref()).unwrap_or_default(),
+            what,
             time::ago(token.last_used_time.as_ref()),
             time::until(token.expire_time.as_ref()),
             token.author.clone(),
@@ -399,6 +452,7 @@ mod tests {
             "gateway",
             "operator ada --uses 2",
             "ai c --label a=b",
+            "host --scope jobs:run",
         ] {
             assert!(request(wrong).is_err(), "{wrong}");
         }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use muster_proto::v1::{
-    self, EnrollRequest, Reason, RenewCertificateRequest, enroll_request, enroll_response,
+    self, EnrollRequest, GetAuthoritiesRequest, Reason, RenewCertificateRequest, enroll_request, enroll_response,
     enrollment_service_client::EnrollmentServiceClient,
 };
 use muster_runtime::tls::{ClientTls, ConnectError, TlsError, connect};
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
+    Client, ClientError,
     identity::{Identity, IdentityError, create_directory, generate_key, load_key, write_file},
     join::JoinString,
 };
@@ -104,7 +105,7 @@ pub async fn join(
     keep(directory, key, join.address(), identity)
 }
 
-/// Exchanges a certificate that has expired for a new one, by a signature of its key.
+/// Exchanges a certificate that has expired, or whose authority was dropped, for a new one, by a signature of its key.
 pub async fn rejoin(old: &Identity) -> Result<Identity, EnrollmentError> {
     let key = pending_key(old.directory())?;
     let csr = signing_request(&key)?;
@@ -162,6 +163,31 @@ pub async fn renew(current: &Identity) -> Result<Identity, EnrollmentError> {
         .identity
         .ok_or_else(|| EnrollmentError::Answer("it holds no identity".to_owned()))?;
     keep(current.directory(), key, current.address(), identity)
+}
+
+/// Like [`renew`], and like [`rejoin`] where the certificate has expired or its authority was dropped.
+pub async fn renew_or_rejoin(current: &Identity) -> Result<Identity, EnrollmentError> {
+    if current.is_expired() {
+        return rejoin(current).await;
+    }
+    match renew(current).await {
+        Err(EnrollmentError::Connect(error)) if error.is_outdated() => rejoin(current).await,
+        renewed => renewed,
+    }
+}
+
+/// Whether the control plane names other authorities than this identity trusts, or lets another one issue.
+pub async fn is_behind(client: &Client, identity: &Identity) -> Result<bool, ClientError> {
+    let answer = client
+        .access()
+        .get_authorities(GetAuthoritiesRequest {})
+        .await?
+        .into_inner();
+    let told = answer.authorities.iter().map(AsRef::as_ref);
+    let trusted = identity.authorities().iter().map(AsRef::<[u8]>::as_ref);
+    let issuing = answer.authorities.first();
+    let issuing = issuing.map(|der| CertificateDer::from(der.as_ref()));
+    Ok(!told.eq(trusted) || issuing.is_some_and(|issuing| !identity.is_of(&issuing)))
 }
 
 async fn enroll(

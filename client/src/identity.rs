@@ -169,6 +169,22 @@ impl Identity {
         tls.set_identity(self.chain.clone(), key)
     }
 
+    /// Trusts these authorities from now on; to be stored and put into TLS by the caller.
+    pub fn set_authorities(&mut self, authorities: Vec<CertificateDer<'static>>) {
+        self.authorities = authorities;
+    }
+
+    /// Trusts its authorities in `tls` from the next handshake on, and presents itself there.
+    pub fn put_into(&self, tls: &ClientTls) -> Result<(), TlsError> {
+        tls.set_authorities(&self.authorities)?;
+        self.present_in(tls)
+    }
+
+    /// The certificate is of this authority.
+    pub fn is_of(&self, authority: &CertificateDer<'_>) -> bool {
+        self.chain.get(1) == Some(authority)
+    }
+
     /// TLS without a certificate of ours, trusting the same authorities.
     pub fn anonymous_tls(&self) -> Result<ClientTls, TlsError> {
         ClientTls::new(&self.authorities)

@@ -5,8 +5,11 @@
 
 mod caller;
 mod exchange;
+mod locks;
 mod principal;
+mod scope;
 mod secret;
+mod standing;
 
 use std::{
     collections::HashMap,
@@ -18,20 +21,23 @@ use std::{
 };
 
 use muster_runtime::tls::SpiffeId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     hosts::{Inventory, NameError, check_name},
     seal::Sealer,
-    store::{Batch, Store, StoreError, TokenRow, now},
+    store::{Batch, LockRow, Store, StoreError, TokenRow, now},
 };
 
-use self::exchange::Exchanged;
+use self::{exchange::Exchanged, standing::Standing};
 pub(crate) use self::{
     caller::{Caller, CredentialError},
     principal::{Principal, PrincipalKind},
+    scope::{Scope, ScopeError, Scopes},
     secret::{Secret, draw_id, hash},
+    standing::{ADMIN, Member, checked_roles, default_roles},
 };
 
 /// How long a bearer token may live.
@@ -55,6 +61,16 @@ pub(crate) enum AccessError {
     Kind,
     #[error("ttl: at most 366 days, and more than nothing")]
     Ttl,
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    #[error("{0}")]
+    Argument(&'static str),
+    #[error("there is no principal {0:?}; `muster access list` shows them")]
+    PrincipalNotFound(String),
+    #[error("{0} exists already")]
+    PrincipalExists(String),
+    #[error("{0} is the last admin: nobody could change rights any more; make another admin first")]
+    LastAdmin(String),
     #[error("there is no token {0:?}")]
     TokenNotFound(String),
     #[error("ai/{name} belongs to somebody else; choose another name")]
@@ -74,10 +90,20 @@ pub(crate) struct Token {
     /// Unix milliseconds, as every time here.
     pub(crate) create_time: i64,
     pub(crate) expire_time: i64,
+    /// What it narrows its principal to.
+    pub(crate) scopes: Scopes,
     /// 0 if never.
     used: AtomicI64,
-    /// Ends the calls that were made with it.
-    revoked: CancellationToken,
+    // Held for a look only.
+    gate: Mutex<Gate>,
+}
+
+/// Whether a token is let through.
+#[derive(Debug, Default)]
+struct Gate {
+    lock: Option<LockRow>,
+    /// Ends the calls that were made with it; a new one after each lock.
+    end: CancellationToken,
 }
 
 impl Token {
@@ -85,13 +111,20 @@ impl Token {
     pub(crate) fn last_used_time(&self) -> Option<i64> {
         Some(self.used.load(Ordering::Relaxed)).filter(|time| *time != 0)
     }
-}
 
-/// What is known of a principal.
-#[derive(Debug, Clone, Default)]
-struct Standing {
-    owner: String,
-    locked: bool,
+    /// Its lock, while it is locked.
+    pub(crate) fn lock(&self) -> Option<LockRow> {
+        self.gate.lock().lock.clone()
+    }
+
+    /// What ends calls that are made with it now.
+    fn end(&self) -> Result<CancellationToken, CredentialError> {
+        let gate = self.gate.lock();
+        match gate.lock {
+            None => Ok(gate.end.clone()),
+            Some(_) => Err(CredentialError::Locked(format!("the token {}", self.id))),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -111,6 +144,19 @@ struct Shared {
     inventory: Inventory,
     sealer: Sealer,
     trust_domain: Arc<str>,
+    /// Principals as they are locked, for whoever closes their connections.
+    locked: broadcast::Sender<Principal>,
+    /// One change of principals at a time, from the look to the commit: of two admins that lock each other, one stays.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A short-lived token that was exchanged for something.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) token: String,
+    pub(crate) expire_time: i64,
+    pub(crate) principal: Principal,
+    pub(crate) scopes: Scopes,
 }
 
 impl Access {
@@ -123,11 +169,9 @@ impl Access {
     ) -> Result<Self, StoreError> {
         let mut state = State::default();
         for row in store.principals().await? {
-            let standing = Standing {
-                owner: row.owner,
-                locked: row.locked,
-            };
-            state.principals.insert(row.principal, standing);
+            state
+                .principals
+                .insert(row.principal.clone(), Standing::of(row));
         }
         for row in store.tokens().await? {
             state.put(row)?;
@@ -138,6 +182,8 @@ impl Access {
             inventory,
             sealer,
             trust_domain,
+            locked: broadcast::channel(64).0,
+            turn: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -156,22 +202,25 @@ impl Access {
             .unwrap_or_default()
     }
 
-    /// Makes a principal, if it is new, with what else is in `batch`.
+    /// Makes a principal, if it is new, with what else is in `batch`. Without roles it gets those of its kind.
     pub(crate) async fn add_principal(
         &self,
         principal: &Principal,
         owner: &str,
+        roles: &[String],
         mut batch: Batch,
     ) -> Result<(), AccessError> {
         check_name(&principal.name)?;
+        let roles = checked_roles(roles, principal.kind)?;
         let text = principal.to_string();
-        batch.add_principal(&text, owner, now());
+        let create_time = now();
+        batch.add_principal(&text, owner, &roles, create_time);
         self.commit(batch).await?;
         let mut state = self.0.state.write();
-        state.principals.entry(text).or_insert_with(|| Standing {
-            owner: owner.to_owned(),
-            locked: false,
-        });
+        state
+            .principals
+            .entry(text)
+            .or_insert_with(|| Standing::new(owner, roles, create_time));
         Ok(())
     }
 
@@ -186,6 +235,7 @@ impl Access {
         &self,
         principal: Principal,
         ttl: Option<Duration>,
+        scopes: &[String],
         author: &str,
     ) -> Result<(Arc<Token>, Secret), AccessError> {
         let prefix = match principal.kind {
@@ -198,6 +248,8 @@ impl Access {
         if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
             return Err(AccessError::Ttl);
         }
+        // Names are checked; what is stored is what was meant.
+        let scopes = Scopes::parse(scopes)?.texts();
         let secret = Secret::draw(prefix);
         let create_time = now();
         let row = TokenRow {
@@ -208,15 +260,21 @@ impl Access {
             create_time,
             expire_time: create_time + i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX),
             last_used_time: None,
+            scopes,
+            lock: None,
         };
         // One transaction: the token refers to its principal.
         check_name(&principal.name)?;
         let mut batch = Batch::new();
-        batch.add_principal(&row.principal, "", create_time);
+        let roles = default_roles(principal.kind);
+        batch.add_principal(&row.principal, "", &roles, create_time);
         batch.add_token(&row);
         self.commit(batch).await?;
         let mut state = self.0.state.write();
-        state.principals.entry(row.principal.clone()).or_default();
+        state
+            .principals
+            .entry(row.principal.clone())
+            .or_insert_with(|| Standing::new("", roles, create_time));
         let token = state.put(row)?;
         Ok((token, secret))
     }
@@ -239,7 +297,7 @@ impl Access {
         let mut state = self.0.state.write();
         if let Some(token) = state.by_id.remove(id) {
             state.by_hash.retain(|_, other| other.id != token.id);
-            token.revoked.cancel();
+            token.gate.lock().end.cancel();
         }
         Ok(())
     }
@@ -249,9 +307,10 @@ impl Access {
         &self,
         bearer: &str,
         certificate: &SpiffeId,
-    ) -> Result<(String, i64, Principal), AccessError> {
-        let token = self.bearer(bearer)?;
-        self.seal(&token.principal, Some(&token), certificate)
+    ) -> Result<Sealed, AccessError> {
+        let (token, _) = self.bearer(bearer)?;
+        let limit = (token.expire_time, token.scopes);
+        Ok(self.seal(&token.principal, &token.id, limit, certificate))
     }
 
     /// For an operator: a short-lived token for an ai that it owns, made at first use.
@@ -260,11 +319,11 @@ impl Access {
         operator: &Principal,
         name: &str,
         certificate: &SpiffeId,
-    ) -> Result<(String, i64, Principal), AccessError> {
+    ) -> Result<Sealed, AccessError> {
         let ai = Principal::new(PrincipalKind::Ai, name);
         let owner = operator.to_string();
         if !self.knows(&ai) {
-            self.add_principal(&ai, &owner, Batch::new()).await?;
+            self.add_principal(&ai, &owner, &[], Batch::new()).await?;
         }
         if self.owner(&ai) != owner {
             return Err(AccessError::NotYours {
@@ -272,27 +331,32 @@ impl Access {
             });
         }
         self.standing(&ai)?;
-        self.seal(&ai, None, certificate)
+        Ok(self.seal(&ai, "", (i64::MAX, Scopes::ALL), certificate))
     }
 
+    /// A short-lived token: no longer and no further than `limit`, its source, says.
     fn seal(
         &self,
         principal: &Principal,
-        token: Option<&Token>,
+        token_id: &str,
+        limit: (i64, Scopes),
         certificate: &SpiffeId,
-    ) -> Result<(String, i64, Principal), AccessError> {
-        let expire_time = (now() + EXCHANGED_TTL_MS).min(token.map_or(i64::MAX, |t| t.expire_time));
+    ) -> Sealed {
+        let expire_time = (now() + EXCHANGED_TTL_MS).min(limit.0);
         let exchanged = Exchanged {
             principal: principal.to_string(),
-            token_id: token.map(|token| token.id.clone()).unwrap_or_default(),
+            token_id: token_id.to_owned(),
             certificate: certificate.to_string(),
             expire_time,
+            scopes: limit.1.texts(),
+            narrowed: !limit.1.is_all(),
         };
-        Ok((
-            exchanged.seal(&self.0.sealer),
+        Sealed {
+            token: exchanged.seal(&self.0.sealer),
             expire_time,
-            principal.clone(),
-        ))
+            principal: principal.clone(),
+            scopes: limit.1,
+        }
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
@@ -316,9 +380,11 @@ impl Access {
                 .filter(|(_, time)| *time >= since)
                 .map(|(id, time)| (id, time.into()))
                 .collect();
-            if !used.is_empty() {
+            let callers = self.used_since(since);
+            if !used.is_empty() || !callers.is_empty() {
                 let mut batch = Batch::new();
                 batch.set_tokens_used(&serde_json::Value::Object(used).to_string());
+                batch.set_principals_used(&serde_json::Value::Object(callers).to_string());
                 if let Err(error) = self.0.store.writer.commit(batch).await {
                     tracing::warn!(%error, "when tokens were used is not written: {error}");
                 }
@@ -344,8 +410,12 @@ impl State {
             author: row.author,
             create_time: row.create_time,
             expire_time: row.expire_time,
+            scopes: Scopes::stored(&row.scopes),
             used: AtomicI64::new(row.last_used_time.unwrap_or_default()),
-            revoked: CancellationToken::new(),
+            gate: Mutex::new(Gate {
+                lock: row.lock,
+                end: CancellationToken::new(),
+            }),
         });
         self.by_hash.insert(row.hash, token.clone());
         self.by_id.insert(token.id.clone(), token.clone());

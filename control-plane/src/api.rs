@@ -1,6 +1,7 @@
 //! Doors: gRPC in and out.
 
 pub(crate) mod access;
+mod authorities;
 pub(crate) mod agent;
 pub(crate) mod caller;
 pub(crate) mod convert;
@@ -10,6 +11,7 @@ pub(crate) mod jobs;
 pub(crate) mod output;
 pub(crate) mod page;
 mod rules;
+mod scopes;
 pub(crate) mod status;
 
 #[cfg(test)]

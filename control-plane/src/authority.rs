@@ -1,28 +1,40 @@
-//! The certificate authority.
+//! The certificate authority, and the next one while they change places.
 //!
 //! Its key never leaves the data directory. Of a signing request only the public key is used: what a certificate
 //! says is decided here.
 
+mod ring;
+mod steps;
+
 use std::{
-    fs, io,
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
-use muster_client::identity::{IdentityError, generate_key, pem, write_file};
+use muster_client::identity::IdentityError;
 use muster_runtime::tls::{SpiffeId, SpiffeKind};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::sync::watch;
 
-/// How long an authority lives. It is not renewed: every pin and every credential hangs on it.
+use self::ring::{Keyed, Ring};
+pub(crate) use self::{
+    ring::{FILE, Phase},
+    steps::{Step, StepError},
+};
+use crate::store::now;
+
+/// How long an authority lives. It is not renewed: another takes its place, step by step.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How much earlier than now certificates begin, against clocks that are behind.
@@ -94,51 +106,48 @@ pub(crate) struct Issued {
 
 /// Signs certificates.
 pub(crate) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+    directory: PathBuf,
     trust_domain: Arc<str>,
+    ring: ArcSwap<Ring>,
+    /// The version of the ring, for whoever passes it on.
+    version: watch::Sender<i64>,
 }
 
 impl Authority {
-    /// Reads the authority of a data directory, or makes one at the first start.
+    /// Reads the authorities of a data directory, or makes one at the first start.
     pub(crate) fn open(directory: &Path, trust_domain: &str) -> Result<Self, AuthorityError> {
-        let key_path = directory.join("ca.key");
-        let certificate_path = directory.join("ca.pem");
-        let malformed = |path: &Path, cause: String| AuthorityError::Malformed {
-            path: path.to_owned(),
-            cause,
-        };
-        // The certificate is written last: without it the authority was never used.
-        let (key, certificate) = if certificate_path.exists() {
-            let text = fs::read_to_string(&key_path).map_err(|error| AuthorityError::File {
-                path: key_path.clone(),
-                error,
-            })?;
-            let key = KeyPair::from_pem(&text)
-                .map_err(|error| malformed(&key_path, error.to_string()))?;
-            let certificate = CertificateDer::from_pem_file(&certificate_path)
-                .map_err(|error| malformed(&certificate_path, format!("{error:?}")))?;
-            (key, certificate)
-        } else {
-            let key = generate_key();
-            let certificate = self_signed(&key)?;
-            write_file(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
-            let text = pem(std::slice::from_ref(&certificate));
-            write_file(&certificate_path, text.as_bytes(), 0o644)?;
-            (key, certificate)
-        };
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|error| malformed(&certificate_path, error.to_string()))?;
+        let ring = Ring::open(directory)?;
         Ok(Self {
-            issuer,
-            certificate,
+            directory: directory.to_owned(),
             trust_domain: trust_domain.into(),
+            version: watch::channel(ring.version).0,
+            ring: ArcSwap::from_pointee(ring),
         })
     }
 
-    /// The authority's own certificate.
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    /// The certificate of the authority that issues.
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        self.ring.load().issuing().certificate.clone()
+    }
+
+    /// Every authority whose certificates are taken; the one that issues is first.
+    pub(crate) fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        self.ring.load().trusted()
+    }
+
+    /// Authorities by whose certificates somebody may still come back with an old key.
+    pub(crate) fn recognized(&self) -> Vec<CertificateDer<'static>> {
+        self.ring.load().recognized(now())
+    }
+
+    /// Grows with each step of a rotation; 0 before the first.
+    pub(crate) fn version(&self) -> i64 {
+        self.ring.load().version
+    }
+
+    /// The version now and from now on.
+    pub(crate) fn versions(&self) -> watch::Receiver<i64> {
+        self.version.subscribe()
     }
 
     /// The trust domain of the ids it signs.
@@ -146,9 +155,9 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// SHA-256 of the certificate, as hex: what a join string pins.
+    /// What a join string pins: the authority whose certificate the control plane shows.
     pub(crate) fn pin(&self) -> String {
-        HEXLOWER.encode(digest::digest(&digest::SHA256, &self.certificate).as_ref())
+        pin(&self.ring.load().serving().certificate)
     }
 
     /// The SPIFFE id of this name under the trust domain.
@@ -163,7 +172,7 @@ impl Authority {
         key: &RequestedKey,
         lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
-        self.issue(client(id)?, &key.0, lifetime)
+        issue(self.ring.load().issuing(), client(id)?, &key.0, lifetime)
     }
 
     /// A client certificate for a key that was made here, as an operator's at the first start.
@@ -173,7 +182,7 @@ impl Authority {
         key: &KeyPair,
         lifetime: Duration,
     ) -> Result<Issued, AuthorityError> {
-        self.issue(client(id)?, key, lifetime)
+        issue(self.ring.load().issuing(), client(id)?, key, lifetime)
     }
 
     /// The control plane's own certificate, valid for `names` and `addresses` besides the name that our own
@@ -200,28 +209,36 @@ impl Authority {
         params
             .subject_alt_names
             .extend(addresses.iter().copied().map(SanType::IpAddress));
-        self.issue(params, key, lifetime)
+        let ring = self.ring.load();
+        let mut issued = issue(ring.serving(), params, key, lifetime)?;
+        issued.chain.extend(ring.vouchers(now()));
+        Ok(issued)
     }
+}
 
-    fn issue(
-        &self,
-        mut params: CertificateParams,
-        key: &impl PublicKeyData,
-        lifetime: Duration,
-    ) -> Result<Issued, AuthorityError> {
-        let now = SystemTime::now();
-        let expires = now + lifetime;
-        params.not_before = (now - BACKDATED).into();
-        params.not_after = expires.into();
-        params.distinguished_name = DistinguishedName::new();
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(key, &self.issuer)?;
-        Ok(Issued {
-            chain: vec![leaf.der().clone(), self.certificate.clone()],
-            expires,
-        })
-    }
+fn issue(
+    by: &Keyed,
+    mut params: CertificateParams,
+    key: &impl PublicKeyData,
+    lifetime: Duration,
+) -> Result<Issued, AuthorityError> {
+    let now = SystemTime::now();
+    let expires = now + lifetime;
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = expires.into();
+    params.distinguished_name = DistinguishedName::new();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let leaf = params.signed_by(key, &by.issuer)?;
+    Ok(Issued {
+        chain: vec![leaf.der().clone(), by.certificate.clone()],
+        expires,
+    })
+}
+
+/// SHA-256 of a certificate, as hex.
+pub(crate) fn pin(certificate: &CertificateDer<'_>) -> String {
+    HEXLOWER.encode(digest::digest(&digest::SHA256, certificate).as_ref())
 }
 
 fn client(id: &SpiffeId) -> Result<CertificateParams, AuthorityError> {
@@ -231,7 +248,8 @@ fn client(id: &SpiffeId) -> Result<CertificateParams, AuthorityError> {
     Ok(params)
 }
 
-fn self_signed(key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError> {
+/// What a certificate of an authority with this key says.
+fn authority(key: &KeyPair) -> CertificateParams {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATED).into();
@@ -244,13 +262,15 @@ fn self_signed(key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError>
     params
         .distinguished_name
         .push(DnType::CommonName, format!("Muster authority {name}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Room for the authorities after it, for which it vouches.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(3));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params.self_signed(key)?.der().clone())
+    params
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_client::identity::generate_key;
     use muster_runtime::tls::PeerCertificate;
 
     use super::*;

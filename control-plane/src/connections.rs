@@ -33,6 +33,7 @@ use crate::{
     hosts::{Bar, Inventory},
     jobs::{Fence, Jobs},
     restores::Restores,
+    rotation::Rotation,
     store::{Syncer, jobs::Heard},
 };
 
@@ -72,6 +73,8 @@ pub(crate) struct Rooms {
     pub(crate) syncer: Syncer,
     /// Restores, and what hosts owe after one.
     pub(crate) restores: Restores,
+    /// Whom hosts are to trust.
+    pub(crate) rotation: Rotation,
     /// Intervals.
     pub(crate) settings: ConnectionSettings,
 }

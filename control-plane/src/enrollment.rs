@@ -64,12 +64,15 @@ pub(crate) enum EnrollmentError {
 #[derive(Debug, Clone)]
 pub(crate) struct Enrolled {
     pub(crate) id: SpiffeId,
-    /// The host's or gateway's name.
+    /// The host's, gateway's or operator's name.
     pub(crate) name: String,
     pub(crate) issued: Issued,
 }
 
-/// Lets hosts and gateways in. Cheap to clone.
+/// How long an operator's certificate lives: a person who stays away for longer logs in again.
+const OPERATOR_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Lets hosts, gateways and operators in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Enrollment(Arc<Shared>);
 
@@ -106,9 +109,9 @@ impl Enrollment {
         }))
     }
 
-    /// The authority's certificate: whom everybody trusts.
-    pub(crate) fn authority(&self) -> &rustls_pki_types::CertificateDer<'static> {
-        self.0.authority.certificate()
+    /// Whom everybody is to trust; the first one issues.
+    pub(crate) fn authorities(&self) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+        self.0.authority.trusted()
     }
 
     /// Lets in whoever holds a join token. The same token and key get the same identity again.
@@ -142,6 +145,7 @@ impl Enrollment {
         match JoinKind::of(&token) {
             JoinKind::Host => self.join_host(&token, &key, wanted).await,
             JoinKind::Gateway => self.join_gateway(&token, &key, wanted).await,
+            JoinKind::Operator => self.join_operator(&token, &key).await,
         }
     }
 
@@ -198,8 +202,33 @@ impl Enrollment {
         }
         let mut batch = Batch::new();
         batch.use_join_token(&token.token_id, &key.hash(), &principal.to_string(), now());
-        self.0.access.add_principal(&principal, "", batch).await?;
+        self.0
+            .access
+            .add_principal(&principal, "", &[], batch)
+            .await?;
         tracing::info!(gateway = name, "gateway {name} joined");
+        let known = self.known(&principal).await?;
+        self.certify(&known, key).await
+    }
+
+    /// An operator has the name that its token gives, and the roles too if it is new. One that is locked stays out,
+    /// and its token stays good.
+    async fn join_operator(
+        &self,
+        token: &JoinTokenRow,
+        key: &RequestedKey,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let principal = Principal::new(PrincipalKind::Operator, &token.name);
+        if self.0.access.knows(&principal) {
+            self.known(&principal).await?;
+        }
+        let mut batch = Batch::new();
+        batch.use_join_token(&token.token_id, &key.hash(), &principal.to_string(), now());
+        self.0
+            .access
+            .add_principal(&principal, "", &token.roles, batch)
+            .await?;
+        tracing::info!(%principal, "{principal} logged in");
         let known = self.known(&principal).await?;
         self.certify(&known, key).await
     }
@@ -214,16 +243,17 @@ impl Enrollment {
         self.certify(&self.known(principal).await?, &key).await
     }
 
-    /// A certificate for a host or gateway that may have one.
+    /// A certificate for somebody who may have one.
     async fn certify(
         &self,
         (id, name): &(SpiffeId, String),
         key: &RequestedKey,
     ) -> Result<Enrolled, EnrollmentError> {
-        let issued = self
-            .0
-            .authority
-            .issue_client(id, key, self.0.certificate_lifetime)?;
+        let lifetime = match id.kind {
+            SpiffeKind::Operator => OPERATOR_LIFETIME,
+            _ => self.0.certificate_lifetime,
+        };
+        let issued = self.0.authority.issue_client(id, key, lifetime)?;
         if let (SpiffeKind::Host, Ok(host)) = (id.kind, id.name.parse()) {
             self.0
                 .inventory
@@ -237,7 +267,7 @@ impl Enrollment {
         })
     }
 
-    /// The SPIFFE id and name of a host or gateway that may take part now.
+    /// The SPIFFE id and name of a host, gateway or operator that may take part now.
     async fn known(&self, principal: &Principal) -> Result<(SpiffeId, String), EnrollmentError> {
         let locked = || EnrollmentError::Locked(principal.to_string());
         match principal.kind {
@@ -271,18 +301,22 @@ impl Enrollment {
                     name,
                 ))
             }
-            PrincipalKind::Gateway => {
-                let id = self.0.authority.id(SpiffeKind::Gateway, &principal.name);
+            PrincipalKind::Gateway | PrincipalKind::Operator => {
+                let kind = match principal.kind {
+                    PrincipalKind::Gateway => SpiffeKind::Gateway,
+                    _ => SpiffeKind::Operator,
+                };
+                let id = self.0.authority.id(kind, &principal.name);
                 if !self.0.access.knows(principal) {
-                    return Err(EnrollmentError::Proof("there is no such gateway"));
+                    return Err(EnrollmentError::Proof("there is nobody of this name"));
                 }
                 if !self.0.access.admits(&id) {
                     return Err(locked());
                 }
                 Ok((id, principal.name.clone()))
             }
-            _ => Err(EnrollmentError::Proof(
-                "only hosts and gateways get certificates this way",
+            PrincipalKind::Ai | PrincipalKind::Automation => Err(EnrollmentError::Proof(
+                "only hosts, gateways and operators get certificates this way",
             )),
         }
     }

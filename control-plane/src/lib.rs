@@ -18,6 +18,7 @@ mod jobs;
 mod output;
 mod policy;
 mod restores;
+mod rotation;
 mod seal;
 mod selector;
 mod server;

@@ -27,7 +27,7 @@ use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{Access, AccessError},
+    access::{Access, AccessError, PrincipalKind},
     api::{
         access::AccessDoor,
         agent::Agents,
@@ -45,6 +45,7 @@ use crate::{
     jobs::Jobs,
     output::{OutputError, OutputStore},
     restores::Restores,
+    rotation::Rotation,
     seal::Sealer,
     store::{OpenError, Store, StoreError, jobs::load_fences},
     sweeper,
@@ -185,14 +186,21 @@ impl Server {
             sealer("access.key")?,
             config.certificate_lifetime,
         );
-        let rooms = open_rooms(&config, &store, inventory, sealer("seal.key")?).await?;
         let (issued, key) = certificate::issue(&config, &authority, &store.control_plane_id)?;
         let tls = ServerTls::new(
             issued.chain,
             key,
-            std::slice::from_ref(authority.certificate()),
+            &authority.trusted(),
             Arc::new(Door(access.clone())),
         )?;
+        let rotation = Rotation::load(
+            authority.clone(),
+            store.clone(),
+            inventory.clone(),
+            certificate::follow(&config, &authority, &store.control_plane_id, &tls),
+        )
+        .await?;
+        let rooms = open_rooms(&config, &store, inventory, sealer("seal.key")?, rotation).await?;
         Ok(Self {
             config,
             store,
@@ -255,6 +263,8 @@ impl Server {
             )))
             .add_service(AccessServiceServer::new(AccessDoor::new(
                 self.access.clone(),
+                self.rooms.jobs.clone(),
+                self.rooms.rotation.clone(),
                 self.store.control_plane_id.clone(),
                 self.config.trust_domain.as_str().into(),
             )))
@@ -311,6 +321,7 @@ impl Server {
         background.spawn(self.access.clone().run(stop.clone()));
         background.spawn(keep_out(
             inventory.clone(),
+            self.access.clone(),
             self.tls.clone(),
             self.authority.clone(),
             stop.clone(),
@@ -342,6 +353,7 @@ async fn open_rooms(
     store: &Store,
     inventory: Inventory,
     sealer: Sealer,
+    rotation: Rotation,
 ) -> Result<Rooms, ServerError> {
     let output =
         OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
@@ -363,6 +375,7 @@ async fn open_rooms(
         output,
         syncer,
         restores,
+        rotation,
         settings: ConnectionSettings {
             heartbeat_interval: config.heartbeat_interval,
             offline_after: config.offline_after,
@@ -399,22 +412,35 @@ impl Admission for Door {
     }
 }
 
-/// Closes the connections of hosts that are locked, set aside or removed.
+/// Closes the connections of hosts that are locked, set aside or removed, and of principals that are locked.
 async fn keep_out(
     inventory: Inventory,
+    access: Access,
     tls: ServerTls,
     authority: Arc<Authority>,
     stop: CancellationToken,
 ) {
     let mut bars = inventory.bars();
+    let mut locked = access.locked();
     loop {
-        let bar = tokio::select! {
-            bar = bars.recv() => bar,
+        let shut_out = tokio::select! {
+            bar = bars.recv() => bar.map(|bar| match bar {
+                Bar::Locked(host) | Bar::Removed(host) => (SpiffeKind::Host, host.to_string()),
+            }),
+            locked = locked.recv() => match locked {
+                // An ai or an automation has no connection of its own; its calls have ended.
+                Ok(principal) => match principal.kind {
+                    PrincipalKind::Operator => Ok((SpiffeKind::Operator, principal.name)),
+                    PrincipalKind::Gateway => Ok((SpiffeKind::Gateway, principal.name)),
+                    _ => continue,
+                },
+                Err(error) => Err(error),
+            },
             () = stop.cancelled() => return,
         };
-        match bar {
-            Ok(Bar::Locked(host) | Bar::Removed(host)) => {
-                tls.close(&authority.id(SpiffeKind::Host, host.to_string()));
+        match shut_out {
+            Ok((kind, name)) => {
+                tls.close(&authority.id(kind, name));
             }
             // Some were missed: look at everybody who is connected.
             Err(RecvError::Lagged(_)) => tls.close_refused(),

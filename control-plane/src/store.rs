@@ -3,6 +3,7 @@
 //! Accepted jobs go through the `intake`, a log ahead of the database. A commit survives the end of the process at once (`synchronous=NORMAL` writes it to the log) and
 //! a power cut once its `Durable` has been waited for (one thread syncs the log, for all who wait).
 
+mod authorities;
 pub(crate) mod backup;
 mod batch;
 mod database;
@@ -35,9 +36,38 @@ pub(crate) use self::{
     hosts::StoredHost,
     intake::{Intake, Receipt},
     join_tokens::JoinTokenRow,
+    principals::PrincipalRow,
     tokens::TokenRow,
     writer::Writer,
 };
+
+/// A lock as it is written: since when, by whom, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LockRow {
+    /// Unix milliseconds.
+    pub(crate) time: i64,
+    pub(crate) author: String,
+    pub(crate) note: String,
+}
+
+/// The lock in the columns that every lockable thing has.
+fn lock_row(row: &sqlx::sqlite::SqliteRow) -> Result<Option<LockRow>, StoreError> {
+    let Some(time) = row.try_get("lock_time")? else {
+        return Ok(None);
+    };
+    let text = |column| row.try_get::<Option<String>, _>(column);
+    Ok(Some(LockRow {
+        time,
+        author: text("lock_author")?.unwrap_or_default(),
+        note: text("lock_note")?.unwrap_or_default(),
+    }))
+}
+
+/// A JSON list of texts.
+fn texts(json: &str) -> Result<Vec<String>, StoreError> {
+    serde_json::from_str(json)
+        .map_err(|error| StoreError::Broken(format!("a list of texts: {error}").into()))
+}
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 

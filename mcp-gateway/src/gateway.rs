@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use muster_client::{
@@ -15,11 +16,11 @@ use muster_client::{
 use muster_runtime::{
     backoff::Backoff,
     shutdown,
-    tls::{ClientTls, TlsError, connect_lazily},
+    tls::{ClientTls, ConnectError, TlsError, connect_lazily},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     config::Config,
@@ -31,6 +32,9 @@ use crate::{
 
 /// Name of the gateway's directory within the data directory.
 pub const DIRECTORY: &str = "gateway";
+
+/// How often it is asked which authority issues.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a gateway does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,7 @@ impl Gateway {
     ) -> Result<(), GatewayError> {
         let address = self.identity.address();
         let client = |_| Client::from_channel(connect_lazily(address, &self.tls));
+        let asking = client(0);
         let shared = Arc::new(Shared {
             control_plane: Arc::new(ControlPlane::new((0..CHANNELS).map(client))),
             who: Who::Request,
@@ -110,7 +115,12 @@ impl Gateway {
         });
         let ended = stop.child_token();
         let _end = ended.clone().drop_guard();
-        let renewal = tokio::spawn(keep_fresh(self.identity, self.tls, ended.clone()));
+        let renewal = tokio::spawn(keep_fresh(
+            self.identity,
+            self.tls,
+            asking,
+            ended.clone(),
+        ));
         info!(address = %listener.local_addr()?, "serving MCP");
         let serving = http::serve(shared, &self.config, listener, stop.clone());
         tokio::pin!(serving);
@@ -126,22 +136,28 @@ impl Gateway {
     }
 }
 
-/// Renews the certificate at half of its life, for as long as it takes. Open connections keep the old
-/// one; the next handshake presents the new one.
-async fn keep_fresh(mut identity: Identity, tls: ClientTls, stop: CancellationToken) {
+/// Renews the certificate at half of its life, or once another authority issues, for as long as it takes. Open
+/// connections keep the old one; the next handshake presents the new one. `client` asks who issues.
+pub async fn keep_fresh(
+    mut identity: Identity,
+    tls: ClientTls,
+    client: Client,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::default();
     let mut wait = identity.renew_in(jitter());
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            () = behind(&client, &identity) => {}
             () = stop.cancelled() => return,
         }
         let renewed = tokio::select! {
-            renewed = renew(&identity) => renewed,
+            renewed = enrollment::renew_or_rejoin(&identity) => renewed,
             () = stop.cancelled() => return,
         };
         match renewed.and_then(|renewed| {
-            renewed.present_in(&tls)?;
+            renewed.put_into(&tls)?;
             Ok(renewed)
         }) {
             Ok(renewed) => {
@@ -151,18 +167,25 @@ async fn keep_fresh(mut identity: Identity, tls: ClientTls, stop: CancellationTo
                 wait = identity.renew_in(jitter());
             }
             Err(error) => {
-                warn!("the certificate of the gateway is not renewed: {error}");
+                warn!("the certificate of {} is not renewed: {error}", identity.spiffe_id());
                 wait = backoff.next_wait();
             }
         }
     }
 }
 
-async fn renew(identity: &Identity) -> Result<Identity, EnrollmentError> {
-    if identity.is_expired() {
-        return enrollment::rejoin(identity).await;
+/// Returns once the control plane trusts other authorities than the identity does, or another one issues.
+async fn behind(client: &Client, identity: &Identity) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + jitter())).await;
+        match enrollment::is_behind(client, identity).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            // Its authority may have been dropped meanwhile.
+            Err(error) if error.connect_error().is_some_and(ConnectError::is_outdated) => return,
+            Err(error) => debug!("nobody says which authority issues: {error}"),
+        }
     }
-    enrollment::renew(identity).await
 }
 
 /// A random number from 0 to 1, so that many gateways do not come at once.

@@ -25,6 +25,6 @@ mod watch;
 mod tests;
 
 pub use config::{Config, DEFAULT_LISTEN};
-pub use gateway::{DIRECTORY, Gateway, GatewayError, has_joined, join};
+pub use gateway::{DIRECTORY, Gateway, GatewayError, has_joined, join, keep_fresh};
 pub use http::PATH;
 pub use stdio::{StdioError, serve_stdio};

@@ -101,7 +101,7 @@ async fn an_ai_may_run_jobs_but_not_widen_its_rights() {
     let create = CreateTokenRequest {
         kind: PrincipalKind::Operator.into(),
         name: "eve".to_owned(),
-        ttl: None,
+        ..CreateTokenRequest::default()
     };
     let lock = LockHostRequest {
         host: host(),
@@ -128,7 +128,7 @@ async fn a_revoked_token_is_useless_at_once() {
     let create = CreateTokenRequest {
         kind: PrincipalKind::Automation.into(),
         name: "nightly".to_owned(),
-        ttl: None,
+        ..CreateTokenRequest::default()
     };
     let made = operator
         .access()

@@ -178,7 +178,7 @@ impl Operator {
         let request = CreateTokenRequest {
             kind: kind.into(),
             name: name.to_owned(),
-            ttl: None,
+            ..CreateTokenRequest::default()
         };
         let answer = self.access().create_token(request).await.unwrap();
         answer.into_inner().bearer_token

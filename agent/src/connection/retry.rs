@@ -112,7 +112,7 @@ impl Retry {
                 // With jitter, or the whole fleet comes back at once.
                 Next::Wait(wait.mul_f64(rand::rng().random_range(1.0..=2.0)))
             }
-            Detached::Connect(error) if error.is_expired() => {
+            Detached::Connect(error) if error.is_expired() || error.is_outdated() => {
                 Next::EnrollAgain(self.hiccup.next_wait())
             }
             Detached::Connect(error) if error.is_refused() => Next::Wait(self.refused.next_wait()),

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use muster_client::{Client, ClientError, Credentials, identity::Identity};
+use muster_client::{Client, ClientError, identity::Identity};
+use muster_mcp_gateway::keep_fresh;
+use muster_runtime::tls::connect_lazily;
 
 use super::stop_on_signal;
-use crate::failure::Failure;
+use crate::{failure::Failure, operator::fresh};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Register it:
@@ -29,15 +31,20 @@ impl Mcp {
     pub(crate) async fn run(self, data_dir: PathBuf) -> Result<u8, Failure> {
         let stop = stop_on_signal()?;
         let directory = data_dir.join("operator");
-        let identity = Identity::load(&directory).map_err(ClientError::from)?;
+        let identity = fresh(Identity::load(&directory).map_err(ClientError::from)?).await;
         let address = self.address.as_deref().unwrap_or(identity.address());
-        let client = Client::connect_lazily(address, &Credentials::Directory(directory))?;
+        let tls = identity.client_tls().map_err(ClientError::from)?;
+        let client = Client::from_channel(connect_lazily(address, &tls));
         let ai_name = self
             .ai_name
             .unwrap_or_else(|| format!("{}-mcp", identity.spiffe_id().name));
-        muster_mcp_gateway::serve_stdio(client, ai_name, stop)
-            .await
-            .map_err(|error| Failure::internal(error.to_string()))?;
+        // AI clients keep it running for weeks.
+        let fresh = keep_fresh(identity, tls, client.clone(), stop.clone());
+        let fresh = tokio::spawn(fresh);
+        let served = muster_mcp_gateway::serve_stdio(client, ai_name, stop)
+            .await;
+        fresh.abort();
+        served.map_err(|error| Failure::internal(error.to_string()))?;
         Ok(0)
     }
 }

@@ -197,10 +197,10 @@ async fn join_string(
 ) -> Result<Option<JoinString>, Failure> {
     let (name, directory) = match kind {
         JoinKind::Gateway => ("local", data_dir.join("gateway")),
-        JoinKind::Host => ("", data_dir.join("agent")),
+        JoinKind::Host | JoinKind::Operator => ("", data_dir.join("agent")),
     };
     if let Ok(identity) = Identity::load(&directory) {
-        if identity.authorities() != operator.authorities() {
+        if !server.recognizes(&identity) {
             return Err(Failure::usage(format!(
                 "{} holds an identity of another control plane",
                 directory.display()

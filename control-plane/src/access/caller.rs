@@ -7,7 +7,7 @@ use muster_runtime::tls::{Peer, SpiffeId, SpiffeKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Principal, PrincipalKind, Token,
+    Access, Principal, PrincipalKind, Scopes, Token,
     exchange::{self, Exchanged},
     hash,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Caller {
     pub(crate) credential: Credential,
     /// When the credential expires, Unix milliseconds.
     pub(crate) expire_time: i64,
+    /// What the credential narrows the principal to.
+    pub(crate) scopes: Scopes,
     /// Each of them ends this caller's streams.
     pub(crate) ends: Vec<CancellationToken>,
 }
@@ -77,27 +79,36 @@ impl Access {
         match (bearer, &peer.certificate) {
             (Some(text), _) if text.starts_with(exchange::PREFIX) => self.by_exchange(text, peer),
             (Some(text), _) => {
-                let token = self.bearer(text)?;
+                let (token, [own, principal]) = self.bearer(text)?;
                 Ok(Caller {
                     principal: token.principal.clone(),
                     credential: Credential::Token,
                     expire_time: token.expire_time,
-                    ends: vec![token.revoked.clone(), peer.closing().clone()],
+                    scopes: token.scopes,
+                    ends: vec![own, principal, peer.closing().clone()],
                 })
             }
-            (None, Some(certificate)) => Ok(Caller {
-                principal: self.certified(&certificate.spiffe_id)?,
-                credential: Credential::Certificate(certificate.spiffe_id.clone()),
-                expire_time: millis(certificate.not_after),
-                ends: vec![peer.closing().clone()],
-            }),
+            (None, Some(certificate)) => {
+                let (principal, end) = self.certified(&certificate.spiffe_id)?;
+                Ok(Caller {
+                    principal,
+                    credential: Credential::Certificate(certificate.spiffe_id.clone()),
+                    expire_time: millis(certificate.not_after),
+                    scopes: Scopes::ALL,
+                    ends: end.into_iter().chain([peer.closing().clone()]).collect(),
+                })
+            }
             (None, None) => Err(CredentialError::Missing),
         }
     }
 
-    /// The principal of a certificate that the authority signed. Whether it expired was judged when the connection
+    /// The principal of a certificate that the authority signed, and what ends its calls; a host's end with its
+    /// connections. Whether it expired was judged when the connection
     /// opened: renewal must not break a stream, and a lock closes the connection.
-    pub(super) fn certified(&self, id: &SpiffeId) -> Result<Principal, CredentialError> {
+    pub(super) fn certified(
+        &self,
+        id: &SpiffeId,
+    ) -> Result<(Principal, Option<CancellationToken>), CredentialError> {
         if *id.trust_domain != *self.0.trust_domain {
             return Err(CredentialError::Invalid(
                 "the certificate belongs to another trust domain",
@@ -128,47 +139,34 @@ impl Access {
                     ));
                 }
             }
-        } else {
-            self.standing(&principal)?;
+            return Ok((principal, None));
         }
-        Ok(principal)
+        let end = self.standing(&principal)?;
+        Ok((principal, Some(end)))
     }
 
-    /// The principal exists, and neither it nor its owner is locked.
-    pub(super) fn standing(&self, principal: &Principal) -> Result<(), CredentialError> {
-        let state = self.0.state.read();
-        let mut name = principal.to_string();
-        loop {
-            let standing = state
-                .principals
-                .get(&name)
-                .ok_or(CredentialError::Invalid("the credential names nobody here"))?;
-            if standing.locked {
-                return Err(CredentialError::Locked(name));
-            }
-            if standing.owner.is_empty() {
-                return Ok(());
-            }
-            name.clone_from(&standing.owner);
-        }
-    }
-
-    /// The token with this secret, if it counts now.
-    pub(crate) fn bearer(&self, secret: &str) -> Result<Arc<Token>, CredentialError> {
+    /// The token with this secret, if it counts now, and what ends calls that are made with it.
+    pub(crate) fn bearer(
+        &self,
+        secret: &str,
+    ) -> Result<(Arc<Token>, [CancellationToken; 2]), CredentialError> {
         let token = self.0.state.read().by_hash.get(&hash(secret)).cloned();
         self.counts(token.ok_or(CredentialError::Invalid(
             "the bearer token is unknown, was revoked, or was made by another control plane",
         ))?)
     }
 
-    fn counts(&self, token: Arc<Token>) -> Result<Arc<Token>, CredentialError> {
+    fn counts(
+        &self,
+        token: Arc<Token>,
+    ) -> Result<(Arc<Token>, [CancellationToken; 2]), CredentialError> {
         let now = now();
         if token.expire_time <= now {
             return Err(CredentialError::Expired("the bearer token"));
         }
-        self.standing(&token.principal)?;
+        let ends = [token.end()?, self.standing(&token.principal)?];
         token.used.store(now, Ordering::Relaxed);
-        Ok(token)
+        Ok((token, ends))
     }
 
     fn by_exchange(&self, text: &str, peer: &Peer) -> Result<Caller, CredentialError> {
@@ -190,18 +188,23 @@ impl Access {
         let principal: Principal = exchanged.principal.parse().map_err(|_| malformed)?;
         let mut ends = vec![peer.closing().clone()];
         if exchanged.token_id.is_empty() {
-            self.standing(&principal)?;
+            ends.push(self.standing(&principal)?);
         } else {
             let source = self.0.state.read().by_id.get(&exchanged.token_id).cloned();
-            let source = self.counts(source.ok_or(CredentialError::Invalid(
+            let (_, of_source) = self.counts(source.ok_or(CredentialError::Invalid(
                 "the token that this one was exchanged for was revoked",
             ))?)?;
-            ends.push(source.revoked.clone());
+            ends.extend(of_source);
         }
+        let scopes = match exchanged.narrowed {
+            true => Scopes::only(exchanged.scopes.iter().map(String::as_str)),
+            false => Scopes::ALL,
+        };
         Ok(Caller {
             principal,
             credential: Credential::Token,
             expire_time: exchanged.expire_time,
+            scopes,
             ends,
         })
     }

@@ -29,6 +29,12 @@ pub(super) struct Exchanged {
     /// When it expires, Unix milliseconds.
     #[serde(rename = "e")]
     pub(super) expire_time: i64,
+    /// What its source narrows the principal to, if it does.
+    #[serde(rename = "s", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) scopes: Vec<String>,
+    /// Its source narrows the principal, even where no scope is left.
+    #[serde(rename = "n", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) narrowed: bool,
 }
 
 impl Exchanged {
@@ -64,6 +70,8 @@ mod tests {
             token_id: "k-1".to_owned(),
             certificate: "spiffe://muster.internal/gateway/local".to_owned(),
             expire_time: 1,
+            scopes: vec!["jobs:run".to_owned()],
+            narrowed: true,
         };
         let text = token.seal(&sealer);
         assert_eq!(Exchanged::open(&text, &sealer), Some(token));

@@ -29,18 +29,18 @@ async fn a_token_counts_until_it_is_revoked_and_across_restarts() {
     let directory = tempfile::tempdir().unwrap();
     let first = access(directory.path()).await;
     let (token, secret) = first
-        .create_token(ai(), None, "operator/ada")
+        .create_token(ai(), None, &[], "operator/ada")
         .await
         .unwrap();
     assert!(secret.expose().starts_with("mst_ai_"));
     drop(first);
 
     let second = access(directory.path()).await;
-    let found = second.bearer(secret.expose()).unwrap();
+    let (found, [end, _]) = second.bearer(secret.expose()).unwrap();
     assert_eq!((&found.id, &found.principal), (&token.id, &ai()));
     assert!(found.last_used_time().is_some());
     second.revoke_token(&token.id).await.unwrap();
-    assert!(found.revoked.is_cancelled());
+    assert!(end.is_cancelled());
     assert!(second.bearer(secret.expose()).is_err());
     assert!(matches!(
         second.revoke_token(&token.id).await,
@@ -53,7 +53,7 @@ async fn a_token_expires() {
     let directory = tempfile::tempdir().unwrap();
     let access = access(directory.path()).await;
     let (token, secret) = access
-        .create_token(ai(), Some(Duration::from_millis(1)), "operator/ada")
+        .create_token(ai(), Some(Duration::from_millis(1)), &[], "operator/ada")
         .await
         .unwrap();
     while now() <= token.expire_time {
@@ -73,16 +73,17 @@ async fn an_ai_belongs_to_the_operator_that_named_it_first() {
     let eve = Principal::new(PrincipalKind::Operator, "eve");
     for operator in [&ada, &eve] {
         access
-            .add_principal(operator, "", Batch::new())
+            .add_principal(operator, "", &[], Batch::new())
             .await
             .unwrap();
     }
-    let (_, expire_time, principal) = access
+    let sealed = access
         .exchange_ai(&ada, "ada-mcp", &gateway())
         .await
         .unwrap();
+    let principal = sealed.principal;
     assert_eq!(principal.to_string(), "ai/ada-mcp");
-    assert!(expire_time <= now() + EXCHANGED_TTL_MS);
+    assert!(sealed.expire_time <= now() + EXCHANGED_TTL_MS);
     assert_eq!(access.owner(&principal), "operator/ada");
     assert!(matches!(
         access.exchange_ai(&eve, "ada-mcp", &gateway()).await,
@@ -97,7 +98,9 @@ async fn hosts_and_gateways_get_no_bearer_tokens() {
     for kind in [PrincipalKind::Gateway, PrincipalKind::Host] {
         let principal = Principal::new(kind, "x");
         assert!(matches!(
-            access.create_token(principal, None, "operator/ada").await,
+            access
+                .create_token(principal, None, &[], "operator/ada")
+                .await,
             Err(AccessError::Kind)
         ));
     }

@@ -1,46 +1,71 @@
-//! The door to principals and tokens.
+//! The door to principals, tokens and the authority.
 
 use std::sync::Arc;
 
 use muster_proto::v1::{
-    self, CreateTokenRequest, CreateTokenResponse, ExchangeTokenRequest, ExchangeTokenResponse,
-    GetCallerRequest, GetCallerResponse, ListTokensRequest, ListTokensResponse, Reason,
-    RevokeTokenRequest, RevokeTokenResponse, access_service_server::AccessService,
-    exchange_token_request::Subject,
+    self, CreatePrincipalRequest, CreatePrincipalResponse, CreateTokenRequest, CreateTokenResponse,
+    ExchangeTokenRequest, ExchangeTokenResponse, GetAuthoritiesRequest, GetAuthoritiesResponse,
+    GetCallerRequest, GetCallerResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+    ListTokensRequest, ListTokensResponse, LockPrincipalRequest, LockPrincipalResponse,
+    LockTokenRequest, LockTokenResponse, Reason, RevokeTokenRequest, RevokeTokenResponse,
+    RotateAuthorityRequest, RotateAuthorityResponse, UnlockPrincipalRequest,
+    UnlockPrincipalResponse, UnlockTokenRequest, UnlockTokenResponse, UpdatePrincipalRequest,
+    UpdatePrincipalResponse, access_service_server::AccessService,
+    exchange_token_request::Subject, lock_principal_request::Tasks,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
+    authorities,
     caller::{self, Caller},
     enrollment::{place, ttl},
     hosts::timestamp,
     page::{self, Query},
     status,
 };
-use crate::access::{Access, Principal, PrincipalKind, Token};
+use crate::{
+    access::{Access, Member, Principal, PrincipalKind, Token},
+    jobs::Jobs,
+    rotation::Rotation,
+    store::LockRow,
+};
 
 /// `muster.v1.AccessService`.
 pub(crate) struct AccessDoor {
     access: Access,
+    jobs: Jobs,
+    rotation: Rotation,
     control_plane_id: Arc<str>,
     trust_domain: Arc<str>,
 }
 
 impl AccessDoor {
     /// A door to `access` of this control plane.
-    pub(crate) fn new(access: Access, control_plane_id: Arc<str>, trust_domain: Arc<str>) -> Self {
+    pub(crate) fn new(
+        access: Access,
+        jobs: Jobs,
+        rotation: Rotation,
+        control_plane_id: Arc<str>,
+        trust_domain: Arc<str>,
+    ) -> Self {
         Self {
             access,
+            jobs,
+            rotation,
             control_plane_id,
             trust_domain,
         }
     }
 
     fn principal(&self, principal: &Principal) -> v1::Principal {
-        v1::Principal {
-            kind: caller::kind(principal.kind).into(),
-            name: principal.name.clone(),
-            owner: self.access.owner(principal),
+        match self.access.member(principal) {
+            Some(known) => member(known),
+            // Hosts are in the inventory.
+            None => v1::Principal {
+                kind: caller::kind(principal.kind).into(),
+                name: principal.name.clone(),
+                ..v1::Principal::default()
+            },
         }
     }
 
@@ -52,7 +77,57 @@ impl AccessDoor {
             expire_time: Some(timestamp(token.expire_time)),
             last_used_time: token.last_used_time().map(timestamp),
             author: token.author.clone(),
+            scopes: token.scopes.texts(),
+            lock: token.lock().map(lock),
         }
+    }
+
+    /// Cancels every open job of a principal and of those that it owns; says how many.
+    async fn cancel_jobs(&self, principal: &Principal, by: &Arc<str>) -> Result<i32, Status> {
+        let family = self.access.family(principal);
+        let names: Vec<String> = family.iter().map(ToString::to_string).collect();
+        let cancelled = self.jobs.cancel_all_of(&names, by).await;
+        let cancelled = cancelled.map_err(|error| status::of(&error))?;
+        Ok(i32::try_from(cancelled).unwrap_or(i32::MAX))
+    }
+}
+
+fn member(member: Member) -> v1::Principal {
+    v1::Principal {
+        kind: caller::kind(member.principal.kind).into(),
+        name: member.principal.name,
+        owner: member.owner,
+        roles: member.roles,
+        lock: member.lock.map(lock),
+        create_time: Some(timestamp(member.create_time)),
+        last_used_time: member.last_used_time.map(timestamp),
+    }
+}
+
+fn lock(lock: LockRow) -> v1::Lock {
+    v1::Lock {
+        create_time: Some(timestamp(lock.time)),
+        author: lock.author,
+        note: lock.note,
+    }
+}
+
+/// A principal that a caller names, as "operator/ada".
+fn named(text: &str) -> Result<Principal, Status> {
+    text.parse()
+        .map_err(|_| status::invalid("principal", "is no principal; one looks like \"operator/ada\""))
+}
+
+/// The kind of a principal that can be made and can have tokens.
+fn made_kind(kind: v1::PrincipalKind) -> Result<PrincipalKind, Status> {
+    match kind {
+        v1::PrincipalKind::Operator => Ok(PrincipalKind::Operator),
+        v1::PrincipalKind::Ai => Ok(PrincipalKind::Ai),
+        v1::PrincipalKind::Automation => Ok(PrincipalKind::Automation),
+        _ => Err(status::invalid(
+            "kind",
+            "is an operator, an ai or an automation",
+        )),
     }
 }
 
@@ -69,6 +144,8 @@ impl AccessService for AccessDoor {
             control_plane_id: self.control_plane_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.trust_domain.to_string(),
+            scopes: caller.proven().scopes.texts(),
+            oauth: None,
         }))
     }
 
@@ -78,22 +155,13 @@ impl AccessService for AccessDoor {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let kind = match request.kind() {
-            v1::PrincipalKind::Operator => PrincipalKind::Operator,
-            v1::PrincipalKind::Ai => PrincipalKind::Ai,
-            v1::PrincipalKind::Automation => PrincipalKind::Automation,
-            _ => {
-                return Err(status::invalid(
-                    "kind",
-                    "bearer tokens are for an operator, an ai or an automation",
-                ));
-            }
-        };
+        let kind = made_kind(request.kind())?;
         let (token, secret) = self
             .access
             .create_token(
                 Principal::new(kind, request.name),
                 ttl(request.ttl)?,
+                &request.scopes,
                 &caller.principal,
             )
             .await
@@ -169,12 +237,158 @@ impl AccessService for AccessDoor {
                 ));
             }
         };
-        let (bearer_token, expire_time, principal) =
-            exchanged.map_err(|error| status::of(&error))?;
+        let sealed = exchanged.map_err(|error| status::of(&error))?;
         Ok(Response::new(ExchangeTokenResponse {
-            bearer_token,
-            expire_time: Some(timestamp(expire_time)),
-            principal: Some(self.principal(&principal)),
+            bearer_token: sealed.token,
+            expire_time: Some(timestamp(sealed.expire_time)),
+            principal: Some(self.principal(&sealed.principal)),
+            scopes: sealed.scopes.texts(),
         }))
+    }
+
+    async fn list_principals(
+        &self,
+        request: Request<ListPrincipalsRequest>,
+    ) -> Result<Response<ListPrincipalsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let query = Query::new(&["ListPrincipals", &caller.principal]);
+        let size = page::size(request.page_size, 100, 1000)?;
+        let after = match query.place(&request.page_token)? {
+            Some(place) => Some(named(&place)?),
+            None => None,
+        };
+        let mut members = self.access.members();
+        members.retain(|member| after.as_ref().is_none_or(|after| member.principal > *after));
+        let more = members.len() > size;
+        members.truncate(size);
+        let next_page_token = match members.last() {
+            Some(last) if more => query.token(&last.principal.to_string()),
+            _ => String::new(),
+        };
+        Ok(Response::new(ListPrincipalsResponse {
+            principals: members.into_iter().map(member).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn create_principal(
+        &self,
+        request: Request<CreatePrincipalRequest>,
+    ) -> Result<Response<CreatePrincipalResponse>, Status> {
+        let request = request.into_inner();
+        let kind = made_kind(request.kind())?;
+        let made = self
+            .access
+            .create_principal(&Principal::new(kind, request.name), &request.roles)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let principal = Some(member(made));
+        Ok(Response::new(CreatePrincipalResponse { principal }))
+    }
+
+    async fn update_principal(
+        &self,
+        request: Request<UpdatePrincipalRequest>,
+    ) -> Result<Response<UpdatePrincipalResponse>, Status> {
+        let request = request.into_inner();
+        let changed = self
+            .access
+            .set_roles(&named(&request.principal)?, &request.roles)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let principal = Some(member(changed));
+        Ok(Response::new(UpdatePrincipalResponse { principal }))
+    }
+
+    async fn lock_principal(
+        &self,
+        request: Request<LockPrincipalRequest>,
+    ) -> Result<Response<LockPrincipalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let principal = named(&request.principal)?;
+        let locked = self
+            .access
+            .lock_principal(&principal, &caller.principal, &request.note)
+            .await
+            .map_err(|error| status::of(&error))?;
+        // From here on it creates no more of them.
+        let cancelled_jobs = match request.tasks() {
+            Tasks::Cancel => self.cancel_jobs(&principal, &caller.principal).await?,
+            Tasks::Leave | Tasks::Unspecified => 0,
+        };
+        Ok(Response::new(LockPrincipalResponse {
+            principal: Some(member(locked)),
+            cancelled_jobs,
+        }))
+    }
+
+    async fn unlock_principal(
+        &self,
+        request: Request<UnlockPrincipalRequest>,
+    ) -> Result<Response<UnlockPrincipalResponse>, Status> {
+        let unlocked = self
+            .access
+            .unlock_principal(&named(&request.into_inner().principal)?)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let principal = Some(member(unlocked));
+        Ok(Response::new(UnlockPrincipalResponse { principal }))
+    }
+
+    async fn lock_token(
+        &self,
+        request: Request<LockTokenRequest>,
+    ) -> Result<Response<LockTokenResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let token = self
+            .access
+            .lock_token(&request.token_id, &caller.principal, &request.note)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let token = Some(self.token(&token));
+        Ok(Response::new(LockTokenResponse { token }))
+    }
+
+    async fn unlock_token(
+        &self,
+        request: Request<UnlockTokenRequest>,
+    ) -> Result<Response<UnlockTokenResponse>, Status> {
+        let token = self
+            .access
+            .unlock_token(&request.into_inner().token_id)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let token = Some(self.token(&token));
+        Ok(Response::new(UnlockTokenResponse { token }))
+    }
+
+    async fn get_authorities(
+        &self,
+        request: Request<GetAuthoritiesRequest>,
+    ) -> Result<Response<GetAuthoritiesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let is_operator = caller.kind == v1::PrincipalKind::Operator;
+        Ok(Response::new(authorities::answer(
+            &self.rotation,
+            is_operator,
+        )))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        let request = request.into_inner();
+        let step = authorities::step(request.step(), request.distrust)?;
+        let progress = self
+            .rotation
+            .step(step, request.force)
+            .await
+            .map_err(|error| status::of(&error))?;
+        let rotation = Some(authorities::progress(progress));
+        Ok(Response::new(RotateAuthorityResponse { rotation }))
     }
 }

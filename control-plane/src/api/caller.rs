@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::{
     rules::{self, Rule},
-    status,
+    scopes, status,
 };
 use crate::{
     access::{self, Access, CredentialError, PrincipalKind},
@@ -137,6 +137,11 @@ impl<S> Judged<S> {
                 request.uri().path().trim_start_matches('/')
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
+        }
+        if let Some(scope) = scopes::of(request.uri().path())
+            && !caller.scopes.reaches(scope)
+        {
+            return Err(status::out_of_scope(scope));
         }
         Ok(Some(caller))
     }

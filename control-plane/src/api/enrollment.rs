@@ -49,7 +49,12 @@ impl EnrollmentDoor {
             },
             name: enrolled.name,
             certificate_chain: enrolled.issued.chain.iter().map(|c| der(c)).collect(),
-            authorities: vec![der(self.enrollment.authority())],
+            authorities: self
+                .enrollment
+                .authorities()
+                .iter()
+                .map(|authority| der(authority))
+                .collect(),
             expire_time: Some(timestamp(millis(enrolled.issued.expires))),
         }
     }
@@ -59,6 +64,7 @@ fn join_token(row: JoinTokenRow) -> v1::JoinToken {
     let kind = match JoinKind::of(&row) {
         JoinKind::Host => v1::JoinKind::Host,
         JoinKind::Gateway => v1::JoinKind::Gateway,
+        JoinKind::Operator => v1::JoinKind::Operator,
     };
     v1::JoinToken {
         join_token_id: row.token_id,
@@ -103,8 +109,12 @@ impl EnrollmentService for EnrollmentDoor {
         let kind = match request.kind() {
             v1::JoinKind::Host => JoinKind::Host,
             v1::JoinKind::Gateway => JoinKind::Gateway,
+            v1::JoinKind::Operator => JoinKind::Operator,
             v1::JoinKind::Unspecified => {
-                return Err(status::invalid("kind", "is missing: host or gateway"));
+                return Err(status::invalid(
+                    "kind",
+                    "is missing: host, gateway or operator",
+                ));
             }
         };
         let new = NewJoinToken {
@@ -113,6 +123,7 @@ impl EnrollmentService for EnrollmentDoor {
             labels: request.labels.into_iter().collect::<BTreeMap<_, _>>(),
             ttl: ttl(request.ttl)?,
             uses_max: request.max_uses.into(),
+            roles: request.roles,
         };
         let (row, secret) = self
             .enrollment

@@ -14,7 +14,7 @@ pub(super) enum Rule {
 /// Whoever may look at the fleet and run jobs.
 const PEOPLE: Rule = Rule::Kinds(&[Operator, Ai, Automation]);
 const OPERATOR: Rule = Rule::Kinds(&[Operator]);
-const ENROLLED: Rule = Rule::Kinds(&[Host, Gateway]);
+const ENROLLED: Rule = Rule::Kinds(&[Host, Gateway, Operator]);
 const HOST: Rule = Rule::Kinds(&[Host]);
 const EXCHANGER: Rule = Rule::Kinds(&[Gateway, Operator]);
 const ANY_CREDENTIAL: Rule = Rule::Kinds(&PrincipalKind::ALL);
@@ -34,11 +34,20 @@ const RULES: &[(&str, Rule)] = &[
     ("muster.agent.v1.AgentService/Attach", HOST),
     ("muster.agent.v1.AgentService/Report", HOST),
     ("muster.agent.v1.AgentService/Upload", HOST),
+    ("muster.v1.AccessService/CreatePrincipal", OPERATOR),
     ("muster.v1.AccessService/CreateToken", OPERATOR),
     ("muster.v1.AccessService/ExchangeToken", EXCHANGER),
+    ("muster.v1.AccessService/GetAuthorities", ANY_CREDENTIAL),
     ("muster.v1.AccessService/GetCaller", ANY_CREDENTIAL),
+    ("muster.v1.AccessService/ListPrincipals", OPERATOR),
     ("muster.v1.AccessService/ListTokens", OPERATOR),
+    ("muster.v1.AccessService/LockPrincipal", OPERATOR),
+    ("muster.v1.AccessService/LockToken", OPERATOR),
     ("muster.v1.AccessService/RevokeToken", OPERATOR),
+    ("muster.v1.AccessService/RotateAuthority", OPERATOR),
+    ("muster.v1.AccessService/UnlockPrincipal", OPERATOR),
+    ("muster.v1.AccessService/UnlockToken", OPERATOR),
+    ("muster.v1.AccessService/UpdatePrincipal", OPERATOR),
     ("muster.v1.EnrollmentService/CreateJoinToken", OPERATOR),
     ("muster.v1.EnrollmentService/Enroll", Rule::Anyone),
     ("muster.v1.EnrollmentService/ListJoinTokens", OPERATOR),
@@ -164,9 +173,19 @@ pub(crate) mod tests {
             "HostService/UnlockHost",
             "HostService/RemoveHost",
             "JobService/ReleaseJobs",
+            "AccessService/CreatePrincipal",
             "AccessService/CreateToken",
+            "AccessService/ListPrincipals",
+            "AccessService/ListTokens",
+            "AccessService/LockPrincipal",
+            "AccessService/LockToken",
             "AccessService/RevokeToken",
+            "AccessService/RotateAuthority",
+            "AccessService/UnlockPrincipal",
+            "AccessService/UnlockToken",
+            "AccessService/UpdatePrincipal",
             "EnrollmentService/CreateJoinToken",
+            "EnrollmentService/RevokeJoinToken",
         ] {
             let rule = of(&format!("/muster.v1.{method}")).unwrap();
             assert!(!rule.allows(Ai), "{method}");
@@ -185,6 +204,7 @@ pub(crate) mod tests {
             allowed,
             [
                 "muster.v1.AccessService/ExchangeToken",
+                "muster.v1.AccessService/GetAuthorities",
                 "muster.v1.AccessService/GetCaller",
                 "muster.v1.EnrollmentService/RenewCertificate",
             ]

@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    access::{AccessError, CredentialError},
+    access::{AccessError, CredentialError, Scope},
+    authority::StepError,
     enrollment::EnrollmentError,
     hosts::{EditError, NameError, SelectError},
+    rotation::RotationError,
     selector::ParseError,
     store::StoreError,
 };
@@ -54,6 +56,16 @@ pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
     )
 }
 
+/// The caller's token does not reach that far.
+pub(crate) fn out_of_scope(scope: Scope) -> Status {
+    let scope = scope.text();
+    status(
+        Reason::ScopeInsufficient,
+        &format!("the token does not reach that far; one with the scope {scope:?} does"),
+        vec![("scope", scope.to_owned())],
+    )
+}
+
 fn status(reason: Reason, message: &str, metadata: Vec<(&'static str, String)>) -> Status {
     let details = ErrorDetails::with_error_info(
         reason.name(),
@@ -86,6 +98,7 @@ fn code(reason: Reason) -> Code {
         | Reason::ProgramDenied
         | Reason::PolicyDenied
         | Reason::PrincipalSuspended
+        | Reason::ScopeInsufficient
         | Reason::UserNotPermitted => Code::PermissionDenied,
         Reason::ArgumentInvalid
         | Reason::SelectorInvalid
@@ -98,13 +111,18 @@ fn code(reason: Reason) -> Code {
         Reason::HostNotFound
         | Reason::JobNotFound
         | Reason::TaskNotFound
-        | Reason::TokenNotFound => Code::NotFound,
-        Reason::RequestIdReused | Reason::NameTaken => Code::AlreadyExists,
+        | Reason::TokenNotFound
+        | Reason::PrincipalNotFound => Code::NotFound,
+        Reason::RequestIdReused | Reason::NameTaken | Reason::PrincipalExists => {
+            Code::AlreadyExists
+        }
         Reason::EtagMismatch | Reason::SessionSuperseded | Reason::ClientSilent => Code::Aborted,
         Reason::NoHostMatches
         | Reason::IdentityConflict
         | Reason::ModeUnenforceable
         | Reason::NetworkUnenforceable
+        | Reason::AuthorityPhase
+        | Reason::LastAdmin
         | Reason::VersionUnsupported => Code::FailedPrecondition,
         Reason::LedgerUnavailable | Reason::ShuttingDown => Code::Unavailable,
         Reason::Overloaded | Reason::RateLimited | Reason::HostBusy | Reason::DiskFull => {
@@ -206,7 +224,12 @@ impl Explain for AccessError {
     fn reason(&self) -> Reason {
         match self {
             Self::Name(error) => error.reason(),
-            Self::Kind | Self::Ttl => Reason::ArgumentInvalid,
+            Self::Kind | Self::Ttl | Self::Scope(_) | Self::Argument(_) => {
+                Reason::ArgumentInvalid
+            }
+            Self::PrincipalNotFound(_) => Reason::PrincipalNotFound,
+            Self::PrincipalExists(_) => Reason::PrincipalExists,
+            Self::LastAdmin(_) => Reason::LastAdmin,
             Self::TokenNotFound(_) => Reason::TokenNotFound,
             Self::NotYours { .. } => Reason::NotAllowed,
             Self::Credential(error) => error.reason(),
@@ -232,6 +255,18 @@ impl Explain for EnrollmentError {
             Self::Access(error) => error.reason(),
             Self::Edit(error) => error.reason(),
             Self::Authority(_) | Self::Tls(_) => Reason::Internal,
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl Explain for RotationError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Step(StepError::Phase(_)) | Self::Missing { .. } => Reason::AuthorityPhase,
+            Self::Step(StepError::Authority(_)) | Self::Listener(_) | Self::CutOff => {
+                Reason::Internal
+            }
             Self::Store(error) => error.reason(),
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, stream};
 use muster_proto::{
     agent::v1::{
-        AttachRequest, AttachResponse, Drain, HeartbeatAck, Hello, Welcome,
+        AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, Welcome,
         attach_request::Message as Up, attach_response::Message as Down,
     },
     ids::HostId,
@@ -84,6 +84,7 @@ pub(crate) async fn attach(
     }
     session.greet(welcome(&rooms, &session));
     rooms.inventory.attached(host_id);
+    let trusted = hello.authorities_version;
     tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
 
     let held: HashSet<String> = hello.held_task_ids.iter().cloned().collect();
@@ -92,7 +93,7 @@ pub(crate) async fn attach(
     let driven = Arc::clone(&session);
     tokio::spawn(
         async move {
-            let end = listen(&rooms, &driven, incoming, &held).await;
+            let end = listen(&rooms, &driven, incoming, &held, trusted).await;
             driven.end(end);
             if rooms.connections.leave(&driven) {
                 rooms.inventory.detached(host_id, end == End::Gone);
@@ -279,12 +280,23 @@ async fn listen(
     session: &Session,
     mut incoming: Streaming<AttachRequest>,
     held: &HashSet<String>,
+    mut trusted: i64,
 ) -> End {
     let silence = rooms.settings.offline_after;
     let mut ticks = interval(silence / 4);
+    let mut versions = rooms.rotation.versions();
+    // Where nothing was ever rotated there is nothing to tell.
+    versions.mark_changed();
     loop {
         tokio::select! {
             end = session.ended() => return end,
+            Ok(()) = versions.changed() => {
+                if !tell_authorities(rooms, session, &mut trusted) {
+                    versions.mark_changed();
+                    // The queue is full; it gets a moment.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
             _ = ticks.tick() => {
                 if session.heard.lock().elapsed() > silence {
                     return End::Silent;
@@ -305,6 +317,26 @@ async fn listen(
             }
         }
     }
+}
+
+/// Tells a host whom to trust, unless it was told; `false` if there was no room for that.
+fn tell_authorities(rooms: &Rooms, session: &Session, trusted: &mut i64) -> bool {
+    let (authorities, version) = rooms.rotation.authorities();
+    if version == *trusted {
+        return true;
+    }
+    let sent = session.send(down(Down::Authorities(Authorities {
+        authorities: authorities
+            .iter()
+            .map(|authority| bytes::Bytes::copy_from_slice(authority))
+            .collect(),
+        version,
+    })));
+    if sent {
+        *trusted = version;
+    }
+    // A session that has ended is told no more.
+    sent || !session.is_open()
 }
 
 async fn handle(
@@ -342,6 +374,12 @@ async fn handle(
                 }
             }
             session.look();
+        }
+        Up::AuthoritiesTaken(taken) => {
+            let written = rooms.rotation.taken(session.host_id, taken.version).await;
+            if let Err(error) = written {
+                tracing::warn!(%error, "what the host trusts is not written: {error}");
+            }
         }
         Up::Goodbye(goodbye) => {
             tracing::info!(cause = %goodbye.cause, "the agent says goodbye: {}", goodbye.cause);

@@ -37,11 +37,13 @@ use tonic_types::StatusExt as _;
 
 use super::{ConnectionSettings, Connections, Rooms};
 use crate::{
+    authority::Authority,
     dispatcher::Dispatcher,
     hosts::{Inventory, Labels, NewHost, PresenceLimits},
     jobs::{CreateError, Ending, Fence, JobState, Jobs, NewJob, State, Target, Task, WatchEvent},
     output::{Content, OutputLimits, OutputStore},
     restores::Restores,
+    rotation::Rotation,
     seal::Sealer,
     store::{self, Batch, OpenError, Store},
 };
@@ -139,6 +141,11 @@ impl Plane {
         let jobs = Jobs::load(store.clone(), output.clone(), dispatcher)
             .await
             .unwrap();
+        let authority = Authority::open(directory, "muster.internal").unwrap();
+        let follow = Box::new(|| Ok(()));
+        let rotation =
+            Rotation::load(authority.into(), store.clone(), inventory.clone(), follow);
+        let rotation = rotation.await.unwrap();
         let rooms = Rooms {
             jobs,
             connections,
@@ -146,6 +153,7 @@ impl Plane {
             output,
             syncer,
             restores,
+            rotation,
             settings: ConnectionSettings::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Enrollment, EnrollmentError};
 use crate::{
-    access::{Secret, draw_id},
+    access::{PrincipalKind, Secret, checked_roles as checked, draw_id},
     hosts::{SelectError, check_labels, check_name},
     store::{Batch, JoinTokenRow, StoreError, now},
 };
@@ -28,6 +28,8 @@ pub enum JoinKind {
     Host,
     /// A gateway.
     Gateway,
+    /// An operator.
+    Operator,
 }
 
 impl JoinKind {
@@ -35,15 +37,15 @@ impl JoinKind {
         match self {
             Self::Host => "host",
             Self::Gateway => "gateway",
+            Self::Operator => "operator",
         }
     }
 
     pub(crate) fn of(token: &JoinTokenRow) -> Self {
-        if token.kind == Self::Gateway.text() {
-            Self::Gateway
-        } else {
-            Self::Host
-        }
+        let kind = [Self::Gateway, Self::Operator]
+            .into_iter()
+            .find(|kind| kind.text() == token.kind);
+        kind.unwrap_or(Self::Host)
     }
 }
 
@@ -56,6 +58,12 @@ pub(crate) struct NewJoinToken {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) uses_max: i64,
+    /// What an operator that is new gets; empty for others.
+    pub(crate) roles: Vec<String>,
+}
+
+fn checked_roles(roles: &[String]) -> Result<Vec<String>, EnrollmentError> {
+    Ok(checked(roles, PrincipalKind::Operator)?)
 }
 
 impl Enrollment {
@@ -75,9 +83,19 @@ impl Enrollment {
         if !(1..=USES_MAX).contains(&uses_max) {
             return Err(EnrollmentError::Argument("max_uses: 1 to 10,000"));
         }
-        if new.kind == JoinKind::Gateway && !new.labels.is_empty() {
-            return Err(EnrollmentError::Argument("labels: a gateway has none"));
+        if new.kind != JoinKind::Host && !new.labels.is_empty() {
+            return Err(EnrollmentError::Argument("labels: only a host has some"));
         }
+        if new.kind != JoinKind::Operator && !new.roles.is_empty() {
+            return Err(EnrollmentError::Argument("roles: only an operator has some"));
+        }
+        if new.kind == JoinKind::Operator && new.name.is_empty() {
+            return Err(EnrollmentError::Argument("name: an operator needs one"));
+        }
+        let roles = match new.kind {
+            JoinKind::Operator => checked_roles(&new.roles)?,
+            _ => Vec::new(),
+        };
         check_labels(&new.labels)?;
         if !new.name.is_empty() {
             check_name(&new.name)?;
@@ -108,6 +126,7 @@ impl Enrollment {
             uses: 0,
             uses_max,
             revoked: false,
+            roles,
         };
         let mut batch = Batch::new();
         batch.add_join_token(&token);

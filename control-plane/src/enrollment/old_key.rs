@@ -52,7 +52,7 @@ pub(crate) enum OldKeyOutcome {
 }
 
 impl Enrollment {
-    /// Lets a host or gateway in again by its old key.
+    /// Lets a host, gateway or operator in again by its old key.
     pub(crate) async fn rejoin(
         &self,
         old: OldKey<'_>,
@@ -64,8 +64,14 @@ impl Enrollment {
             .map_err(|_| EnrollmentError::Proof("the certificate is malformed"))?;
         // Judged at a moment when it was valid: that it has expired is why it is here.
         let then = facts.not_after - Duration::from_secs(1);
-        signed_by_authority(&certificate, self.0.authority.certificate(), then)
-            .map_err(|_| EnrollmentError::Proof("another authority signed the certificate"))?;
+        // One that was dropped since still proves who had a certificate of it.
+        let known = self.0.authority.recognized();
+        let signed = |by| signed_by_authority(&certificate, by, then).is_ok();
+        if !known.iter().any(signed) {
+            return Err(EnrollmentError::Proof(
+                "another authority signed the certificate; join anew with a join token",
+            ));
+        }
         if SystemTime::now() > facts.not_after + GRACE {
             return Err(EnrollmentError::Proof(
                 "the certificate expired more than 32 days ago; join anew with a join token",
@@ -79,9 +85,16 @@ impl Enrollment {
         let kind = match facts.spiffe_id.kind {
             SpiffeKind::Host => PrincipalKind::Host,
             SpiffeKind::Gateway => PrincipalKind::Gateway,
-            _ => {
+            // A person's certificate lives no longer by this: it only changes the authority.
+            SpiffeKind::Operator if SystemTime::now() <= facts.not_after => PrincipalKind::Operator,
+            SpiffeKind::Operator => {
                 return Err(EnrollmentError::Proof(
-                    "only hosts and gateways get certificates this way",
+                    "an operator whose certificate has expired logs in again with a new join string",
+                ));
+            }
+            SpiffeKind::ControlPlane => {
+                return Err(EnrollmentError::Proof(
+                    "only hosts, gateways and operators get certificates this way",
                 ));
             }
         };

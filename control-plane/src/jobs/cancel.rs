@@ -38,6 +38,31 @@ impl Jobs {
         Ok(Some(job.summary()))
     }
 
+    /// Wishes for every open task of these principals to be ended, and returns once the wishes are durable: in how
+    /// many jobs.
+    pub(crate) async fn cancel_all_of(
+        &self,
+        principals: &[String],
+        by: &Arc<str>,
+    ) -> Result<usize, StoreError> {
+        let mut jobs = 0;
+        for job in self.live_jobs() {
+            if !principals.iter().any(|name| **name == *job.order.principal) {
+                continue;
+            }
+            let wished = job.wish_cancel(by, None, now(), |_| true);
+            for ordinal in &wished {
+                self.end(&job, *ordinal, by);
+            }
+            if !wished.is_empty() {
+                jobs += 1;
+                self.mark(&job, wished);
+            }
+        }
+        self.written_now().await?.wait().await?;
+        Ok(jobs)
+    }
+
     fn end(&self, job: &Arc<Job>, ordinal: u32, by: &str) {
         let message = format!("cancelled by {by} before it was offered to its host");
         let withdrawn = job.withdraw(

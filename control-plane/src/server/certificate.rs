@@ -15,6 +15,7 @@ use super::ServerError;
 use crate::{
     authority::{Authority, Issued},
     config::{Config, split},
+    rotation::Follow,
 };
 
 /// How long the control plane's own certificate lives; renewed at half of it.
@@ -56,6 +57,24 @@ pub(super) fn issue(
     )?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok((issued, key))
+}
+
+/// Makes the listener trust and show what the authority says, whenever it is called.
+pub(super) fn follow(
+    config: &Config,
+    authority: &Arc<Authority>,
+    control_plane_id: &Arc<str>,
+    tls: &ServerTls,
+) -> Follow {
+    let (config, authority) = (config.clone(), Arc::clone(authority));
+    let (control_plane_id, tls) = (Arc::clone(control_plane_id), tls.clone());
+    Box::new(move || {
+        let (issued, key) =
+            issue(&config, &authority, &control_plane_id).map_err(|error| error.to_string())?;
+        tls.set_authorities(&authority.trusted())
+            .and_then(|()| tls.set_identity(issued.chain, key))
+            .map_err(|error| error.to_string())
+    })
 }
 
 /// Renews it at half of its life, until `stop`.

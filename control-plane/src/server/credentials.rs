@@ -8,7 +8,7 @@ use muster_runtime::tls::SpiffeKind;
 
 use super::{Server, ServerError, certificate::local_address};
 use crate::{
-    access::{Principal, PrincipalKind},
+    access::{ADMIN, Principal, PrincipalKind},
     enrollment::{JoinKind, NewJoinToken},
     store::{Batch, now},
 };
@@ -31,17 +31,17 @@ impl Server {
         directory: &Path,
     ) -> Result<(), ServerError> {
         let principal = Principal::new(PrincipalKind::Operator, name);
+        // Whoever holds this machine's data directory could make itself an admin anyway.
         self.access
-            .add_principal(&principal, "", Batch::new())
+            .add_principal(&principal, "", &[ADMIN.to_owned()], Batch::new())
             .await?;
         let id = self.authority.id(SpiffeKind::Operator, name);
         let address = local_address(&self.config);
         let key = match Identity::load(directory) {
             Ok(identity)
                 if *identity.spiffe_id() == id
-                    && identity
-                        .authorities()
-                        .contains(self.authority.certificate())
+                    && identity.authorities() == self.authority.trusted()
+                    && identity.chain().get(1) == Some(&self.authority.certificate())
                     && !identity.renew_in(0.5).is_zero() =>
             {
                 if identity.address() != address {
@@ -57,12 +57,22 @@ impl Server {
             directory,
             key,
             issued.chain,
-            vec![self.authority.certificate().clone()],
+            self.authority.trusted(),
             address,
             name.to_owned(),
         )?;
         identity.store()?;
         Ok(())
+    }
+
+    /// Whether an identity is of this control plane: it trusts an authority that issues here, or did before it was
+    /// dropped.
+    pub fn recognizes(&self, identity: &Identity) -> bool {
+        let known = self.authority.recognized();
+        identity
+            .authorities()
+            .iter()
+            .any(|authority| known.contains(authority))
     }
 
     /// Makes a join token for one host or gateway and the string that hands it over: the command line's way without
@@ -79,6 +89,7 @@ impl Server {
             labels,
             ttl: None,
             uses_max: 1,
+            roles: Vec::new(),
         };
         let (_, secret) = self.enrollment.create_join_token(new, AUTHOR).await?;
         Ok(self
@@ -91,7 +102,7 @@ impl Server {
         let principal = Principal::new(PrincipalKind::Ai, name);
         let half = i64::try_from(AI_TOKEN_TTL.as_millis() / 2).unwrap_or(i64::MAX);
         if let Ok(text) = fs::read_to_string(path)
-            && let Ok(token) = self.access.bearer(text.trim())
+            && let Ok((token, _)) = self.access.bearer(text.trim())
             && token.principal == principal
             && token.expire_time - now() > half
         {
@@ -99,7 +110,7 @@ impl Server {
         }
         let (_, secret) = self
             .access
-            .create_token(principal, Some(AI_TOKEN_TTL), AUTHOR)
+            .create_token(principal, Some(AI_TOKEN_TTL), &[], AUTHOR)
             .await?;
         write_file(path, format!("{}\n", secret.expose()).as_bytes(), 0o600)?;
         Ok(())

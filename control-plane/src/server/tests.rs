@@ -317,7 +317,7 @@ async fn a_bearer_token_decides_who_calls_until_it_is_revoked() {
         .create_token(CreateTokenRequest {
             kind: PrincipalKind::Ai.into(),
             name: "claude".to_owned(),
-            ttl: None,
+            ..CreateTokenRequest::default()
         })
         .await
         .unwrap()
@@ -371,7 +371,7 @@ async fn a_gateway_acts_for_its_caller_and_for_nobody_else() {
         .create_token(CreateTokenRequest {
             kind: PrincipalKind::Automation.into(),
             name: "nightly".to_owned(),
-            ttl: None,
+            ..CreateTokenRequest::default()
         })
         .await
         .unwrap()
@@ -492,6 +492,7 @@ async fn a_call_that_waits_ends_with_its_token() {
                 kind: PrincipalKind::Ai.into(),
                 name: "claude".to_owned(),
                 ttl,
+                ..CreateTokenRequest::default()
             })
             .await
             .unwrap()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Batch, Store, StoreError};
+use super::{Batch, Store, StoreError, principals::json, texts};
 
 /// A join token as it is written. Times are Unix milliseconds.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub(crate) struct JoinTokenRow {
     pub(crate) token_id: String,
     /// SHA-256 of the secret.
     pub(crate) hash: Vec<u8>,
-    /// "host" or "gateway".
+    /// "host", "gateway" or "operator".
     pub(crate) kind: String,
     /// Empty lets the joiner choose.
     pub(crate) name: String,
@@ -23,6 +23,8 @@ pub(crate) struct JoinTokenRow {
     pub(crate) uses: i64,
     pub(crate) uses_max: i64,
     pub(crate) revoked: bool,
+    /// What an operator that is new gets.
+    pub(crate) roles: Vec<String>,
 }
 
 fn join_token(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
@@ -40,6 +42,7 @@ fn join_token(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
         uses: row.try_get("uses")?,
         uses_max: row.try_get("uses_max")?,
         revoked: row.try_get::<Option<i64>, _>("revoke_time")?.is_some(),
+        roles: texts(&row.try_get::<String, _>("roles")?)?,
     })
 }
 
@@ -100,8 +103,8 @@ impl Batch {
         let labels = serde_json::to_string(&token.labels).expect("a map of texts is JSON");
         self.push(
             "INSERT INTO join_tokens
-                 (token_id, hash, kind, name, labels, author, create_time, expire_time, uses_max)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 (token_id, hash, kind, name, labels, author, create_time, expire_time, uses_max, roles)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 token.token_id.as_str().into(),
                 token.hash.as_slice().into(),
@@ -112,6 +115,7 @@ impl Batch {
                 token.create_time.into(),
                 token.expire_time.into(),
                 token.uses_max.into(),
+                json(&token.roles).into(),
             ],
         );
     }

@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Batch, Store, StoreError};
+use super::{Batch, LockRow, Store, StoreError, lock_row, principals::json, texts};
 
 /// A bearer token as it is written. Times are Unix milliseconds.
 #[derive(Debug, Clone)]
@@ -15,6 +15,9 @@ pub(crate) struct TokenRow {
     pub(crate) create_time: i64,
     pub(crate) expire_time: i64,
     pub(crate) last_used_time: Option<i64>,
+    /// Empty: all that the principal may.
+    pub(crate) scopes: Vec<String>,
+    pub(crate) lock: Option<LockRow>,
 }
 
 impl Store {
@@ -33,6 +36,8 @@ impl Store {
                     create_time: row.try_get("create_time")?,
                     expire_time: row.try_get("expire_time")?,
                     last_used_time: row.try_get("last_used_time")?,
+                    scopes: texts(&row.try_get::<String, _>("scopes")?)?,
+                    lock: lock_row(row)?,
                 })
             })
             .collect()
@@ -43,8 +48,8 @@ impl Batch {
     /// Adds a token. Its principal must be there.
     pub(crate) fn add_token(&mut self, token: &TokenRow) {
         self.push(
-            "INSERT INTO tokens (token_id, hash, principal, author, create_time, expire_time)
-             VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tokens (token_id, hash, principal, author, create_time, expire_time, scopes)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 token.token_id.as_str().into(),
                 token.hash.as_slice().into(),
@@ -52,6 +57,7 @@ impl Batch {
                 token.author.as_str().into(),
                 token.create_time.into(),
                 token.expire_time.into(),
+                json(&token.scopes).into(),
             ],
         );
     }
@@ -61,6 +67,19 @@ impl Batch {
         self.push(
             "UPDATE tokens SET revoke_time = ? WHERE token_id = ?",
             [time.into(), token_id.into()],
+        );
+    }
+
+    /// Locks a token, or takes its lock away.
+    pub(crate) fn set_token_lock(&mut self, token_id: &str, lock: Option<&LockRow>) {
+        self.push(
+            "UPDATE tokens SET lock_time = ?, lock_author = ?, lock_note = ? WHERE token_id = ?",
+            [
+                lock.map(|lock| lock.time).into(),
+                lock.map(|lock| lock.author.as_str()).into(),
+                lock.map(|lock| lock.note.as_str()).into(),
+                token_id.into(),
+            ],
         );
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest;
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -110,17 +110,23 @@ impl ConnectError {
         matches!(self, Self::Refused { alert, .. } if *alert == AlertDescription::CertificateExpired)
     }
 
+    /// The control plane does not know the authority of our certificate any more; an old key may still get another.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, Self::Refused { alert, .. } if *alert == AlertDescription::UnknownCA)
+    }
+
     /// The control plane does not want us. Trying again soon is of no use.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
 }
 
-/// The client's end of TLS: whom to trust and, optionally, who we are. Clones share the identity.
+/// The client's end of TLS: whom to trust and, optionally, who we are. Clones share both.
 #[derive(Clone)]
 pub struct ClientTls {
     config: Arc<rustls::ClientConfig>,
     identity: Arc<ClientIdentity>,
+    authorities: Option<Arc<Authorities>>,
 }
 
 impl fmt::Debug for ClientTls {
@@ -132,11 +138,18 @@ impl fmt::Debug for ClientTls {
 impl ClientTls {
     /// Trusts control planes with a certificate of these authorities. Anonymous until an identity is set.
     pub fn new(authorities: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(root_store(authorities)?, provider())
-                .build()
-                .map_err(|error| TlsError::Authority(error.to_string()))?;
-        Ok(Self::with_verifier(verifier))
+        let verifier = Arc::new(Authorities(ArcSwap::new(chain_verifier(authorities)?)));
+        let mut tls = Self::with_verifier(verifier.clone());
+        tls.authorities = Some(verifier);
+        Ok(tls)
+    }
+
+    /// Trusts these authorities, and no others, from the next handshake on. A pin stays as it is.
+    pub fn set_authorities(&self, authorities: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+        if let Some(trusted) = &self.authorities {
+            trusted.0.store(chain_verifier(authorities)?);
+        }
+        Ok(())
     }
 
     /// Trusts the control plane whose authority's certificate has this SHA-256: the pin of a join string.
@@ -157,6 +170,7 @@ impl ClientTls {
         Self {
             config: Arc::new(config),
             identity,
+            authorities: None,
         }
     }
 
@@ -308,6 +322,55 @@ impl ResolvesClientCert for ClientIdentity {
 
     fn has_certs(&self) -> bool {
         self.0.load().is_some()
+    }
+}
+
+fn chain_verifier(
+    authorities: &[CertificateDer<'_>],
+) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    WebPkiServerVerifier::builder_with_provider(root_store(authorities)?, provider())
+        .build()
+        .map_err(|error| TlsError::Authority(error.to_string()))
+}
+
+/// The authorities that are trusted, exchangeable while connections are open.
+#[derive(Debug)]
+struct Authorities(ArcSwap<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.0
+            .load()
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.load().verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.load().verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.load().supported_verify_schemes()
     }
 }
 

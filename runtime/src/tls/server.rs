@@ -88,6 +88,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct ServerTls {
     config: Arc<rustls::ServerConfig>,
     identity: Arc<ServerIdentity>,
+    gatekeeper: Arc<Gatekeeper>,
     admission: Arc<dyn Admission>,
     open: Arc<OpenConnections>,
 }
@@ -108,19 +109,14 @@ impl ServerTls {
         admission: Arc<dyn Admission>,
     ) -> Result<Self, TlsError> {
         let identity = Arc::new(ServerIdentity(ArcSwap::new(certified_key(chain, key)?)));
-        let chain_verifier =
-            WebPkiClientVerifier::builder_with_provider(root_store(authorities)?, provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| TlsError::Authority(error.to_string()))?;
-        let verifier = Arc::new(Gatekeeper {
-            chain: chain_verifier,
+        let gatekeeper = Arc::new(Gatekeeper {
+            chain: ArcSwap::from_pointee(chain_verifier(authorities)?),
             admission: admission.clone(),
         });
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::Identity)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(gatekeeper.clone())
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -128,6 +124,7 @@ impl ServerTls {
         Ok(Self {
             config: Arc::new(config),
             identity,
+            gatekeeper,
             admission,
             open: Arc::default(),
         })
@@ -140,6 +137,13 @@ impl ServerTls {
         key: PrivateKeyDer<'static>,
     ) -> Result<(), TlsError> {
         self.identity.0.store(certified_key(chain, key)?);
+        Ok(())
+    }
+
+    /// Takes client certificates of these authorities, and no others, from the next handshake on.
+    pub fn set_authorities(&self, authorities: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+        let verifier = chain_verifier(authorities)?;
+        self.gatekeeper.chain.store(Arc::new(verifier));
         Ok(())
     }
 
@@ -283,8 +287,18 @@ impl ResolvesServerCert for ServerIdentity {
 
 /// Verifies a client certificate and then asks whether its identity is let in.
 struct Gatekeeper {
-    chain: Arc<dyn ClientCertVerifier>,
+    /// Exchangeable while connections are open.
+    chain: ArcSwap<Arc<dyn ClientCertVerifier>>,
     admission: Arc<dyn Admission>,
+}
+
+fn chain_verifier(
+    authorities: &[CertificateDer<'_>],
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(root_store(authorities)?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Authority(error.to_string()))
 }
 
 impl fmt::Debug for Gatekeeper {
@@ -302,8 +316,9 @@ impl ClientCertVerifier for Gatekeeper {
         false
     }
 
+    /// None: a client has one certificate for us, and the authorities change.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -314,6 +329,7 @@ impl ClientCertVerifier for Gatekeeper {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self
             .chain
+            .load()
             .verify_client_cert(end_entity, intermediates, now)?;
         let certificate = PeerCertificate::from_der(end_entity).map_err(|_| {
             rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
@@ -331,7 +347,7 @@ impl ClientCertVerifier for Gatekeeper {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        self.chain.load().verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -340,11 +356,11 @@ impl ClientCertVerifier for Gatekeeper {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        self.chain.load().verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.chain.load().supported_verify_schemes()
     }
 }
 

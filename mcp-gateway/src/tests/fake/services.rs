@@ -41,6 +41,9 @@ impl AccessService for Fake {
                 }
             }
             Some(exchange_token_request::Subject::AiName(name)) => name,
+            Some(exchange_token_request::Subject::Jwt(_)) => {
+                return Err(Status::unimplemented("jwt"));
+            }
             None => return Err(Status::invalid_argument("no subject")),
         };
         Ok(Response::new(ExchangeTokenResponse {
@@ -49,8 +52,9 @@ impl AccessService for Fake {
             principal: Some(Principal {
                 kind: PrincipalKind::Ai.into(),
                 name,
-                owner: String::new(),
+                ..Principal::default()
             }),
+            scopes: Vec::new(),
         }))
     }
 
@@ -80,6 +84,69 @@ impl AccessService for Fake {
         _: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         Err(Status::unimplemented("revoke_token"))
+    }
+
+    async fn create_principal(
+        &self,
+        _: Request<CreatePrincipalRequest>,
+    ) -> Result<Response<CreatePrincipalResponse>, Status> {
+        Err(Status::unimplemented("create_principal"))
+    }
+
+    async fn update_principal(
+        &self,
+        _: Request<UpdatePrincipalRequest>,
+    ) -> Result<Response<UpdatePrincipalResponse>, Status> {
+        Err(Status::unimplemented("update_principal"))
+    }
+
+    async fn list_principals(
+        &self,
+        _: Request<ListPrincipalsRequest>,
+    ) -> Result<Response<ListPrincipalsResponse>, Status> {
+        Err(Status::unimplemented("list_principals"))
+    }
+
+    async fn lock_principal(
+        &self,
+        _: Request<LockPrincipalRequest>,
+    ) -> Result<Response<LockPrincipalResponse>, Status> {
+        Err(Status::unimplemented("lock_principal"))
+    }
+
+    async fn unlock_principal(
+        &self,
+        _: Request<UnlockPrincipalRequest>,
+    ) -> Result<Response<UnlockPrincipalResponse>, Status> {
+        Err(Status::unimplemented("unlock_principal"))
+    }
+
+    async fn lock_token(
+        &self,
+        _: Request<LockTokenRequest>,
+    ) -> Result<Response<LockTokenResponse>, Status> {
+        Err(Status::unimplemented("lock_token"))
+    }
+
+    async fn unlock_token(
+        &self,
+        _: Request<UnlockTokenRequest>,
+    ) -> Result<Response<UnlockTokenResponse>, Status> {
+        Err(Status::unimplemented("unlock_token"))
+    }
+
+    async fn get_authorities(
+        &self,
+        _: Request<GetAuthoritiesRequest>,
+    ) -> Result<Response<GetAuthoritiesResponse>, Status> {
+        Err(Status::unimplemented("get_authorities"))
+    }
+
+    async fn rotate_authority(
+        &self,
+        _: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        Err(Status::unimplemented("rotate_authority"))
     }
 }
 
