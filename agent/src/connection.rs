@@ -17,8 +17,8 @@ use std::{
 use muster_proto::{
     agent::v1::{
         AttachRequest, AttachResponse, Authorities, AuthoritiesTaken, Goodbye, Heartbeat, Hello,
-        NotHeld, Welcome,
-        agent_service_client::AgentServiceClient, attach_request, attach_response,
+        NotHeld, Welcome, agent_service_client::AgentServiceClient, attach_request,
+        attach_response,
     },
     v1::Facts,
 };

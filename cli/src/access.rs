@@ -151,7 +151,10 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
             let locked = access.lock_principal(request).await?.into_inner();
             show(locked.principal, "locked", operator.json)?;
             if tasks == Tasks::Cancel {
-                say(&format!("open jobs being cancelled: {}", locked.cancelled_jobs));
+                say(&format!(
+                    "open jobs being cancelled: {}",
+                    locked.cancelled_jobs
+                ));
             }
         }
         AccessCommand::Unlock { principal } => {

@@ -1,18 +1,21 @@
 //! `muster authority …`: the authority behind all certificates, and how another takes its place.
 
 use muster_proto::v1::{
-    AuthorityRotation, GetAuthoritiesRequest, RotateAuthorityRequest, rotate_authority_request::Step,
+    AuthorityRotation, GetAuthoritiesRequest, RotateAuthorityRequest,
+    rotate_authority_request::Step,
 };
 use serde_json::json;
 
 use crate::{failure::Failure, json, operator::Operator, screen, time};
 
 #[derive(clap::Subcommand, Debug)]
-#[command(after_help = "A rotation, in this order; each step is durable, and until the last everything can be taken back:
+#[command(
+    after_help = "A rotation, in this order; each step is durable, and until the last everything can be taken back:
   muster authority begin      make the next authority; everybody trusts it too
   muster authority issue      it issues; hosts renew their certificates by it
   muster authority serve      the control plane shows a certificate of it
-  muster authority finish     the old one is dropped, once every host has taken the new one")]
+  muster authority finish     the old one is dropped, once every host has taken the new one"
+)]
 pub(crate) enum AuthorityCommand {
     /// Show where the rotation stands, and which hosts are missing
     Status,
@@ -80,7 +83,10 @@ fn show(rotation: Option<AuthorityRotation>, as_json: bool) -> Result<(), Failur
     fields.add("since", time::local(rotation.phase_time.as_ref()));
     fields.add("issuing", &rotation.issuing);
     fields.add("other", &rotation.other);
-    fields.add("taken", format!("{} of {} hosts", rotation.taken, rotation.hosts));
+    fields.add(
+        "taken",
+        format!("{} of {} hosts", rotation.taken, rotation.hosts),
+    );
     fields.add("missing", rotation.missing_hosts.join(", "));
     screen::print(&fields.render())?;
     Ok(())

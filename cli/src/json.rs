@@ -3,8 +3,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use muster_proto::v1::{
-    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, Lock, OutputChunk,
-    OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer, action,
+    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, Lock,
+    OutputChunk, OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer, action,
 };
 use serde_json::{Value, json};
 

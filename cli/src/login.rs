@@ -53,16 +53,17 @@ impl Login {
         let join = source
             .join_string()
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let identity = enrollment::join(&directory, &join, "")
-            .await
-            .map_err(|error| match error.reason() {
-                Some(reason) => Failure {
-                    reason: Some(reason),
-                    ..Failure::new(exit::NOT_ALLOWED, clean(&error.to_string()))
-                }
-                .next("ask an operator for another join string: muster access invite NAME"),
-                None => Failure::new(exit::UNAVAILABLE, error.to_string()),
-            })?;
+        let identity =
+            enrollment::join(&directory, &join, "")
+                .await
+                .map_err(|error| match error.reason() {
+                    Some(reason) => Failure {
+                        reason: Some(reason),
+                        ..Failure::new(exit::NOT_ALLOWED, clean(&error.to_string()))
+                    }
+                    .next("ask an operator for another join string: muster access invite NAME"),
+                    None => Failure::new(exit::UNAVAILABLE, error.to_string()),
+                })?;
         if self.json {
             screen::print_json(&json!({
                 "principal": format!("operator/{}", identity.name()),

@@ -51,7 +51,8 @@ impl Operator {
             let address = self.address.as_deref().unwrap_or(identity.address());
             let credentials = Credentials::Directory(directory);
             let connected = Client::connect(address, &credentials).await;
-            let outdated = matches!(&connected, Err(ClientError::Connect(error)) if error.is_outdated());
+            let outdated =
+                matches!(&connected, Err(ClientError::Connect(error)) if error.is_outdated());
             // The authority behind the certificate was dropped; the key still proves who this is.
             if outdated && enrollment::rejoin(&identity).await.is_ok() {
                 return Ok(Client::connect(address, &credentials).await?);

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use muster_proto::v1::{
-    self, EnrollRequest, GetAuthoritiesRequest, Reason, RenewCertificateRequest, enroll_request, enroll_response,
-    enrollment_service_client::EnrollmentServiceClient,
+    self, EnrollRequest, GetAuthoritiesRequest, Reason, RenewCertificateRequest, enroll_request,
+    enroll_response, enrollment_service_client::EnrollmentServiceClient,
 };
 use muster_runtime::tls::{ClientTls, ConnectError, TlsError, connect};
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};

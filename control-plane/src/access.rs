@@ -31,7 +31,6 @@ use crate::{
     store::{Batch, LockRow, Store, StoreError, TokenRow, now},
 };
 
-use self::{exchange::Exchanged, standing::Standing};
 pub(crate) use self::{
     caller::{Caller, CredentialError},
     principal::{Principal, PrincipalKind},
@@ -39,6 +38,7 @@ pub(crate) use self::{
     secret::{Secret, draw_id, hash},
     standing::{ADMIN, Member, checked_roles, default_roles},
 };
+use self::{exchange::Exchanged, standing::Standing};
 
 /// How long a bearer token may live.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);

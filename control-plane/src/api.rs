@@ -1,8 +1,8 @@
 //! Doors: gRPC in and out.
 
 pub(crate) mod access;
-mod authorities;
 pub(crate) mod agent;
+mod authorities;
 pub(crate) mod caller;
 pub(crate) mod convert;
 pub(crate) mod enrollment;

@@ -21,8 +21,8 @@ use muster_client::identity::IdentityError;
 use muster_runtime::tls::{SpiffeId, SpiffeKind};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::watch;

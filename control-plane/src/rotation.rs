@@ -129,7 +129,12 @@ impl Rotation {
             .inventory
             .ids()
             .into_iter()
-            .filter(|id| !matches!(self.0.inventory.bar(*id), Some(Bar::Locked(_) | Bar::Removed(_))))
+            .filter(|id| {
+                !matches!(
+                    self.0.inventory.bar(*id),
+                    Some(Bar::Locked(_) | Bar::Removed(_))
+                )
+            })
             .collect();
         let has = |id: &HostId| taken.get(id).copied().unwrap_or(0) >= position.needed;
         let missing: Vec<HostId> = hosts.iter().filter(|id| !has(id)).copied().collect();

@@ -115,12 +115,7 @@ impl Gateway {
         });
         let ended = stop.child_token();
         let _end = ended.clone().drop_guard();
-        let renewal = tokio::spawn(keep_fresh(
-            self.identity,
-            self.tls,
-            asking,
-            ended.clone(),
-        ));
+        let renewal = tokio::spawn(keep_fresh(self.identity, self.tls, asking, ended.clone()));
         info!(address = %listener.local_addr()?, "serving MCP");
         let serving = http::serve(shared, &self.config, listener, stop.clone());
         tokio::pin!(serving);
@@ -167,7 +162,10 @@ pub async fn keep_fresh(
                 wait = identity.renew_in(jitter());
             }
             Err(error) => {
-                warn!("the certificate of {} is not renewed: {error}", identity.spiffe_id());
+                warn!(
+                    "the certificate of {} is not renewed: {error}",
+                    identity.spiffe_id()
+                );
                 wait = backoff.next_wait();
             }
         }

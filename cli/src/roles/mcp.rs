@@ -41,8 +41,7 @@ impl Mcp {
         // AI clients keep it running for weeks.
         let fresh = keep_fresh(identity, tls, client.clone(), stop.clone());
         let fresh = tokio::spawn(fresh);
-        let served = muster_mcp_gateway::serve_stdio(client, ai_name, stop)
-            .await;
+        let served = muster_mcp_gateway::serve_stdio(client, ai_name, stop).await;
         fresh.abort();
         served.map_err(|error| Failure::internal(error.to_string()))?;
         Ok(0)

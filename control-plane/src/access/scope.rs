@@ -49,7 +49,9 @@ impl Scope {
 
 /// A scope that there is not.
 #[derive(Debug, thiserror::Error)]
-#[error("scopes: there is no scope {0:?}; there are fleet:read, fleet:write, jobs:read, jobs:run and admin")]
+#[error(
+    "scopes: there is no scope {0:?}; there are fleet:read, fleet:write, jobs:read, jobs:run and admin"
+)]
 pub(crate) struct ScopeError(String);
 
 /// The scopes of a token.

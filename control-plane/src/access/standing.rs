@@ -196,10 +196,7 @@ impl Access {
     pub(super) fn spare_last_admin(&self, principal: &Principal) -> Result<(), AccessError> {
         let text = principal.to_string();
         let state = self.0.state.read();
-        let is_admin = state
-            .principals
-            .get(&text)
-            .is_some_and(Standing::is_admin);
+        let is_admin = state.principals.get(&text).is_some_and(Standing::is_admin);
         let others = state
             .principals
             .iter()

@@ -10,8 +10,8 @@ use muster_proto::v1::{
     LockTokenRequest, LockTokenResponse, Reason, RevokeTokenRequest, RevokeTokenResponse,
     RotateAuthorityRequest, RotateAuthorityResponse, UnlockPrincipalRequest,
     UnlockPrincipalResponse, UnlockTokenRequest, UnlockTokenResponse, UpdatePrincipalRequest,
-    UpdatePrincipalResponse, access_service_server::AccessService,
-    exchange_token_request::Subject, lock_principal_request::Tasks,
+    UpdatePrincipalResponse, access_service_server::AccessService, exchange_token_request::Subject,
+    lock_principal_request::Tasks,
 };
 use tonic::{Request, Response, Status};
 
@@ -114,8 +114,12 @@ fn lock(lock: LockRow) -> v1::Lock {
 
 /// A principal that a caller names, as "operator/ada".
 fn named(text: &str) -> Result<Principal, Status> {
-    text.parse()
-        .map_err(|_| status::invalid("principal", "is no principal; one looks like \"operator/ada\""))
+    text.parse().map_err(|_| {
+        status::invalid(
+            "principal",
+            "is no principal; one looks like \"operator/ada\"",
+        )
+    })
 }
 
 /// The kind of a principal that can be made and can have tokens.

@@ -224,9 +224,7 @@ impl Explain for AccessError {
     fn reason(&self) -> Reason {
         match self {
             Self::Name(error) => error.reason(),
-            Self::Kind | Self::Ttl | Self::Scope(_) | Self::Argument(_) => {
-                Reason::ArgumentInvalid
-            }
+            Self::Kind | Self::Ttl | Self::Scope(_) | Self::Argument(_) => Reason::ArgumentInvalid,
             Self::PrincipalNotFound(_) => Reason::PrincipalNotFound,
             Self::PrincipalExists(_) => Reason::PrincipalExists,
             Self::LastAdmin(_) => Reason::LastAdmin,

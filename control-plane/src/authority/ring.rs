@@ -203,7 +203,9 @@ impl Ring {
 
     pub(super) fn trusted(&self) -> Vec<CertificateDer<'static>> {
         let issuing = self.issuing().certificate.clone();
-        std::iter::once(issuing).chain(self.other().cloned()).collect()
+        std::iter::once(issuing)
+            .chain(self.other().cloned())
+            .collect()
     }
 
     pub(super) fn recognized(&self, now: i64) -> Vec<CertificateDer<'static>> {

@@ -143,8 +143,7 @@ impl Plane {
             .unwrap();
         let authority = Authority::open(directory, "muster.internal").unwrap();
         let follow = Box::new(|| Ok(()));
-        let rotation =
-            Rotation::load(authority.into(), store.clone(), inventory.clone(), follow);
+        let rotation = Rotation::load(authority.into(), store.clone(), inventory.clone(), follow);
         let rotation = rotation.await.unwrap();
         let rooms = Rooms {
             jobs,

@@ -87,7 +87,9 @@ impl Enrollment {
             return Err(EnrollmentError::Argument("labels: only a host has some"));
         }
         if new.kind != JoinKind::Operator && !new.roles.is_empty() {
-            return Err(EnrollmentError::Argument("roles: only an operator has some"));
+            return Err(EnrollmentError::Argument(
+                "roles: only an operator has some",
+            ));
         }
         if new.kind == JoinKind::Operator && new.name.is_empty() {
             return Err(EnrollmentError::Argument("name: an operator needs one"));
