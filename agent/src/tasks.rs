@@ -330,15 +330,20 @@ impl Tasks {
         }
     }
 
-    /// What a task came to whose supervisor is gone without a word. What is left of its processes is ended.
-    async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
+    /// Whether it is known that a task's process began, and all that came of it.
+    fn tree(&self, task: &Task) -> (bool, Tree) {
         let started = self.0.journal.find(&task.id).and_then(|held| {
             let pid = held.started?.pid;
             Some(Tree::new(Pid::from_raw(pid), held.start_time, task.id))
         });
         let known = started.is_some();
+        (known, started.unwrap_or_else(|| Tree::of_task(task.id)))
+    }
+
+    /// What a task came to whose supervisor is gone without a word. What is left of its processes is ended.
+    async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
+        let (known, tree) = self.tree(task);
         end_left_over(task.id);
-        let tree = started.unwrap_or_else(|| Tree::of_task(task.id));
         let found = tree.end(grace_of(&task.sealed_offer)).await;
         let (reason, message) = match (known, found) {
             (false, false) if mine => (

@@ -1,6 +1,7 @@
 //! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
 
 mod limits;
+mod versions;
 
 use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
 

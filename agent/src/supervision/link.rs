@@ -27,6 +27,17 @@ const WAITING_MAX: usize = 256 << 10;
 /// How long a supervisor may take to say who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 
+/// Why a supervisor of an earlier agent is not spoken to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    /// It cannot be reached, or says nothing that makes sense.
+    #[error(transparent)]
+    Unreachable(#[from] io::Error),
+    /// It says less than this agent needs.
+    #[error("it speaks version {0}, and this agent none before {OLDEST}")]
+    TooOld(u32),
+}
+
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -48,7 +59,10 @@ impl Link {
     }
 
     /// To a supervisor of an earlier agent. Says which task it holds, if any.
-    pub(crate) async fn adopt(directory: &Path, id: SupervisorId) -> io::Result<(Self, String)> {
+    pub(crate) async fn adopt(
+        directory: &Path,
+        id: SupervisorId,
+    ) -> Result<(Self, String), AdoptError> {
         // The path of the directory may be longer than a socket's may be.
         let directory = std::fs::File::open(directory)?;
         let path = Path::new("/proc/self/fd")
@@ -57,10 +71,7 @@ impl Link {
         let stream = StdStream::connect(path)?;
         let (link, hello) = Self::hear_hello(stream, true).await?;
         if hello.version < OLDEST {
-            return Err(io::Error::other(format!(
-                "the supervisor speaks version {}, and this agent none before {OLDEST}",
-                hello.version
-            )));
+            return Err(AdoptError::TooOld(hello.version));
         }
         Ok((link, hello.task_id))
     }

@@ -354,6 +354,51 @@ mod tests {
         }
     }
 
+    /// What version 1 says, byte by byte. Either side may be older than the other, so this may only grow.
+    #[test]
+    fn what_the_first_version_said_is_understood_for_ever() {
+        let recorded = [
+            // Hello: version 1, process 4711, started at 99, holds "t-1".
+            "0e0000000a0c080110e72418632203742d31",
+            // Started: process 7 at 1 s, its start time 5.
+            "0c000000120a0a060a0208011007 1005",
+            // Output: standard error, after 3 bytes, "hi".
+            "0a0000002208080110031a026869",
+            // Ended: exit code 2 after 1000 us.
+            "070000003205080220e807",
+        ];
+        let news: Vec<News> = recorded
+            .iter()
+            .map(|text| {
+                let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
+                let bytes: Vec<u8> = digits
+                    .chunks(2)
+                    .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                    .collect();
+                let mut bytes = BytesMut::from(&bytes[..]);
+                let message: ToAgent = take(&mut bytes).unwrap().unwrap();
+                message.news.unwrap()
+            })
+            .collect();
+        let hello = Hello {
+            version: 1,
+            pid: 4711,
+            start_time: 99,
+            task_id: "t-1".to_owned(),
+        };
+        let output = Output {
+            stream: 1,
+            offset: 3,
+            data: Bytes::from_static(b"hi"),
+        };
+        assert_eq!(news[0], News::Hello(hello));
+        assert!(matches!(&news[1], News::Started(started)
+            if started.started.pid == 7 && started.start_time == Some(5)));
+        assert_eq!(news[2], News::Output(output));
+        assert!(matches!(&news[3], News::Ended(ended)
+            if ended.exit_code == Some(2) && ended.run_time_us == 1000));
+    }
+
     #[test]
     fn messages_are_taken_when_they_are_whole() {
         let order = ToSupervisor {

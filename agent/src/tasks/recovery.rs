@@ -1,13 +1,14 @@
 //! What becomes of the tasks of an earlier agent. Those that a supervisor holds go on; of the others, the result
 //! is said as far as it can be proved, and what is left of their processes is ended.
 
-use std::{sync::Arc, task::Waker, time::Duration};
+use std::{io, sync::Arc, task::Waker, time::Duration};
 
 use muster_proto::{
     agent::v1::SealedOffer,
     ids::TaskId,
     v1::{Reason, task::State},
 };
+use muster_runtime::backoff::Backoff;
 use prost::Message;
 use tracing::{Instrument, info_span};
 
@@ -22,11 +23,12 @@ use super::{
 };
 use crate::supervision::{
     Left, Link, SupervisorId,
-    protocol::{Cancel, Gap, News, Order, Output},
+    protocol::{Cancel, Cause, Gap, News, Order, Output},
 };
 
-/// How soon a supervisor that does not answer is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon a supervisor that does not answer is asked again, at first and at last.
+const ASK_FIRST: Duration = Duration::from_millis(50);
+const ASK_LAST: Duration = Duration::from_secs(1);
 
 impl Tasks {
     /// Takes up what the journal holds unsettled, and what these supervisors hold.
@@ -84,7 +86,9 @@ impl Tasks {
                 self.spawn(self.clone().adopt(task, supervisor?));
                 return supervisor;
             }
-            Phase::Starting | Phase::Started => self.spawn(self.clone().prove(task, same_boot)),
+            Phase::Starting | Phase::Started => {
+                self.spawn(self.clone().prove(task, same_boot, false));
+            }
             // Not even an accepted one can be started after a reboot: that it was started may be just
             // what the power cut took from the journal.
             Phase::Accepted if !same_boot => self.finish(&task, self.rebooted()),
@@ -113,39 +117,61 @@ impl Tasks {
         }
     }
 
-    /// Goes on with a task below the supervisor that holds it.
+    /// Goes on with a task below the supervisor that holds it. One that cannot be understood is waited for: it keeps
+    /// the output, and leaves the end in a file.
     async fn adopt(self, task: Arc<Task>, id: SupervisorId) {
         self.0.supervisors.adopted();
-        let found = loop {
-            match Link::adopt(&self.0.left, id).await {
-                Ok((link, holds)) => break (holds == task.id.to_string()).then_some(link),
-                Err(_) if !id.lives() => break None,
-                // It may be stopped, or wait for a disk.
-                Err(error) => {
-                    tracing::warn!(%error, "the supervisor of a task does not answer, process {}: {error}", id.pid);
+        let mut cancel = task.cancel.subscribe();
+        cancel.mark_changed();
+        let mut cancelled = false;
+        let mut pauses = Backoff::new(ASK_FIRST, ASK_LAST);
+        let mut said = false;
+        loop {
+            let why = match Link::adopt(&self.0.left, id).await {
+                Ok((mut link, holds)) if holds == task.id.to_string() => {
+                    tracing::info!("found the task below its supervisor, process {}", id.pid);
+                    let over = match link.resume(task.spool.produced()) {
+                        Ok(()) => self.hear(&task, &mut link).await,
+                        Err(_) => Over::SupervisorDied,
+                    };
+                    if !matches!(over, Over::SupervisorDied) {
+                        return self.conclude(&task, link, over).await;
+                    }
+                    "it hung up".to_owned()
                 }
+                Ok(_) => break,
+                // It may be stopped, or wait for a disk.
+                Err(error) => error.to_string(),
+            };
+            if !id.lives() {
+                break;
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(
+                    "the supervisor of a task, process {}, cannot be talked to, so the task takes no input, and its \
+                     output and its end are told once it is over: {why}",
+                    id.pid
+                );
             }
             tokio::select! {
-                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = pauses.wait() => {}
+                changed = cancel.changed() => {
+                    let grace = *cancel.borrow_and_update();
+                    if let (Ok(()), Some(grace)) = (changed, grace) {
+                        cancelled = true;
+                        self.tree(&task).1.end(grace).await;
+                    }
+                }
                 () = self.0.stopping.cancelled() => return,
-            }
-        };
-        if let Some(mut link) = found {
-            tracing::info!("found the task below its supervisor, process {}", id.pid);
-            let over = match link.resume(task.spool.produced()) {
-                Ok(()) => self.hear(&task, &mut link).await,
-                Err(_) => Over::SupervisorDied,
-            };
-            if !matches!(over, Over::SupervisorDied) {
-                return self.conclude(&task, link, over).await;
             }
         }
         self.0.supervisors.lost();
-        self.prove(task, true).await;
+        self.prove(task, true, cancelled).await;
     }
 
-    /// Says what can be proved of a task without a supervisor, and ends what is left of it.
-    async fn prove(self, task: Arc<Task>, same_boot: bool) {
+    /// Says what can be proved of a task without a supervisor, and ends what is left of it. `cancelled`: the agent
+    /// ended it, and its supervisor does not know that.
+    async fn prove(self, task: Arc<Task>, same_boot: bool, cancelled: bool) {
         let left = Left::new(&self.0.left, task.id);
         let (spool, directory) = (Arc::clone(&task.spool), left.directory().to_owned());
         let limits = self.0.limits.clone();
@@ -166,7 +192,12 @@ impl Tasks {
                     self.started(&task, started);
                 }
                 match (record.ended, record.not_started) {
-                    (Some(ended), _) => self.judge(ended),
+                    (Some(mut ended), _) => {
+                        if cancelled && ended.cause() == Cause::ByItself {
+                            ended.set_cause(Cause::Cancelled);
+                        }
+                        self.judge(ended)
+                    }
                     (None, Some(refusal)) => {
                         self.over(State::Failed, refusal.reason(), refusal.message.clone())
                     }
@@ -191,8 +222,10 @@ impl Tasks {
         });
     }
 
-    async fn try_dismiss(&self, id: SupervisorId) -> std::io::Result<()> {
-        let (mut link, holds) = Link::adopt(&self.0.left, id).await?;
+    async fn try_dismiss(&self, id: SupervisorId) -> io::Result<()> {
+        let (mut link, holds) = Link::adopt(&self.0.left, id)
+            .await
+            .map_err(io::Error::other)?;
         let Ok(task_id) = holds.parse::<TaskId>() else {
             return Ok(()); // Without a task it leaves by itself.
         };
@@ -225,7 +258,7 @@ impl Tasks {
 }
 
 /// Takes over the output that a supervisor left on disk.
-fn take_left(task_id: TaskId, spool: &Arc<Spool>, room: Room, limit: u64) -> std::io::Result<()> {
+fn take_left(task_id: TaskId, spool: &Arc<Spool>, room: Room, limit: u64) -> io::Result<()> {
     let left = Spool::recover(task_id, Arc::new(room), limit, None)?;
     let mut taken = Taken::new(spool);
     let mut position = Position::default();
