@@ -17,6 +17,7 @@ use crate::{
     connection::{Clock, Connection},
     doorbell::Doorbell,
     facts,
+    policy::{Policy, PolicyError},
     process::{self, Host},
     renewal::Renewal,
     standing::Standing,
@@ -52,6 +53,9 @@ pub enum AgentError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] muster_runtime::tls::TlsError),
+    /// The host's policy cannot be taken.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The control plane does not want this host any more.
     #[error("{0}; join again to come back under a new id")]
     Refused(String),
@@ -60,7 +64,10 @@ pub enum AgentError {
 impl AgentError {
     /// Whether only an operator can help: to start again by itself changes nothing.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::NotJoined | Self::NotAHost(_) | Self::Refused(_))
+        matches!(
+            self,
+            Self::NotJoined | Self::NotAHost(_) | Self::Refused(_) | Self::Policy(_)
+        )
     }
 }
 
@@ -99,12 +106,34 @@ impl Agent {
         if let Err(errno) = process::adopt_orphans() {
             tracing::warn!(%errno, "processes that tasks leave behind cannot be adopted: {errno}");
         }
-        let facts =
-            facts::Source::new(host.user().clone()).map_err(io("the boot id cannot be read"))?;
+        let host = Arc::new(host);
+        let missing = {
+            let (host, program) = (Arc::clone(&host), config.supervisor.clone());
+            let directory = directory.clone();
+            tokio::task::spawn_blocking(move || supervision::missing(&host, &program, &directory))
+        };
+        let missing = missing
+            .await
+            .unwrap_or_else(|error| Some(format!("it could not be found out: {error}")));
+        if let Some(missing) = &missing {
+            tracing::warn!(
+                "tasks cannot be confined here, and those that are to be are refused: {missing}"
+            );
+        }
+        let policy = Policy::load(
+            config.policy.as_deref(),
+            &config.data_dir,
+            &directory,
+            host.user(),
+            missing,
+        )?;
+        let policy = Arc::new(policy);
+        let facts = facts::Source::new(host.user().clone(), Arc::clone(&policy))
+            .map_err(io("the boot id cannot be read"))?;
         let clock = Arc::new(Clock::default());
         let supervisors = directory.join(supervision::DIRECTORY);
         private(&supervisors).map_err(io(&supervisors.display().to_string()))?;
-        let supervisors = Pool::open(Arc::new(host), config.supervisor, supervisors)
+        let supervisors = Pool::open(host, config.supervisor, supervisors)
             .map(Arc::new)
             .map_err(io("the process that supervises tasks cannot be started"))?;
         let limits = Limits {
@@ -119,6 +148,7 @@ impl Agent {
             host_id.clone(),
             facts.boot_id().to_owned(),
             Arc::clone(&clock),
+            policy,
             limits,
         )
         .map_err(io(&format!("the journal in {}", directory.display())))?;

@@ -23,6 +23,10 @@ pub struct Config {
     #[arg(long, env = "MUSTER_CONTROL_PLANE", value_name = "HOST:PORT")]
     pub control_plane: Option<String>,
 
+    /// What this host permits at most, instead of /etc/muster/policy.toml or policy.toml in the agent's directory.
+    #[arg(long, env = "MUSTER_POLICY", value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+
     /// Tasks that run at once; further offers are refused.
     #[arg(long, env = "MUSTER_MAX_TASKS", value_name = "NUMBER", default_value_t = 1024,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
@@ -52,6 +56,7 @@ impl Config {
             data_dir,
             supervisor: PathBuf::from(OURSELVES),
             control_plane: None,
+            policy: None,
             max_tasks: 1024,
             task_spool: 1024,
             spool: 4096,

@@ -283,6 +283,7 @@ impl Live<'_> {
         if let Some(time) = &welcome.time {
             connection.clock.set(time);
         }
+        connection.tasks.policy().lower(welcome.mode_limit);
         tracing::info!(
             session_epoch = welcome.session_epoch,
             "attached to {} as {}",
@@ -323,10 +324,13 @@ impl Live<'_> {
                 self.connection.seen.advance(ack.ledger_position);
             }
             Some(Message::Authorities(authorities)) => self.take(authorities),
+            Some(Message::Policy(policy)) => {
+                self.connection.tasks.policy().lower(policy.mode_limit)
+            }
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),
             // A later control plane may say what this agent does not know.
-            Some(Message::Policy(_)) | None => {}
+            None => {}
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    policy::Permits,
     standing::Standing,
     tasks::{Tasks, journal::Phase},
 };
@@ -45,6 +46,9 @@ pub struct Answer {
     pub connection: Standing,
     /// What it has to do.
     pub tasks: Load,
+    /// What this host permits; absent from an agent that knows no modes.
+    #[serde(default)]
+    pub permits: Option<Permits>,
 }
 
 /// The tasks that an agent holds.
@@ -137,6 +141,7 @@ impl Doorbell {
             process_id: process::id(),
             connection: self.standing.borrow().clone(),
             tasks: Load::of(&self.tasks),
+            permits: Some(self.tasks.policy().permits()),
         };
         let mut line = serde_json::to_vec(&answer)?;
         line.push(b'\n');

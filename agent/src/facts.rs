@@ -1,26 +1,28 @@
 //! What this host is, as it says itself.
 
-use std::{fs, io, net::IpAddr};
+use std::{fs, io, net::IpAddr, sync::Arc};
 
 use muster_proto::v1::Facts;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::utsname::uname};
 
-use crate::process::User;
+use crate::{policy::Policy, process::User};
 
 /// Looks at the host.
 pub(crate) struct Source {
     user: User,
     boot_id: String,
+    policy: Arc<Policy>,
     last: Option<Facts>,
 }
 
 impl Source {
     /// For a host whose commands run as this user by default.
-    pub(crate) fn new(user: User) -> io::Result<Self> {
+    pub(crate) fn new(user: User, policy: Arc<Policy>) -> io::Result<Self> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(Self {
             user,
             boot_id: boot_id.trim().to_owned(),
+            policy,
             last: None,
         })
     }
@@ -73,7 +75,7 @@ impl Source {
             hostname: hostname(),
             user: self.user.name.clone(),
             boot_id: self.boot_id.clone(),
-            ceiling: None,
+            ceiling: Some(self.policy.report()),
         }
     }
 }
@@ -144,11 +146,18 @@ mod tests {
     #[test]
     fn this_host_knows_itself() {
         let host = crate::process::Host::new().unwrap();
-        let mut source = Source::new(host.user().clone()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let policy = Policy::load(None, path, path, host.user(), None).unwrap();
+        let mut source = Source::new(host.user().clone(), Arc::new(policy)).unwrap();
         let facts = source.look();
         assert_eq!(facts.os, "linux");
         assert!(facts.memory_bytes > 0 && facts.cpus > 0);
         assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty());
+        assert_eq!(
+            facts.ceiling.unwrap().mode(),
+            muster_proto::v1::Mode::Unrestricted
+        );
         assert_eq!(source.look_for_change(), None);
     }
 }

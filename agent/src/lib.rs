@@ -8,12 +8,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod agent;
+mod attempt;
 mod config;
 mod connection;
 mod doorbell;
 mod facts;
 mod failpoint;
 mod join;
+mod policy;
 mod process;
 mod renewal;
 mod service;
@@ -27,9 +29,11 @@ mod fake_control_plane;
 mod tests;
 
 pub use agent::{Agent, AgentError};
+pub use attempt::{Attempt, AttemptError, attempt};
 pub use config::Config;
 pub use doorbell::{Answer, Load, ask};
 pub use join::{Join, NoJoinString, join};
+pub use policy::{Mode, Permits, PolicyError};
 pub use service::{
     InstallArgs, InstallError, Outcome, SERVICE, UninstallArgs, install, serve, uninstall,
 };

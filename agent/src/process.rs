@@ -6,8 +6,10 @@
 
 mod environment;
 mod group;
+mod launch;
 mod lookup;
 mod orphans;
+mod sandbox;
 mod spawn;
 mod tree;
 mod user;
@@ -22,7 +24,7 @@ use std::{
 
 use muster_proto::{
     ids::TaskId,
-    v1::{Environment, Limits, Reason},
+    v1::{Confinement, Environment, Limits, Reason},
 };
 use muster_runtime::descriptors;
 use nix::{
@@ -31,9 +33,11 @@ use nix::{
     unistd::{Pid, dup2_stdin, pipe2},
 };
 
+use self::launch::{Given, Launch};
 pub(crate) use self::{
     group::{Group, end_left_over},
     orphans::{adopt_orphans, reap_orphans},
+    sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},
     tree::{Ending, Tree, lives, start_time},
     user::User,
@@ -52,6 +56,7 @@ pub(crate) struct Host {
     environment: Vec<(String, String)>,
     /// Standard input of those that are given none.
     null: OwnedFd,
+    layers: Layers,
 }
 
 /// What to start.
@@ -72,6 +77,8 @@ pub(crate) struct Program {
     pub(crate) inherited: Environment,
     /// What it may use, with all that it starts.
     pub(crate) limits: Limits,
+    /// How far it is confined; `None` is not at all.
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 /// What a process is to have as its standard streams.
@@ -80,6 +87,8 @@ pub(crate) enum Wanted {
     Pipes { stdin: bool },
     /// A terminal of this size and kind.
     Terminal { size: Size, term: String },
+    /// Those of this process.
+    Ours,
 }
 
 /// Why a process could not be started.
@@ -109,6 +118,8 @@ pub(crate) struct Child {
     pub(crate) streams: Streams,
     /// Holds its limits, where there are any that need one.
     pub(crate) group: Option<Group>,
+    /// How far it is confined; `None` is not at all.
+    pub(crate) confinement: Option<Confinement>,
 }
 
 /// Our ends of a process's standard streams.
@@ -121,6 +132,8 @@ pub(crate) enum Streams {
     },
     /// The other side of its terminal; does not block.
     Terminal { master: OwnedFd },
+    /// None: they are those of this process.
+    Ours,
 }
 
 impl Host {
@@ -136,6 +149,7 @@ impl Host {
             user,
             environment,
             null: std::fs::File::open("/dev/null")?.into(),
+            layers: Layers::from_environment(),
         })
     }
 
@@ -165,6 +179,10 @@ impl Host {
         if let Wanted::Terminal { term, .. } = &program.streams {
             set.entry("TERM".to_owned()).or_insert_with(|| term.clone());
         }
+        if let Some(sandbox) = &program.sandbox {
+            set.entry("TMPDIR".to_owned())
+                .or_insert_with(|| sandbox.scratch().to_owned());
+        }
         environment.retain(|(name, _)| {
             !set.contains_key(name)
                 && name != TASK_MARKER
@@ -192,19 +210,20 @@ impl Host {
             true => Some(Group::create(program.task_id, &program.limits)?),
             false => None,
         };
-        let begin = |spawn: &dyn Fn() -> Result<Pid, nix::Error>| {
-            let pid = match &group {
-                Some(group) => group.within(spawn)?,
-                None => spawn(),
-            };
-            pid.map_err(|errno| lookup::diagnose(errno, &path, &cwd))
+        let launch = Launch {
+            prepared: &prepared,
+            user,
+            change: spawn::Change {
+                user: other.as_ref(),
+                nice: program.limits.nice,
+            },
+            group: group.as_ref(),
+            sandbox: program.sandbox.as_ref(),
+            layers: &self.layers,
+            path: &path,
+            cwd: &cwd,
         };
-        let change = spawn::Change {
-            user: other.as_ref(),
-            nice: program.limits.nice,
-        };
-
-        let (pid, streams) = match program.streams {
+        let (pid, confinement, streams) = match program.streams {
             Wanted::Pipes { stdin } => {
                 let (stdin_theirs, stdin) = match stdin {
                     true => input_pipe().map(|(theirs, ours)| (Some(theirs), Some(ours))),
@@ -213,37 +232,43 @@ impl Host {
                 .map_err(no_pipe)?;
                 let (stdout, stdout_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
                 let (stderr, stderr_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-                let theirs = [
-                    stdin_theirs.as_ref().unwrap_or(&self.null).as_fd(),
-                    stdout_theirs.as_fd(),
-                    stderr_theirs.as_fd(),
-                ];
-                let pid = begin(&|| match change.is_any() {
-                    false => spawn::as_ourselves(&prepared, spawn::Theirs::Files(theirs)),
-                    true => spawn::changed(&prepared, theirs, false, change),
+                let (pid, confinement) = launch.start(Given::Pipes {
+                    stdin: stdin_theirs.as_ref(),
+                    stdout: &stdout_theirs,
+                    stderr: &stderr_theirs,
+                    null: &self.null,
                 })?;
                 let streams = Streams::Pipes {
                     stdin,
                     stdout,
                     stderr,
                 };
-                (pid, streams)
+                (pid, confinement, streams)
             }
             Wanted::Terminal { size, .. } => {
                 let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
-                let slave = terminal.slave.as_fd();
-                let pid = begin(&|| match change.is_any() {
-                    false => {
-                        spawn::as_ourselves(&prepared, spawn::Theirs::Terminal(&terminal.path))
-                    }
-                    true => spawn::changed(&prepared, [slave; 3], true, change),
+                let (pid, confinement) = launch.start(Given::Terminal {
+                    slave: &terminal.slave,
+                    path: &terminal.path,
                 })?;
-                (
-                    pid,
-                    Streams::Terminal {
-                        master: terminal.master,
-                    },
-                )
+                let master = terminal.master;
+                (pid, confinement, Streams::Terminal { master })
+            }
+            Wanted::Ours => {
+                let own = |file: BorrowedFd<'_>| file.try_clone_to_owned();
+                let ours = own(std::io::stdin().as_fd())
+                    .and_then(|stdin| Ok((stdin, own(std::io::stdout().as_fd())?)))
+                    .and_then(|(stdin, stdout)| {
+                        Ok((stdin, stdout, own(std::io::stderr().as_fd())?))
+                    });
+                let (stdin, stdout, stderr) = ours.map_err(|error| no_pipe(spawn::errno(error)))?;
+                let (pid, confinement) = launch.start(Given::Pipes {
+                    stdin: Some(&stdin),
+                    stdout: &stdout,
+                    stderr: &stderr,
+                    null: &self.null,
+                })?;
+                (pid, confinement, Streams::Ours)
             }
         };
         Ok(Child {
@@ -251,6 +276,7 @@ impl Host {
             tree: Tree::new(pid, start_time(pid), program.task_id).with_our_children(),
             streams,
             group,
+            confinement,
         })
     }
 

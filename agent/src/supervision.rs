@@ -7,6 +7,7 @@
 mod link;
 mod nursery;
 mod pool;
+mod probe;
 pub(crate) mod protocol;
 mod record;
 mod supervisor;
@@ -18,12 +19,16 @@ use nix::unistd::Pid;
 pub(crate) use self::{
     link::Link,
     pool::Pool,
+    probe::missing,
     record::{Left, sweep},
 };
 use crate::process;
 
 /// The argument that makes the agent's program a nursery.
 const ARGUMENT: &str = "supervise";
+
+/// The argument that makes it see whether the kernel can confine a task.
+const PROBE: &str = "supervise-probe";
 
 /// The directory of sockets, and of what supervisors write, in the agent's.
 pub(crate) const DIRECTORY: &str = "supervisors";
@@ -32,8 +37,16 @@ pub(crate) const DIRECTORY: &str = "supervisors";
 /// before anything else, while this process has a single thread.
 pub fn supervise() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    let called = arguments.next().is_some_and(|first| first == ARGUMENT);
-    (called && arguments.next().is_none()).then(nursery::run)
+    let first = arguments.next()?;
+    if arguments.next().is_some() {
+        return None;
+    }
+    match first.to_str()? {
+        ARGUMENT => Some(nursery::run()),
+        PROBE => Some(probe::run()),
+        process::PROBED => Some(ExitCode::SUCCESS),
+        _ => None,
+    }
 }
 
 /// Names a supervisor for as long as the host runs.

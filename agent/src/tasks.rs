@@ -38,7 +38,8 @@ use self::{
 use crate::{
     connection::{Clock, Session},
     failpoint,
-    process::{StartError, Tree, end_left_over},
+    policy::Policy,
+    process::{Sandbox, StartError, Tree, end_left_over},
     supervision::{
         self, Link, Pool, SupervisorId,
         protocol::{self, Cause, Order},
@@ -56,6 +57,13 @@ pub(crate) struct Limits {
     pub(crate) spool: u64,
     /// Percent of the disk that output leaves free.
     pub(crate) free_percent: u64,
+}
+
+/// What an offer comes to.
+struct Admitted {
+    command: Command,
+    /// How far it is confined; `None` is not at all.
+    sandbox: Option<Sandbox>,
 }
 
 /// How long a task's tree may take to end when the control plane does not want this host any more.
@@ -81,6 +89,7 @@ struct Inner {
     history: Arc<History>,
     room: Arc<Room>,
     clock: Arc<Clock>,
+    policy: Arc<Policy>,
     limits: Limits,
     // A plain lock: it is held to look up, insert and remove.
     held: Mutex<HashMap<TaskId, Arc<Task>>>,
@@ -99,6 +108,7 @@ impl Tasks {
         host_id: String,
         boot_id: String,
         clock: Arc<Clock>,
+        policy: Arc<Policy>,
         limits: Limits,
     ) -> io::Result<Self> {
         let spool = directory.join("spool");
@@ -117,6 +127,7 @@ impl Tasks {
             history: Arc::new(History::open(&directory)?),
             room: Arc::new(Room::new(spool, limits.spool, limits.free_percent)),
             clock,
+            policy,
             limits,
             held: Mutex::default(),
             waiting: Mutex::default(),
@@ -126,6 +137,11 @@ impl Tasks {
         }));
         tasks.recover(unsettled, alive);
         Ok(tasks)
+    }
+
+    /// What this host permits.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.0.policy
     }
 
     /// The journal.
@@ -193,18 +209,19 @@ impl Tasks {
 
     /// Runs a task that stands in the journal: as starting below the supervisor at the other end of the link, or
     /// as taken without one. A supervisor that waits hears of it before anything else is done.
-    fn run(&self, task: Arc<Task>, command: Command, mut link: Option<Link>) {
+    fn run(&self, task: Arc<Task>, admitted: Admitted, mut link: Option<Link>) {
         if task.cancel.borrow().is_some() {
             self.finish(&task, self.cancelled_before_start());
             return self.give_back(link);
         }
-        let mut start = match execution::start(task.id, command) {
+        let mut start = match execution::start(task.id, admitted.command) {
             Ok(start) => start,
             Err(StartError { reason, message }) => {
                 self.finish(&task, self.over(State::Failed, reason, message));
                 return self.give_back(link);
             }
         };
+        start.sandbox = admitted.sandbox;
         let overflow = self.overflow(&task);
         let keep = overflow.keep();
         start.spool_bytes = keep.bytes;
@@ -285,7 +302,11 @@ impl Tasks {
             }
             Over::NotStarted(refusal) => {
                 let state = match refusal.reason() {
-                    Reason::LimitUnsupported => State::Rejected,
+                    Reason::LimitUnsupported
+                    | Reason::ModeUnenforceable
+                    | Reason::NetworkUnenforceable
+                    | Reason::PathDenied
+                    | Reason::ProgramDenied => State::Rejected,
                     _ => State::Failed,
                 };
                 self.over(state, refusal.reason(), refusal.message.clone())

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use muster_agent::{
-    Agent, AgentError, Config, InstallArgs, InstallError, Join, Outcome, SERVICE, UninstallArgs,
-    install, join, serve, uninstall,
+    Agent, AgentError, Attempt, Config, InstallArgs, InstallError, Join, Outcome, SERVICE,
+    UninstallArgs, attempt, install, join, serve, uninstall,
 };
 use muster_runtime::{
     config::{self, DataDir},
@@ -45,6 +45,8 @@ enum Command {
     Join(Join),
     /// Serves this host until told to stop
     Run(Config),
+    /// Run a command here as a task would be, to see what a mode lets it do
+    Try(Attempt),
     /// Make it a service of systemd, which starts with this host; again, to upgrade it
     Install(InstallArgs),
     /// Take the service away
@@ -56,6 +58,9 @@ fn main() -> ExitCode {
         return code;
     }
     let settings: Settings = config::parse();
+    if let Command::Try(wanted) = settings.command {
+        return try_command(settings.data_dir, wanted);
+    }
     // Without, what is given has to do.
     let _ = descriptors::raise();
     // Two: one may be busy with a large output while the other goes on.
@@ -88,6 +93,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn try_command(data_dir: DataDir, wanted: Attempt) -> ExitCode {
+    let data_dir = match data_dir.path() {
+        Ok(data_dir) => data_dir,
+        Err(error) => {
+            eprintln!("muster-agent: {error}");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    match attempt(data_dir, wanted) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("muster-agent: {error}");
+            ExitCode::from(EXIT_NOT_ALLOWED)
+        }
+    }
+}
+
 async fn start(settings: Settings) -> anyhow::Result<()> {
     let telemetry = telemetry::start(&settings.telemetry, "muster-agent", Level::INFO)?;
     let done = match settings.command {
@@ -111,6 +133,8 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
             let data_dir = settings.data_dir.path()?;
             run(Config { data_dir, ..config }).await
         }
+        // Done without a runtime.
+        Command::Try(_) => Ok(()),
         Command::Install(args) => install(&LEAN, &args, &settings.data_dir)
             .await
             .map(say)

@@ -59,6 +59,11 @@ pub(super) fn find(
     })
 }
 
+/// Whether a file can be executed by whoever is not confined.
+pub(super) fn is_executable(file: &Path) -> bool {
+    file.is_file() && access(file, AccessFlags::X_OK).is_ok()
+}
+
 /// Says what stood in the way. Looked at only after a failure, so a success pays nothing for it.
 pub(super) fn diagnose(errno: Errno, program: &Path, cwd: &Path) -> StartError {
     let error = |reason, message: String| StartError::new(reason, message);

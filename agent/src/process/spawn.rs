@@ -1,7 +1,7 @@
 //! The system calls that start a process.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -30,11 +30,12 @@ pub(super) struct Prepared {
 }
 
 /// What a process gets as its standard streams.
+#[derive(Clone, Copy)]
 pub(super) enum Theirs<'a> {
     /// These files.
     Files([BorrowedFd<'a>; 3]),
     /// The terminal with this path, which controls its session: the first that a session's leader opens does.
-    Terminal(&'a CString),
+    Terminal(&'a CStr),
 }
 
 /// Starts a process as our own user, in a session of its own.
@@ -195,8 +196,9 @@ pub(super) fn changed(
 /// Continues this process twice.
 #[allow(unsafe_code)] // A new process with the same memory and files, which nothing safe makes.
 pub(crate) fn fork() -> Result<ForkResult, Errno> {
-    // SAFETY: only the nursery calls this, which has a single thread: there is no lock that another thread could
-    // hold, and all of our memory is as whole in the child as here.
+    // SAFETY: the nursery calls this, which has a single thread: there is no lock that another thread could hold, and
+    // all of our memory is as whole in the child as here. So do its supervisors for a confined task, whose child makes
+    // bare system calls only until it is another program.
     unsafe { nix::unistd::fork() }
 }
 
@@ -282,7 +284,7 @@ fn name_of(master: &OwnedFd) -> Result<CString, Errno> {
             name.as_mut_ptr(),
             name.len(),
         ))?;
-        Ok(std::ffi::CStr::from_ptr(name.as_ptr()).to_owned())
+        Ok(CStr::from_ptr(name.as_ptr()).to_owned())
     }
 }
 
@@ -295,7 +297,7 @@ pub(crate) fn resize(master: &OwnedFd, size: Size) -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+pub(super) fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings
         .iter()
         .map(|string| string.as_ptr().cast_mut())
@@ -311,6 +313,6 @@ fn check(code: libc::c_int) -> Result<(), Errno> {
     }
 }
 
-fn errno(error: io::Error) -> Errno {
+pub(super) fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

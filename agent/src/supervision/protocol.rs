@@ -144,6 +144,9 @@ pub(crate) struct Start {
     /// Of what is kept, the newest matters.
     #[prost(bool, tag = "16")]
     pub(crate) keep_newest: bool,
+    /// How far the process is confined; `None` is not at all.
+    #[prost(message, optional, tag = "17")]
+    pub(crate) sandbox: Option<crate::process::Sandbox>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -87,6 +87,7 @@ pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartErr
         block_at_bytes: None,
         inherited: command.environment,
         limits: command.limits,
+        sandbox: None,
     })
 }
 

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{Cancel, Offer, SealedOffer, task_state},
     ids::TaskId,
-    v1::{Command, Mode, Reason, action, task::State},
+    v1::{Reason, action, task::State},
 };
 use muster_runtime::telemetry::trace;
 use prost::Message;
 use tracing::info_span;
 
 use super::{
-    Tasks, grace_of,
+    Admitted, Tasks, grace_of,
     journal::{Accepted, Barred, Ended, Event, Held, Phase},
     not_after_ms,
     overflow::Overflow,
@@ -69,10 +69,11 @@ impl Tasks {
         self.0.held.lock().insert(task_id, Arc::clone(&task));
 
         match self.admit(&sealed, not_after_ms) {
-            Ok(mut command) => {
+            Ok(mut admitted) => {
                 for (key, variable) in TRACE_VARIABLES {
                     if let Some(value) = offer.trace.get(key) {
-                        command
+                        admitted
+                            .command
                             .env
                             .entry(variable.to_owned())
                             .or_insert_with(|| value.clone());
@@ -83,7 +84,7 @@ impl Tasks {
                 let mut events = vec![Event::Accepted(accepted)];
                 events.extend(link.as_ref().map(|link| starting(task_id, link.id())));
                 match self.write(events) {
-                    Ok(_) => self.run(Arc::clone(&task), command, link),
+                    Ok(_) => self.run(Arc::clone(&task), admitted, link),
                     Err(error) => {
                         self.give_back(link);
                         self.refuse_unwritten(&task, &error);
@@ -116,7 +117,7 @@ impl Tasks {
         &self,
         sealed: &SealedOffer,
         not_after_ms: i64,
-    ) -> Result<Command, task_state::Ended> {
+    ) -> Result<Admitted, task_state::Ended> {
         let refuse = |state, reason, message: String| Err(self.over(state, reason, message));
         if sealed.host_id != self.0.host_id {
             let message = format!("the offer is for host {}", sealed.host_id);
@@ -125,14 +126,6 @@ impl Tasks {
         if self.0.clock.now_ms() > not_after_ms {
             let message = "the offer came after the start deadline".to_owned();
             return refuse(State::Expired, Reason::StartDeadlinePassed, message);
-        }
-        let wanted = sealed.confinement.clone().unwrap_or_default();
-        if !matches!(wanted.mode(), Mode::Unspecified | Mode::Unrestricted)
-            || wanted.network.is_some()
-        {
-            // Nothing is run with less than what was asked for.
-            let message = "this agent cannot confine a task; update it".to_owned();
-            return refuse(State::Rejected, Reason::ModeUnenforceable, message);
         }
         let Some(action::Kind::Command(command)) =
             sealed.action.clone().and_then(|action| action.kind)
@@ -145,7 +138,11 @@ impl Tasks {
             let message = format!("this host already runs {limit} tasks, its limit");
             return refuse(State::Rejected, Reason::HostBusy, message);
         }
-        Ok(command)
+        let asked = sealed.confinement.clone().unwrap_or_default();
+        match self.0.policy.confine(&asked, &command.user) {
+            Ok(sandbox) => Ok(Admitted { command, sandbox }),
+            Err(refusal) => refuse(State::Rejected, refusal.reason, refusal.message),
+        }
     }
 
     /// A supervisor that waits for a task, if there is one. A failpoint that stands before the start takes the

@@ -112,7 +112,7 @@ impl Tasks {
                 .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed)));
             match admitted {
                 Err(refusal) => self.finish(&task, refusal),
-                Ok(command) => self.run(task, command, None),
+                Ok(admitted) => self.run(task, admitted, None),
             }
         }
     }

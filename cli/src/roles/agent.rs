@@ -3,7 +3,7 @@
 mod status;
 
 use muster_agent::{
-    Agent, AgentError, Config, InstallArgs, InstallError, Join, SERVICE, UninstallArgs,
+    Agent, AgentError, Attempt, Config, InstallArgs, InstallError, Join, SERVICE, UninstallArgs,
 };
 use muster_client::identity::{Identity, IdentityError};
 use muster_runtime::config::DataDir;
@@ -24,6 +24,13 @@ pub(crate) enum AgentCommand {
     Join(Join),
     /// Serve this machine until told to stop
     Run(Config),
+    /// Run a command here as a task would be, to see what a mode lets it do
+    #[command(after_help = "Examples:
+  muster agent try --mode read-only -- sh -c 'echo x > /etc/motd'
+  sudo muster agent try --mode edit --user deploy -- make test
+
+The program's exit code is this command's; 77 is also that of a refusal, which says why.")]
+    Try(Attempt),
     /// Make it a service of systemd, which starts with this machine; again, to upgrade it
     #[command(after_help = "Examples:
   sudo muster agent install --join-file /run/secrets/join
@@ -53,6 +60,15 @@ pub(crate) async fn run(command: AgentCommand, data_dir: &DataDir) -> Result<u8,
                 .await
                 .map_err(failure)?;
             muster_agent::serve(agent, stop).await.map_err(failure)?;
+        }
+        AgentCommand::Try(wanted) => {
+            let data_dir = path(data_dir)?;
+            let tried =
+                tokio::task::spawn_blocking(move || muster_agent::attempt(data_dir, wanted));
+            let tried = tried
+                .await
+                .map_err(|error| Failure::internal(error.to_string()))?;
+            return tried.map_err(|error| Failure::new(exit::NOT_ALLOWED, error.to_string()));
         }
         AgentCommand::Install(args) => {
             let done = muster_agent::install(&SERVICE, &args, data_dir).await;

@@ -90,7 +90,7 @@ impl Up {
                 .await
                 .map_err(gateway::failure)
         }));
-        let mut host = None;
+        let (mut host, mut permits) = (None, None);
         if !self.no_agent {
             let config = muster_agent::Config {
                 data_dir: data_dir.clone(),
@@ -108,6 +108,11 @@ impl Up {
                 agent.run(stop).await.map_err(agent::failure)
             }));
             host = online(&data_dir.join("operator"), &host_id).await;
+            permits = muster_agent::ask(&data_dir.join("agent"))
+                .await
+                .ok()
+                .flatten()
+                .and_then(|answer| answer.permits);
         }
         screen::print(
             &Welcome {
@@ -116,6 +121,7 @@ impl Up {
                 grpc: opened.address,
                 mcp: mcp_address,
                 host,
+                permits,
                 no_agent: self.no_agent,
             }
             .render(),

@@ -148,7 +148,7 @@ impl Running {
             started: task_state::Started {
                 time: Some(SystemTime::now().into()),
                 pid: child.pid.as_raw(),
-                confinement: None,
+                confinement: child.confinement,
             },
             start_time: child.tree.start_time(),
         });
@@ -163,6 +163,7 @@ impl Running {
                 self.input = Input::new(file, false, stdin, open);
                 self.sources = vec![Source::new(0, stdout), Source::new(1, stderr)];
             }
+            Streams::Ours => {}
             Streams::Terminal { master } => {
                 // Without a second descriptor nothing can be put in, and the process runs all the same.
                 self.input = Input::new(master.try_clone().ok(), true, stdin, true);
@@ -471,6 +472,7 @@ fn program(task_id: TaskId, start: Start) -> Program {
         streams,
         inherited: start.inherited.unwrap_or_default(),
         limits: start.limits.unwrap_or_default(),
+        sandbox: start.sandbox,
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     failure::{Failure, exit},
     roles::service::standing_json,
-    screen::{self, Fields},
+    screen::{self, Fields, clean},
     time,
 };
 
@@ -74,6 +74,7 @@ fn as_json(
             "since_time": time::rfc3339(Some(&moment(answer.connection.since_ms))),
             "message": answer.connection.words,
         })),
+        "permits": answer.and_then(|answer| answer.permits.as_ref()),
         "tasks": answer.map(|answer| json!({
             "waiting": answer.tasks.waiting,
             "running": answer.tasks.running,
@@ -126,6 +127,13 @@ fn as_fields(
                     format!("version {}, process {}", answer.version, answer.process_id),
                 )
                 .add("connection", connection)
+                .add(
+                    "mode",
+                    answer.permits.as_ref().map_or_else(
+                        || "not known".to_owned(),
+                        |permits| clean(&permits.describe()).into_owned(),
+                    ),
+                )
                 .add(
                     "tasks",
                     format!(

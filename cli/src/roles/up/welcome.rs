@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use muster_agent::Permits;
 use muster_mcp_gateway::PATH;
 use muster_runtime::config::DataDir;
 use serde_json::json;
@@ -19,6 +20,8 @@ pub(super) struct Welcome<'a> {
     pub(super) grpc: SocketAddr,
     pub(super) mcp: SocketAddr,
     pub(super) host: Option<String>,
+    /// What this machine's own policy permits; `None` where that is not known.
+    pub(super) permits: Option<Permits>,
     pub(super) no_agent: bool,
 }
 
@@ -58,13 +61,20 @@ impl Welcome<'_> {
         if self.grpc.ip().is_loopback() {
             another.push_str("   (to let other machines in, start with --listen 0.0.0.0:8766)");
         }
+        let modes = self.permits.as_ref().map_or_else(String::new, |permits| {
+            format!(
+                "  This machine   {}\n  AI clients     {}\n",
+                clean(&permits.describe()),
+                clean(&permits.at_most_edit().describe())
+            )
+        });
         let stdio = format!("{muster} mcp{data_dir_flag}");
         format!(
             "Muster is up; {host}. State: {state}
 
   First command  {muster}{data_dir_flag} {first}
   Another host   {another}
-  gRPC           {grpc}, certificate in {operator}
+{modes}  gRPC           {grpc}, certificate in {operator}
   MCP            {url}, token in {token}
   Claude Code    claude mcp add muster -- {stdio}
   or over HTTP   claude mcp add --transport http muster {url} --header \"Authorization: Bearer $(cat {token})\"
@@ -121,6 +131,14 @@ mod tests {
             grpc: "127.0.0.1:8766".parse().unwrap(),
             mcp: "127.0.0.1:8765".parse().unwrap(),
             host: Some("web-1".to_owned()),
+            permits: Some(Permits {
+                mode: "unrestricted".to_owned(),
+                own: "unrestricted".to_owned(),
+                limit: None,
+                roots: vec!["/home/ada".to_owned()],
+                network: "all".to_owned(),
+                unenforceable: None,
+            }),
             no_agent: false,
         }
     }
@@ -131,6 +149,12 @@ mod tests {
         assert!(text.starts_with("Muster is up; web-1 is online."), "{text}");
         assert!((10..=16).contains(&text.lines().count()), "{text}");
         assert!(text.contains("http://127.0.0.1:8765/mcp"), "{text}");
+        assert!(
+            text.contains("unrestricted: tasks may do whatever"),
+            "{text}"
+        );
+        let ai = "AI clients     edit at most: tasks write below /home/ada; network all";
+        assert!(text.contains(ai), "{text}");
         assert!(text.contains("--header \"Authorization: Bearer $(cat '/data dir/mcp-token')\""));
         assert!(text.contains(
             "code --add-mcp '{\"name\":\"muster\",\"command\":\"muster\",\"args\":[\"mcp\"]}'"

@@ -1,0 +1,388 @@
+//! What this host permits at most: its own `policy.toml`, a short table that nobody widens but whoever may write
+//! that file. The control plane can lower the mode, for the host and for a task.
+
+mod decision;
+mod file;
+mod network;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use muster_proto::v1::{self, Confinement, Mode as Word, Reason, ceiling::Unenforceable};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub use self::file::PolicyError;
+use self::{
+    decision::{Decision, decide},
+    network::Network,
+};
+use crate::process::{Sandbox, User};
+
+/// Where the control plane's limit is kept, in the agent's directory.
+const LIMIT: &str = "mode-limit";
+
+/// What belongs to Muster on this host beside the data directory.
+const SETTINGS: &str = "/etc/muster";
+
+/// How far tasks may go; each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Nothing runs.
+    Disabled,
+    /// Nothing is written but a scratch directory.
+    ReadOnly,
+    /// The roots are written.
+    Edit,
+    /// Whatever the user may.
+    Unrestricted,
+}
+
+impl Mode {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::ReadOnly => "read-only",
+            Self::Edit => "edit",
+            Self::Unrestricted => "unrestricted",
+        }
+    }
+
+    /// As a file or a person writes it; the names of an older product are understood too.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "disabled" => Self::Disabled,
+            "read-only" | "plan" => Self::ReadOnly,
+            "edit" => Self::Edit,
+            "unrestricted" | "bypass" => Self::Unrestricted,
+            _ => return None,
+        })
+    }
+
+    /// `None` where nothing is said; an error for a word of a later version.
+    fn from_wire(mode: i32) -> Result<Option<Self>, i32> {
+        Ok(match Word::try_from(mode).map_err(|_| mode)? {
+            Word::Unspecified => None,
+            Word::Disabled => Some(Self::Disabled),
+            Word::ReadOnly => Some(Self::ReadOnly),
+            Word::Edit => Some(Self::Edit),
+            Word::Unrestricted => Some(Self::Unrestricted),
+        })
+    }
+
+    pub(crate) fn wire(self) -> i32 {
+        match self {
+            Self::Disabled => Word::Disabled,
+            Self::ReadOnly => Word::ReadOnly,
+            Self::Edit => Word::Edit,
+            Self::Unrestricted => Word::Unrestricted,
+        }
+        .into()
+    }
+}
+
+/// What a host permits, for whoever asks on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permits {
+    /// The highest mode of a task now.
+    pub mode: String,
+    /// What its own policy says.
+    pub own: String,
+    /// What the control plane has lowered it to, if it has.
+    pub limit: Option<String>,
+    /// Where a task in mode `edit` may write.
+    pub roots: Vec<String>,
+    /// The network of a task in mode `edit`.
+    pub network: String,
+    /// Why no task can be confined here, if that is so.
+    pub unenforceable: Option<String>,
+}
+
+impl Permits {
+    /// The same for a caller that gets no more than `edit`, as AI clients do.
+    pub fn at_most_edit(&self) -> Self {
+        let mode = match self.mode.as_str() {
+            "unrestricted" => "edit".to_owned(),
+            _ => self.mode.clone(),
+        };
+        Self {
+            own: mode.clone(),
+            mode,
+            ..self.clone()
+        }
+    }
+
+    /// In one line.
+    pub fn describe(&self) -> String {
+        let mut text = match self.mode.as_str() {
+            "unrestricted" => "unrestricted: tasks may do whatever their user may".to_owned(),
+            "edit" => "edit at most".to_owned(),
+            "read-only" => "read-only: tasks write nothing but a scratch directory".to_owned(),
+            other => format!("{other}: nothing runs here"),
+        };
+        if self.mode == "edit" {
+            let roots = match self.roots.is_empty() {
+                true => "nowhere".to_owned(),
+                false => format!("below {}", self.roots.join(", ")),
+            };
+            text.push_str(&format!(": tasks write {roots}; network {}", self.network));
+        }
+        if self.mode != self.own {
+            text.push_str(&format!(
+                " (limited by the control plane; its own policy permits {})",
+                self.own
+            ));
+        }
+        if let Some(cause) = self
+            .unenforceable
+            .as_ref()
+            .filter(|_| self.mode != "disabled")
+        {
+            text.push_str(&format!(
+                "; tasks that are to be confined are refused: {cause}"
+            ));
+        }
+        text
+    }
+}
+
+/// Why a task is not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The table, with what is not written there filled in. Paths are absolute and lead over no link.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Table {
+    mode: Mode,
+    roots: Vec<PathBuf>,
+    /// `None`: as each mode has it.
+    network: Option<Network>,
+    readable: Vec<PathBuf>,
+    hidden: Vec<PathBuf>,
+    programs: Vec<PathBuf>,
+    /// Whom tasks may run as; `None` is everybody whom the agent may become.
+    users: Option<Vec<String>>,
+    scratch_bytes: u64,
+}
+
+/// The host's policy, and what the control plane has lowered.
+pub(crate) struct Policy {
+    table: Table,
+    /// What no confined task sees: all that is the agent's own.
+    covered: PathBuf,
+    user: String,
+    limit: Mutex<Option<Mode>>,
+    limit_file: PathBuf,
+    /// What the kernel lacks to confine a task; `None` if nothing.
+    missing: Option<String>,
+}
+
+impl Policy {
+    /// Reads the policy of an agent whose data directory this is. `missing`: what the kernel lacks.
+    pub(crate) fn load(
+        named: Option<&Path>,
+        data_dir: &Path,
+        directory: &Path,
+        user: &User,
+        missing: Option<String>,
+    ) -> Result<Self, PolicyError> {
+        let mut table = file::load(named, directory, &user.home)?;
+        let own = [
+            PathBuf::from(SETTINGS),
+            user.home.join(".local/share/muster"),
+        ];
+        let covered = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        let own = own.iter().filter_map(|path| fs::canonicalize(path).ok());
+        table
+            .hidden
+            .extend(own.filter(|path| !path.starts_with(&covered)));
+        let limit_file = directory.join(LIMIT);
+        let limit = fs::read_to_string(&limit_file).ok();
+        Ok(Self {
+            table,
+            covered,
+            user: user.name.clone(),
+            limit: Mutex::new(limit.and_then(|limit| Mode::from_name(limit.trim()))),
+            limit_file,
+            missing,
+        })
+    }
+
+    /// The control plane lets this host go so far; `UNSPECIFIED` lowers nothing. Kept, so that a restart raises
+    /// nothing either.
+    pub(crate) fn lower(&self, mode: i32) {
+        // A word that is not known can only be obeyed by doing nothing.
+        let limit = Mode::from_wire(mode).unwrap_or(Some(Mode::Disabled));
+        let mut kept = self.limit.lock();
+        if *kept == limit {
+            return;
+        }
+        *kept = limit;
+        tracing::info!(
+            "the control plane limits the mode of this host: {}",
+            limit.map_or("not any more", Mode::name)
+        );
+        if let Err(error) = store(&self.limit_file, limit) {
+            tracing::error!(%error, "{} cannot be written: {error}", self.limit_file.display());
+        }
+    }
+
+    /// What it permits now, in words.
+    pub(crate) fn permits(&self) -> Permits {
+        let limit = *self.limit.lock();
+        let own = self.table.mode;
+        let report = self.report();
+        Permits {
+            mode: limit
+                .unwrap_or(Mode::Unrestricted)
+                .min(own)
+                .name()
+                .to_owned(),
+            own: own.name().to_owned(),
+            limit: limit.map(|limit| limit.name().to_owned()),
+            roots: report.roots,
+            network: match &self.table.network {
+                None | Some(Network::All) => "all".to_owned(),
+                Some(Network::None) => "none".to_owned(),
+                Some(Network::List(rules)) => {
+                    let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                    rules.join(", ")
+                }
+            },
+            unenforceable: report
+                .unenforceable
+                .into_iter()
+                .next()
+                .map(|missing| missing.cause),
+        }
+    }
+
+    /// How a task is confined that runs as this user and was asked for so; `None` is not at all.
+    pub(crate) fn confine(
+        &self,
+        asked: &Confinement,
+        user: &str,
+    ) -> Result<Option<Sandbox>, Refusal> {
+        let limit = *self.limit.lock();
+        let asked = decision::Asked::read(asked, |root| fs::canonicalize(root))?;
+        let decision = decide(&self.table, limit, &asked)?;
+        if let Some(users) = &self.table.users
+            && !user.is_empty()
+            && user != self.user
+            && !users.iter().any(|known| known == user)
+        {
+            let message = format!("the policy of this host lets nothing run as {user:?}");
+            return Err(Refusal::new(Reason::UserNotPermitted, message));
+        }
+        match decision {
+            Decision::Free => Ok(None),
+            Decision::Confined {
+                mode,
+                network,
+                roots,
+            } => {
+                if let Some(missing) = &self.missing {
+                    let message = format!(
+                        "this host cannot enforce {}: {missing}; run it on another host",
+                        mode.name()
+                    );
+                    return Err(Refusal::new(Reason::ModeUnenforceable, message));
+                }
+                self.sandbox(mode, &network, roots).map(Some)
+            }
+        }
+    }
+
+    fn sandbox(
+        &self,
+        mode: Mode,
+        network: &Network,
+        roots: Vec<PathBuf>,
+    ) -> Result<Sandbox, Refusal> {
+        let (sockets, ports) = network
+            .sockets()
+            .map_err(|cause| Refusal::new(Reason::NetworkUnenforceable, cause))?;
+        let texts = |paths: &[PathBuf]| -> Vec<String> {
+            paths
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect()
+        };
+        Ok(Sandbox {
+            mode: mode.wire(),
+            writes: texts(&roots),
+            covered: self.covered.to_string_lossy().into_owned(),
+            scratch_bytes: self.table.scratch_bytes,
+            hidden: texts(&self.table.hidden),
+            sockets: sockets.into(),
+            ports,
+            readable: texts(&self.table.readable),
+            programs: texts(&self.table.programs),
+            network: Some(network.wire()),
+        })
+    }
+
+    /// The ceiling as the facts report it.
+    pub(crate) fn report(&self) -> v1::Ceiling {
+        let unenforceable = [Mode::ReadOnly, Mode::Edit].into_iter().filter_map(|mode| {
+            let cause = match &self.missing {
+                Some(missing) => missing.clone(),
+                None => network::of(self.table.network.as_ref(), mode)
+                    .sockets()
+                    .err()?,
+            };
+            Some(Unenforceable {
+                mode: mode.wire(),
+                cause,
+            })
+        });
+        v1::Ceiling {
+            mode: self.table.mode.wire(),
+            network: self.table.network.as_ref().map(Network::wire),
+            roots: self
+                .table
+                .roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect(),
+            unenforceable: unenforceable.collect(),
+        }
+    }
+}
+
+/// The network of the contract by a word.
+pub(crate) fn access(word: &str) -> v1::Network {
+    match word {
+        "none" => Network::None,
+        _ => Network::All,
+    }
+    .wire()
+}
+
+fn store(path: &Path, limit: Option<Mode>) -> io::Result<()> {
+    let Some(limit) = limit else {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    };
+    // Lost in a power cut, it is said again at the next attach, before anything is offered.
+    let new = path.with_extension("new");
+    fs::write(&new, format!("{}\n", limit.name()))?;
+    fs::rename(&new, path)
+}
