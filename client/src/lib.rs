@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attach;
+pub mod audit;
 mod connect;
 pub mod enrollment;
 mod error;

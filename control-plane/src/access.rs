@@ -26,6 +26,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit,
     hosts::{Inventory, NameError, check_name},
     seal::Sealer,
     store::{Batch, LockRow, Store, StoreError, TokenRow, now},
@@ -269,6 +270,8 @@ impl Access {
         let roles = default_roles(principal.kind);
         batch.add_principal(&row.principal, "", &roles, create_time);
         batch.add_token(&row);
+        audit::effect("token", &row.token_id);
+        audit::effect("of", &row.principal);
         self.commit(batch).await?;
         let mut state = self.0.state.write();
         state
@@ -293,6 +296,7 @@ impl Access {
         if !self.0.state.read().by_id.contains_key(id) {
             return Err(AccessError::TokenNotFound(id.chars().take(80).collect()));
         }
+        audit::effect("token", id);
         self.commit(batch).await?;
         let mut state = self.0.state.write();
         if let Some(token) = state.by_id.remove(id) {
@@ -342,6 +346,7 @@ impl Access {
         limit: (i64, Scopes),
         certificate: &SpiffeId,
     ) -> Sealed {
+        audit::effect("of", principal);
         let expire_time = (now() + EXCHANGED_TTL_MS).min(limit.0);
         let exchanged = Exchanged {
             principal: principal.to_string(),

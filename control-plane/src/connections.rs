@@ -30,6 +30,7 @@ use tonic::Status;
 
 pub(crate) use self::{driver::attach, report::report, upload::upload};
 use crate::{
+    audit::Audit,
     hosts::{Bar, Inventory},
     jobs::{Fence, Jobs},
     restores::Restores,
@@ -75,6 +76,8 @@ pub(crate) struct Rooms {
     pub(crate) restores: Restores,
     /// Whom hosts are to trust.
     pub(crate) rotation: Rotation,
+    /// What hosts do is recorded.
+    pub(crate) audit: Audit,
     /// Intervals.
     pub(crate) settings: ConnectionSettings,
 }

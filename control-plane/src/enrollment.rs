@@ -11,6 +11,7 @@ use rand::Rng as _;
 
 use crate::{
     access::{Access, AccessError, Principal, PrincipalKind, hash},
+    audit,
     authority::{Authority, AuthorityError, Issued, RequestError, RequestedKey},
     hosts::{Bar, EditError, Inventory, NameError, NewHost, check_name, make_name},
     seal::Sealer,
@@ -169,6 +170,9 @@ impl Enrollment {
         let mut batch = Batch::new();
         let identity = Principal::new(PrincipalKind::Host, id.to_string()).to_string();
         batch.use_join_token(&token.token_id, &key.hash(), &identity, now());
+        audit::principal(&identity);
+        audit::hosts([id]);
+        audit::effect("join_token", &token.token_id);
         let host = NewHost {
             name: name.clone(),
             labels: token.labels.clone(),
@@ -200,6 +204,8 @@ impl Enrollment {
         if token.name.is_empty() && self.0.access.knows(&principal) {
             return Err(EnrollmentError::NameTaken(name.to_owned()));
         }
+        audit::principal(&principal);
+        audit::effect("join_token", &token.token_id);
         let mut batch = Batch::new();
         batch.use_join_token(&token.token_id, &key.hash(), &principal.to_string(), now());
         self.0
@@ -254,6 +260,8 @@ impl Enrollment {
             _ => self.0.certificate_lifetime,
         };
         let issued = self.0.authority.issue_client(id, key, lifetime)?;
+        audit::principal(format_args!("{}/{}", id.kind.segment(), id.name));
+        audit::effect("certificate_expire_time", millis(issued.expires));
         if let (SpiffeKind::Host, Ok(host)) = (id.kind, id.name.parse()) {
             self.0
                 .inventory

@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod audit;
 mod authority;
 mod backup;
 mod config;

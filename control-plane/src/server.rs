@@ -36,6 +36,7 @@ use crate::{
         hosts::{HostDoor, Load},
         jobs::{JobDoor, attach::AttachSettings},
     },
+    audit::Audit,
     authority::{Authority, AuthorityError},
     config::Config,
     connections::{ConnectionSettings, Connections, Rooms},
@@ -245,7 +246,10 @@ impl Server {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .layer(Judge(self.access.clone()))
+            .layer(Judge {
+                access: self.access.clone(),
+                audit: self.rooms.audit.clone(),
+            })
             .add_service(health_service)
             .add_service(
                 reflection()
@@ -303,6 +307,9 @@ impl Server {
         background.wait().await;
         self.rooms.jobs.close().await;
         self.rooms.output.close().await;
+        if let Err(error) = self.rooms.audit.flush(&self.store.writer).await {
+            tracing::error!(%error, "the last entries of the audit log were not written: {error}");
+        }
         self.store.writer.flush().await.map_err(StoreError::from)?;
         Ok(())
     }
@@ -342,6 +349,7 @@ impl Server {
             stop.clone(),
         ));
         background.spawn(sweep_output(output.clone(), stop.clone()));
+        background.spawn((self.rooms.audit.clone()).run(self.store.writer.clone(), stop.clone()));
         background.close();
         background
     }
@@ -376,6 +384,7 @@ async fn open_rooms(
         syncer,
         restores,
         rotation,
+        audit: Audit::default(),
         settings: ConnectionSettings {
             heartbeat_interval: config.heartbeat_interval,
             offline_after: config.offline_after,

@@ -3,6 +3,7 @@
 //! Accepted jobs go through the `intake`, a log ahead of the database. A commit survives the end of the process at once (`synchronous=NORMAL` writes it to the log) and
 //! a power cut once its `Durable` has been waited for (one thread syncs the log, for all who wait).
 
+mod audit;
 mod authorities;
 pub(crate) mod backup;
 mod batch;
@@ -30,7 +31,9 @@ use data_encoding::HEXLOWER;
 use rand::Rng as _;
 use sqlx::{Row as _, migrate::Migrator};
 
+use self::audit::Beginning;
 pub(crate) use self::{
+    audit::EntryText,
     batch::{Batch, Value},
     durability::{Durable, SyncError, Syncer},
     hosts::StoredHost,
@@ -241,10 +244,19 @@ impl Store {
         let generation: String = row.try_get(1).map_err(fail)?;
         let starts = row.try_get(2).map_err(fail)?;
         let position = row.try_get(3).map_err(fail)?;
+        let copied = generation.clone();
         let (generation, position) =
             restores::begin_if_copied(&mut connection, generation, position, now())
                 .await
                 .map_err(fail)?;
+        let beginning = Beginning {
+            control_plane_id: &control_plane_id,
+            generation: &generation,
+            replaced: (copied != generation).then_some(&*copied),
+        };
+        audit::begin(&mut connection, &beginning)
+            .await
+            .map_err(fail)?;
         // Epochs are derived from `starts`: it must not come twice, whatever happens.
         let database = database::Database::start(
             &path,

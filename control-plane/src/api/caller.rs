@@ -18,7 +18,7 @@ use muster_runtime::{
     telemetry::trace,
     tls::{Peer, SpiffeId},
 };
-use tonic::{Request, Status, body::Body};
+use tonic::{Code, Request, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     access::{self, Access, CredentialError, PrincipalKind},
+    audit::{Audit, Call, Entry, Verdict},
     store::now,
 };
 
@@ -92,16 +93,20 @@ pub(super) fn kind(kind: PrincipalKind) -> v1::PrincipalKind {
     }
 }
 
-/// Puts the judgement before all services.
+/// Puts the judgement before all services, and records it.
 #[derive(Clone)]
-pub(crate) struct Judge(pub(crate) Access);
+pub(crate) struct Judge {
+    pub(crate) access: Access,
+    pub(crate) audit: Audit,
+}
 
 impl<S> Layer<S> for Judge {
     type Service = Judged<S>;
 
     fn layer(&self, inner: S) -> Judged<S> {
         Judged {
-            access: self.0.clone(),
+            access: self.access.clone(),
+            audit: self.audit.clone(),
             inner,
         }
     }
@@ -111,24 +116,32 @@ impl<S> Layer<S> for Judge {
 #[derive(Clone)]
 pub(crate) struct Judged<S> {
     access: Access,
+    audit: Audit,
     inner: S,
 }
 
 impl<S> Judged<S> {
-    /// `None` for a call that anyone may make.
-    fn judge<B>(&self, request: &http::Request<B>) -> Result<Option<access::Caller>, Status> {
+    /// `None` for a call that anyone may make. `entry` is told who calls, as soon as that is known.
+    fn judge<B>(
+        &self,
+        request: &http::Request<B>,
+        entry: &mut Entry,
+    ) -> Result<Option<access::Caller>, Status> {
         let rule = rules::of(request.uri().path());
         if rule == Some(Rule::Anyone) {
+            entry.rules.push("anyone".into());
             return Ok(None);
         }
-        let peer = request
-            .extensions()
-            .get::<Arc<Peer>>()
-            .ok_or_else(|| status::of(&CredentialError::Missing))?;
+        let peer = peer(request).ok_or_else(|| status::of(&CredentialError::Missing))?;
         let caller = self
             .access
             .authenticate(peer, bearer(request)?)
             .map_err(|error| status::of(&error))?;
+        entry.principal = caller.principal.to_string().into();
+        if let (None, Some(id)) = (caller.certificate(), peer.spiffe_id()) {
+            entry.via = format!("{}/{}", id.kind.segment(), id.name).into();
+        }
+        entry.rules.push("kinds".into());
         let allowed = rule.is_some_and(|rule| rule.allows(caller.principal.kind));
         if !allowed {
             let message = format!(
@@ -144,6 +157,81 @@ impl<S> Judged<S> {
             return Err(status::out_of_scope(scope));
         }
         Ok(Some(caller))
+    }
+}
+
+fn peer<B>(request: &http::Request<B>) -> Option<&Arc<Peer>> {
+    request.extensions().get::<Arc<Peer>>()
+}
+
+/// What is known of a call before it is judged.
+fn entry<B>(request: &http::Request<B>) -> Entry {
+    let path = request.uri().path();
+    // What is no method of ours is chosen by the caller, and there are many such words.
+    let method = match rules::of(path) {
+        Some(_) => path.trim_start_matches('/').to_owned(),
+        None => "unknown".to_owned(),
+    };
+    let mut entry = Entry::new(method);
+    if let Some(peer) = peer(request) {
+        entry.address = peer.address.to_string().into();
+    }
+    entry.trace_id = trace_id(request.headers()).unwrap_or_default().into();
+    entry
+}
+
+/// Of the W3C trace context: "00-TRACE-SPAN-FLAGS".
+fn trace_id(headers: &http::HeaderMap) -> Option<&str> {
+    let id = headers.get("traceparent")?.to_str().ok()?.get(3..35)?;
+    id.bytes()
+        .all(|byte| byte.is_ascii_hexdigit())
+        .then_some(id)
+}
+
+/// Runs a call that is recorded.
+async fn recorded(
+    call: Arc<Call>,
+    response: impl Future<Output = Result<http::Response<Body>, Infallible>>,
+) -> Result<http::Response<Body>, Infallible> {
+    let response = Arc::clone(&call).run(response).await;
+    if let Ok(response) = &response
+        && let Some(failure) = Status::from_header_map(response.headers())
+    {
+        let reason = status::reason(&failure);
+        call.failed(reason, failure.code() == Code::PermissionDenied);
+    }
+    response
+}
+
+/// The body of a request, whose digest its call is told.
+struct Digested {
+    body: Body,
+    call: Arc<Call>,
+}
+
+impl http_body::Body for Digested {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.call.read(data);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -181,9 +269,13 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let caller = match self.judge(&request) {
+        let mut entry = entry(&request);
+        let caller = match self.judge(&request, &mut entry) {
             Ok(caller) => caller.map(Caller::new),
             Err(refusal) => {
+                entry.verdict = Verdict::Deny;
+                entry.reason = status::reason(&refusal).into();
+                self.audit.record(entry);
                 tracing::debug!(
                     method = request.uri().path(),
                     reason = refusal.message(),
@@ -205,12 +297,24 @@ where
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
+        let call =
+            rules::recorded(request.uri().path()).then(|| Call::new(self.audit.clone(), entry));
+        if let Some(call) = call
+            .as_ref()
+            .filter(|_| rules::has_one_request(request.uri().path()))
+        {
+            let call = Arc::clone(call);
+            request = request.map(|body| Body::new(Digested { body, call }));
+        }
         // tower: what was polled ready must be what is called.
         let response = self.inner.call(request);
-        let response: Self::Future = if goes_on {
-            Box::pin(to_its_end(response.instrument(span.clone())))
-        } else {
-            Box::pin(response)
+        let response: Self::Future = match call {
+            Some(call) if goes_on => Box::pin(to_its_end(
+                recorded(call, response).instrument(span.clone()),
+            )),
+            Some(call) => Box::pin(recorded(call, response)),
+            None if goes_on => Box::pin(to_its_end(response.instrument(span.clone()))),
+            None => Box::pin(response),
         };
         let Some(mut shut_out) = shut_out else {
             return Box::pin(response.instrument(span));

@@ -21,6 +21,7 @@ use super::{
     status,
 };
 use crate::{
+    audit,
     hosts::{Edit, Host, Inventory, Labels},
     selector::Selector,
 };
@@ -59,9 +60,12 @@ impl HostDoor {
         if word.is_empty() {
             return Err(status::invalid("host", "is empty; give a name or an id"));
         }
-        self.inventory
+        let host = self
+            .inventory
             .find(word)
-            .map_err(|error| status::of(&error))
+            .map_err(|error| status::of(&error))?;
+        audit::hosts([host.id]);
+        Ok(host)
     }
 
     fn message(&self, host: &Host) -> v1::Host {

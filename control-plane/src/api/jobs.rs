@@ -28,6 +28,7 @@ use super::{
     status,
 };
 use crate::{
+    audit,
     hosts::{Inventory, SelectError},
     jobs::{CreateError, Created, Jobs, NewJob, Target, Update, Watch, WatchError, WatchEvent},
     output::OutputStore,
@@ -132,7 +133,12 @@ impl JobDoor {
             targets,
             trace: context,
         };
-        self.jobs.create(new).await.map_err(|e| status::of(&e))
+        let created = self.jobs.create(new).await;
+        if let Ok(created) = &created {
+            // Of an entry that is written already this changes nothing: so it is of one who asks again.
+            audit::effect("again", created.job.order.job_id);
+        }
+        created.map_err(|e| status::of(&e))
     }
 
     fn targets(&self, selector: &Selector) -> Result<Vec<Target>, Status> {
@@ -477,6 +483,7 @@ impl JobService for JobDoor {
             .await
             .map_err(|e| store(&e))?
             .map_err(no_job)?;
+        audit::effect("released", released.tasks);
         let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         Ok(Response::new(ReleaseJobsResponse {
             released_jobs: count(released.jobs),

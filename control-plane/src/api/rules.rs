@@ -97,6 +97,31 @@ pub(super) fn goes_on(path: &str) -> bool {
     .any(|service| path.starts_with(service))
 }
 
+/// Whether a call is recorded when it is let through. By its name: what does not say that it only looks is taken to
+/// change something. What agents do on their streams is recorded where it is taken.
+pub(super) fn recorded(path: &str) -> bool {
+    const LOOKS: [&str; 6] = ["Explain", "Export", "Get", "List", "Read", "Watch"];
+    let Some((service, method)) = path.rsplit_once('/') else {
+        return true;
+    };
+    match service {
+        "/muster.agent.v1.AgentService" => false,
+        service if service.starts_with("/grpc.") => false,
+        _ => !LOOKS.iter().any(|look| method.starts_with(look)),
+    }
+}
+
+/// Whether the digest of the request is taken on its way in. A stream has no one request, and of a job's request the
+/// digest is taken anyway, whatever the order of its maps.
+pub(super) fn has_one_request(path: &str) -> bool {
+    ![
+        "/muster.v1.JobService/AttachTask",
+        "/muster.v1.JobService/CreateJob",
+        "/muster.v1.JobService/RunJob",
+    ]
+    .contains(&path)
+}
+
 impl Rule {
     /// Whether this kind of principal may call.
     pub(super) fn allows(self, kind: PrincipalKind) -> bool {
@@ -207,6 +232,32 @@ pub(crate) mod tests {
                 "muster.v1.AccessService/GetAuthorities",
                 "muster.v1.AccessService/GetCaller",
                 "muster.v1.EnrollmentService/RenewCertificate",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_changes_something_is_recorded() {
+        let silent: Vec<_> = RULES
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| name.starts_with("muster.v1") && !recorded(&format!("/{name}")))
+            .collect();
+        assert_eq!(
+            silent,
+            [
+                "muster.v1.AccessService/GetCaller",
+                "muster.v1.AccessService/ListTokens",
+                "muster.v1.EnrollmentService/ListJoinTokens",
+                "muster.v1.HostService/GetHost",
+                "muster.v1.HostService/ListHosts",
+                "muster.v1.HostService/ListInstructions",
+                "muster.v1.HostService/WatchHosts",
+                "muster.v1.JobService/GetJob",
+                "muster.v1.JobService/ListJobs",
+                "muster.v1.JobService/ListTasks",
+                "muster.v1.JobService/ReadOutput",
+                "muster.v1.JobService/WatchJob",
             ]
         );
     }

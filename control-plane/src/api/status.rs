@@ -47,6 +47,13 @@ pub(crate) fn refuse(reason: Reason, message: &str) -> Status {
     status(reason, message, Vec::new())
 }
 
+/// The reason of a status that was made here; its code if it has none.
+pub(crate) fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+}
+
 /// A malformed argument.
 pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
     status(

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     api::{convert, status},
+    audit::Entry,
     hosts::Bar,
     jobs::Fence,
     restores::Seen,
@@ -85,6 +86,14 @@ pub(crate) async fn attach(
     session.greet(welcome(&rooms, &session));
     rooms.inventory.attached(host_id);
     let trusted = hello.authorities_version;
+    rooms.audit.record(
+        Entry::new("host.attach")
+            .by(format!("host/{host_id}"))
+            .on(host_id)
+            .with("epoch", session.epoch)
+            .with("boot", &fence.boot_id)
+            .with("journal", &fence.journal_id),
+    );
     tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
 
     let held: HashSet<String> = hello.held_task_ids.iter().cloned().collect();

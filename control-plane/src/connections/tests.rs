@@ -37,6 +37,7 @@ use tonic_types::StatusExt as _;
 
 use super::{ConnectionSettings, Connections, Rooms};
 use crate::{
+    audit::Audit,
     authority::Authority,
     dispatcher::Dispatcher,
     hosts::{Inventory, Labels, NewHost, PresenceLimits},
@@ -153,6 +154,7 @@ impl Plane {
             syncer,
             restores,
             rotation,
+            audit: Audit::default(),
             settings: ConnectionSettings::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

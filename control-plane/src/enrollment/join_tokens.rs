@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Enrollment, EnrollmentError};
 use crate::{
     access::{PrincipalKind, Secret, checked_roles as checked, draw_id},
+    audit,
     hosts::{SelectError, check_labels, check_name},
     store::{Batch, JoinTokenRow, StoreError, now},
 };
@@ -132,6 +133,7 @@ impl Enrollment {
         };
         let mut batch = Batch::new();
         batch.add_join_token(&token);
+        audit::effect("join_token", &token.token_id);
         self.commit(batch).await?;
         Ok((token, secret))
     }
@@ -157,6 +159,7 @@ impl Enrollment {
         let _turn = self.0.turn.lock().await;
         let mut batch = Batch::new();
         batch.revoke_join_token(id, now());
+        audit::effect("join_token", id);
         if self.commit(batch).await? == 0 {
             return Err(EnrollmentError::TokenNotFound(
                 id.chars().take(80).collect(),

@@ -8,7 +8,10 @@ use muster_proto::{
 };
 
 use super::{Job, Jobs, Summary, Withdrawal};
-use crate::store::{StoreError, now};
+use crate::{
+    audit::{self, Taken},
+    store::{StoreError, now},
+};
 
 impl Jobs {
     /// Wishes for the open tasks of a job, or those on some hosts, to be ended. Returns once the wish
@@ -31,8 +34,13 @@ impl Jobs {
         for ordinal in &wished {
             self.end(&job, *ordinal, &by);
         }
+        audit::effect("job", id);
+        audit::hosts(wished.iter().map(|at| job.look(*at, |task| task.host_id)));
         if !wished.is_empty() {
-            self.mark(&job, wished);
+            let mut taken = audit::take();
+            let entry = taken.as_mut().map(|taken| taken.entry().text());
+            self.0.recorder.mark_for(&job, wished, entry);
+            taken.iter_mut().for_each(Taken::keep);
         }
         self.written_now().await?.wait().await?;
         Ok(Some(job.summary()))

@@ -1,7 +1,7 @@
 //! Accepting a job: one record in the intake, then offers, then the caller's answer.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map},
     sync::Arc,
 };
 
@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use super::{Job, Jobs, Order, Task, ids, record};
 use crate::{
+    audit::{self, Entry, Taken},
     failpoint,
-    store::{Durable, Receipt, StoreError, now},
+    store::{Durable, EntryText, Receipt, StoreError, now},
 };
 
 /// What a caller asks for. Times are milliseconds.
@@ -143,11 +144,11 @@ impl Jobs {
         loop {
             let (first, turn) = watch::channel(());
             let mut other = match self.0.creating.0.lock().entry(id) {
-                Entry::Vacant(free) => {
+                hash_map::Entry::Vacant(free) => {
                     free.insert(turn);
                     return Turn(self, id, first);
                 }
-                Entry::Occupied(taken) => taken.get().clone(),
+                hash_map::Entry::Occupied(taken) => taken.get().clone(),
             };
             // Ends when the other drops its sender.
             let _ = other.changed().await;
@@ -184,14 +185,19 @@ impl Jobs {
             .collect();
         let job = Job::new(order, tasks, None, "".into());
         failpoint::reached("asked").await;
-        let receipt = self.0.store.intake.append(record::encode(&job));
-        let Receipt { position, durable } =
-            receipt.map_err(|error| StoreError::Broken(error.to_string().into()))?;
+        // The entry rides in the record: whatever happens from here on, the ledger gets both or neither.
+        let mut taken = audit::take();
+        let entry = taken.as_mut().map(|taken| entry(&job, taken.entry()));
+        let record = record::encode(&job, entry.as_ref());
+        let Receipt { position, durable } = (self.0.store.intake)
+            .append(record)
+            .map_err(|error| StoreError::Broken(error.to_string().into()))?;
+        taken.iter_mut().for_each(Taken::keep);
         failpoint::reached("committed").await;
         // From here to the offers nothing is waited for: a caller that goes away leaves nothing half done.
         self.0.known.add(id);
         let job = self.0.live.lock().add(job);
-        self.0.recorder.mark_new(&job, Some(position));
+        self.0.recorder.mark_new(&job, Some(position), entry);
         for (ordinal, task) in job.tasks(|_| true) {
             self.0.output.begin(task.task_id);
             if task.offered.is_none() {
@@ -207,6 +213,18 @@ impl Jobs {
         failpoint::reached("offered").await;
         Ok(Created { job, durable })
     }
+}
+
+/// What the audit log says of a job that is accepted.
+fn entry(job: &Job, entry: &mut Entry) -> EntryText {
+    entry.request_digest = Some(job.order.request_digest);
+    entry.hosts = job
+        .tasks(|_| true)
+        .iter()
+        .map(|(_, task)| task.host_id)
+        .collect();
+    entry.effect.push(("job", job.order.job_id.to_string()));
+    entry.text()
 }
 
 /// The turn of a job id; given back when dropped.

@@ -392,6 +392,7 @@ impl Job {
                 new = ending.state != State::Lost && task.late_result != late;
                 if new {
                     task.late_result = late;
+                    task.end_recorded = false;
                 }
             } else if new {
                 // A process that ended before its start was reported has still started.
@@ -489,6 +490,16 @@ impl Job {
             }
             Ok(new)
         })
+    }
+
+    /// The audit log says how these tasks ended, with or without a late result. No change that anybody watches for.
+    pub(crate) fn ends_recorded(&self, ended: &[(u32, bool)]) {
+        let mut inner = self.inner.lock();
+        for (ordinal, late) in ended {
+            let task = &mut inner.tasks[*ordinal as usize];
+            // A late result that came meanwhile is not in the log yet.
+            task.end_recorded = *late != task.late_result.is_empty();
+        }
     }
 
     /// Holds back what is pending, until it is released.

@@ -6,6 +6,7 @@ use muster_proto::ids::HostId;
 use prost::Message as _;
 
 use super::{Fence, Job, Order, Task, ids};
+use crate::store::EntryText;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct JobRecord {
@@ -36,6 +37,11 @@ struct JobRecord {
     reason: String,
     #[prost(string, tag = "13")]
     approval_id: String,
+    /// What the audit log says of it; empty in the records of versions without one.
+    #[prost(string, tag = "30")]
+    entry: String,
+    #[prost(int64, tag = "31")]
+    entry_time: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -51,8 +57,8 @@ struct TaskRecord {
     offered_journal: String,
 }
 
-/// Writes down a job that was just accepted.
-pub(super) fn encode(job: &Job) -> Vec<u8> {
+/// Writes down a job that was just accepted, with what the audit log will say of it.
+pub(super) fn encode(job: &Job, entry: Option<&EntryText>) -> Vec<u8> {
     let order = &job.order;
     let tasks = job.tasks(|_| true).into_iter().map(|(_, task)| {
         let (offered_boot, offered_journal) = task
@@ -80,12 +86,14 @@ pub(super) fn encode(job: &Job) -> Vec<u8> {
         confinement: order.confinement.clone(),
         reason: order.reason.to_string(),
         approval_id: order.approval_id.to_string(),
+        entry: entry.map_or(String::new(), |entry| entry.members().to_owned()),
+        entry_time: entry.map_or(0, EntryText::time),
     }
     .encode_to_vec()
 }
 
-/// The job of a record; `None` if this version cannot read it.
-pub(super) fn decode(bytes: &[u8]) -> Option<Job> {
+/// The job of a record with its entry; `None` if this version cannot read it.
+pub(super) fn decode(bytes: &[u8]) -> Option<(Job, Option<EntryText>)> {
     let record = JobRecord::decode(bytes).ok()?;
     let order = Order {
         job_id: record.job_id.parse().ok()?,
@@ -118,7 +126,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Job> {
         ))
     });
     let tasks = tasks.collect::<Option<_>>()?;
-    Some(Job::new(Arc::new(order), tasks, None, "".into()))
+    let entry = (!record.entry.is_empty()).then(|| EntryText::new(record.entry_time, record.entry));
+    Some((Job::new(Arc::new(order), tasks, None, "".into()), entry))
 }
 
 #[cfg(test)]
@@ -155,7 +164,10 @@ mod tests {
         };
         let tasks = vec![task(1, Some(fence)), task(2, None)];
         let job = Job::new(Arc::new(order), tasks, None, "".into());
-        let again = decode(&encode(&job)).unwrap();
+        let entry = EntryText::new(6, r#""time":6"#);
+        let (again, entry_again) = decode(&encode(&job, Some(&entry))).unwrap();
+        assert_eq!(entry_again, Some(entry));
+        assert_eq!(decode(&encode(&job, None)).unwrap().1, None);
         assert_eq!(format!("{:?}", again.order), format!("{:?}", job.order));
         assert_eq!(
             format!("{:?}", again.tasks(|_| true)),

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::Job;
 use crate::store::{
-    Durable, Intake, StoreError, Writer,
+    Durable, EntryText, Intake, StoreError, Writer,
     jobs::{self as rows, Heard, Placed},
 };
 
@@ -43,6 +43,8 @@ struct Marked {
     new: bool,
     /// Names the job's record in the intake, if it has one.
     receipt: Option<i64>,
+    /// What the audit log says of it: written with it.
+    entries: Vec<EntryText>,
 }
 
 #[derive(Default)]
@@ -67,13 +69,16 @@ impl Dirty {
             ordinals,
             new,
             receipt,
+            entries,
         } = marked;
         let entry = self.jobs.entry(job.order.job_id).or_insert(Marked {
             job,
             ordinals: BTreeSet::new(),
             new: false,
             receipt: None,
+            entries: Vec::new(),
         });
+        entry.entries.extend(entries);
         entry.ordinals.extend(ordinals);
         entry.new |= new;
         entry.receipt = entry.receipt.or(receipt);
@@ -97,21 +102,33 @@ pub(super) struct Recorder {
 impl Recorder {
     /// Tasks have changed, or, with none, only the job.
     pub(super) fn mark(&self, job: &Arc<Job>, ordinals: impl IntoIterator<Item = u32>) {
+        self.mark_for(job, ordinals, None);
+    }
+
+    /// The same, because of what the entry tells of.
+    pub(super) fn mark_for(
+        &self,
+        job: &Arc<Job>,
+        ordinals: impl IntoIterator<Item = u32>,
+        entry: Option<EntryText>,
+    ) {
         self.add(Marked {
             job: Arc::clone(job),
             ordinals: ordinals.into_iter().collect(),
             new: false,
             receipt: None,
+            entries: entry.into_iter().collect(),
         });
     }
 
     /// The ledger does not have the job; `receipt` names its record in the intake, if it has one.
-    pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>) {
+    pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>, entry: Option<EntryText>) {
         self.add(Marked {
             job: Arc::clone(job),
             ordinals: (0..job.len()).collect(),
             new: true,
             receipt,
+            entries: entry.into_iter().collect(),
         });
     }
 
@@ -225,7 +242,12 @@ impl Recorder {
     fn put_back(&self, taken: Taken) {
         let mut dirty = self.dirty.lock();
         for marked in taken.jobs {
+            let id = marked.job.order.job_id;
+            let newer = dirty.jobs.get_mut(&id).map(|m| mem::take(&mut m.entries));
             dirty.mark(marked);
+            if let (Some(newer), Some(marked)) = (newer, dirty.jobs.get_mut(&id)) {
+                marked.entries.extend(newer);
+            }
         }
         for (host, heard) in taken.fences {
             dirty.fences.entry(host).or_insert(heard);
@@ -263,6 +285,18 @@ async fn write(
         .flat_map(|marked| marked.ordinals.iter().map(|at| placed(marked, *at)))
         .collect();
     let mut batch = rows::put(&new, &tasks, &changed);
+    for entry in taken.jobs.iter().flat_map(|marked| &marked.entries) {
+        batch.record(entry.clone());
+    }
+    let mut ended: HashMap<JobId, Vec<(u32, bool)>> = HashMap::new();
+    for placed in &tasks {
+        if placed.task.state.is_final() && !placed.task.end_recorded {
+            let job = placed.order.job_id;
+            batch.record(placed.task.end_entry(job));
+            let late = !placed.task.late_result.is_empty();
+            ended.entry(job).or_default().push((placed.ordinal, late));
+        }
+    }
     if !taken.fences.is_empty() {
         rows::write_fences(&mut batch, &taken.fences);
     }
@@ -271,6 +305,12 @@ async fn write(
     } else {
         writer.commit(batch).await?.durable
     };
+    // Nobody else writes ends, so until here none was written twice.
+    for marked in &taken.jobs {
+        if let Some(ended) = ended.get(&marked.job.order.job_id) {
+            marked.job.ends_recorded(ended);
+        }
+    }
     done.into_iter().for_each(|marked| retire(&marked.job));
     Ok(durable)
 }

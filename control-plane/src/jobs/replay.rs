@@ -6,7 +6,7 @@ use muster_proto::ids::JobId;
 
 use super::{Job, record};
 use crate::store::{
-    Batch, Store, StoreError,
+    Batch, EntryText, Store, StoreError,
     jobs::{self as rows, Placed},
 };
 
@@ -39,7 +39,10 @@ pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
 }
 
 /// Jobs that the intake held when a copy of the ledger was begun.
-pub(crate) struct Accepted(Vec<Job>);
+pub(crate) struct Accepted(Vec<Recorded>);
+
+/// A job with what the audit log says of it.
+type Recorded = (Job, Option<EntryText>);
 
 impl Accepted {
     /// Reads their records.
@@ -58,25 +61,25 @@ impl Accepted {
     }
 }
 
-fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Job>> {
+fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Recorded>> {
     let jobs = records.iter().map(|bytes| record::decode(bytes));
     jobs.collect::<Option<_>>()
         .ok_or_else(|| io::Error::other("it holds a record that this version cannot read"))
 }
 
-fn ids(jobs: &[Job]) -> Vec<JobId> {
-    jobs.iter().map(|job| job.order.job_id).collect()
+fn ids(jobs: &[Recorded]) -> Vec<JobId> {
+    jobs.iter().map(|(job, _)| job.order.job_id).collect()
 }
 
 /// Writes those jobs that are not there, and says how many. What is there may have gone on since it was accepted.
-fn missing(jobs: &[Job], there: &HashSet<JobId>) -> (Batch, usize) {
+fn missing(jobs: &[Recorded], there: &HashSet<JobId>) -> (Batch, usize) {
     let missing: Vec<_> = jobs
         .iter()
-        .filter(|job| !there.contains(&job.order.job_id))
+        .filter(|(job, _)| !there.contains(&job.order.job_id))
         .collect();
     let tasks: Vec<_> = missing
         .iter()
-        .flat_map(|job| {
+        .flat_map(|(job, _)| {
             let placed = |(ordinal, task)| Placed {
                 order: Arc::clone(&job.order),
                 ordinal,
@@ -85,6 +88,10 @@ fn missing(jobs: &[Job], there: &HashSet<JobId>) -> (Batch, usize) {
             job.tasks(|_| true).into_iter().map(placed)
         })
         .collect();
-    let summaries: Vec<_> = missing.iter().map(|job| job.summary()).collect();
-    (rows::put(&summaries, &tasks, &[]), missing.len())
+    let summaries: Vec<_> = missing.iter().map(|(job, _)| job.summary()).collect();
+    let mut batch = rows::put(&summaries, &tasks, &[]);
+    for entry in missing.iter().filter_map(|(_, entry)| entry.as_ref()) {
+        batch.record(entry.clone());
+    }
+    (batch, missing.len())
 }

@@ -8,7 +8,10 @@ use muster_proto::{
 };
 
 use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
-use crate::store::{StoreError, jobs as rows, now};
+use crate::{
+    audit::Entry,
+    store::{StoreError, jobs as rows, now},
+};
 
 /// A task of a job in memory.
 #[derive(Clone)]
@@ -86,6 +89,14 @@ impl Jobs {
         }
         let time = now();
         let task = Task::new(task_id, host_id, host_name.into(), Some(fence), time);
+        let mut entry = Entry::new("task.adopt")
+            .by(format!("host/{host_id}"))
+            .on(host_id)
+            .with("job", order.job_id)
+            .with("task", task_id)
+            .with("for", &order.principal);
+        entry.request_digest = Some(order.request_digest);
+        let entry = entry.text();
         let adopted = match self.job(order.job_id).await? {
             Some(job) => {
                 let ordinal = job.len();
@@ -93,7 +104,7 @@ impl Jobs {
                 job.push(task);
                 live.enter(&job);
                 drop(live);
-                self.mark(&job, [ordinal]);
+                self.0.recorder.mark_for(&job, [ordinal], Some(entry));
                 TaskRef::new(job, ordinal)
             }
             None => {
@@ -104,7 +115,7 @@ impl Jobs {
                 self.0.known.add(order.job_id);
                 let job = Job::new(Arc::new(order), vec![task], None, note.into());
                 let job = self.0.live.lock().add(job);
-                self.0.recorder.mark_new(&job, None);
+                self.0.recorder.mark_new(&job, None, Some(entry));
                 TaskRef::new(job, 0)
             }
         };

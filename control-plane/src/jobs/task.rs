@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use muster_proto::{
-    ids::{HostId, TaskId},
+    ids::{HostId, JobId, TaskId},
     v1::Reason,
 };
 
 use super::state::State;
-use crate::output::OutputSize;
+use crate::{audit::Entry, output::OutputSize, store::EntryText};
 
 /// What must be the same for a host to be offered a task again: its boot and its agent's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,8 @@ pub(crate) struct Task {
     pub(crate) late_result: String,
     /// Whether a restore holds it back.
     pub(crate) hold: Hold,
+    /// The audit log says how it ended. Not stored: it is in one transaction with the final state.
+    pub(crate) end_recorded: bool,
 }
 
 impl Task {
@@ -127,7 +129,38 @@ impl Task {
             cancel_grace: None,
             late_result: String::new(),
             hold: Hold::None,
+            end_recorded: false,
         }
+    }
+
+    /// What the audit log says of its end.
+    pub(crate) fn end_entry(&self, job: JobId) -> EntryText {
+        // Of what was never offered, and of what cannot be proved, no host can have said how it ended.
+        let late = !self.late_result.is_empty();
+        let proved = self.offered.is_some() && (self.state != State::Lost || late);
+        let mut entry = Entry::new("task.end")
+            .by(if proved {
+                format!("host/{}", self.host_id)
+            } else {
+                "control-plane".to_owned()
+            })
+            .on(self.host_id)
+            .with("job", job)
+            .with("task", self.task_id)
+            .with("state", self.state.name());
+        if let Some(code) = self.exit_code {
+            entry = entry.with("exit_code", code);
+        }
+        if !self.signal.is_empty() {
+            entry = entry.with("signal", &self.signal);
+        }
+        if late {
+            entry = entry.with("late", &self.late_result);
+        }
+        if self.reason != Reason::Unspecified {
+            entry.reason = self.reason.as_str_name().into();
+        }
+        entry.text()
     }
 
     /// Final, and no more output is expected. A lost task's output may stay incomplete for ever.

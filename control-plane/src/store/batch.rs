@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use sqlx::{Arguments as _, SqliteConnection, sqlite::SqliteArguments};
 
+use super::audit::{self, EntryText};
+
 /// An argument of a statement. Cheap to clone, since a batch may be tried twice.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
@@ -92,6 +94,8 @@ impl Value {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Batch {
     pub(super) statements: Vec<(&'static str, Vec<Value>)>,
+    /// What the audit log says of it.
+    pub(super) entries: Vec<EntryText>,
     pub(super) size: usize,
 }
 
@@ -115,6 +119,12 @@ impl Batch {
         self
     }
 
+    /// Adds an entry to the audit log: it is there if the statements are, and not otherwise.
+    pub(crate) fn record(&mut self, entry: EntryText) {
+        self.size += entry.len();
+        self.entries.push(entry);
+    }
+
     /// Runs the statements on a connection that nobody else uses, one after the other.
     pub(crate) async fn run(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         for (sql, values) in &self.statements {
@@ -126,11 +136,11 @@ impl Batch {
                 .execute(&mut *connection)
                 .await?;
         }
-        Ok(())
+        audit::append(connection, &self.entries).await
     }
 
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.statements.is_empty()
+        self.statements.is_empty() && self.entries.is_empty()
     }
 }

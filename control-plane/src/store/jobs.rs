@@ -36,12 +36,14 @@ fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
         .try_get::<Option<String>, _>(7)?
         .zip(row.try_get::<Option<String>, _>(8)?);
+    let state = State::from_name(row.try_get(3)?)
+        .ok_or_else(|| sqlx::Error::Decode("a state that this version does not know".into()))?;
     Ok(Task {
         task_id: parsed(row, 0)?,
         host_id: parsed(row, 1)?,
         host_name: row.try_get::<String, _>(2)?.into(),
-        state: State::from_name(row.try_get(3)?)
-            .ok_or_else(|| sqlx::Error::Decode("a state that this version does not know".into()))?,
+        end_recorded: state.is_final(),
+        state,
         reason: Reason::try_from(row.try_get::<i32, _>(4)?).unwrap_or(Reason::Unspecified),
         message: row.try_get(5)?,
         state_time: row.try_get(6)?,

@@ -6,7 +6,7 @@ use muster_proto::ids::{HostId, JobId, TaskId};
 use serde_json::json;
 use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
 
-use super::{Batch, StoreError, jobs::parsed, random_name};
+use super::{Batch, StoreError, audit, jobs::parsed, random_name};
 use crate::jobs::State;
 
 const BEGIN: &str = "UPDATE ledger SET generation = ?, backup_time = NULL";
@@ -69,7 +69,9 @@ pub(crate) fn begin(
     time: i64,
     cause: &str,
 ) -> Batch {
-    Batch::new()
+    let mut batch = Batch::new();
+    batch.record(audit::restored(replaced, generation).text());
+    batch
         .with(BEGIN, [generation.into()])
         .with(
             REMEMBER,

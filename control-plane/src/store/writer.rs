@@ -6,14 +6,17 @@
 //! that a bad batch fails alone.
 
 use futures_util::TryStreamExt as _;
+use muster_client::audit::Position;
 use sqlx::{
     AssertSqlSafe, Connection as _, Either, Executor as _, SqliteConnection,
     sqlite::{SqliteArguments, SqliteRow},
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::audit::Taken;
+
 use super::{
-    StoreError,
+    StoreError, audit,
     batch::{Batch, Value},
     durability::{Durable, SyncError, Syncer},
 };
@@ -73,20 +76,32 @@ impl Writer {
             connection,
             syncer: syncer.clone(),
             position,
+            log: None,
             epilogue,
         };
         tokio::spawn(actor.run(batches));
         Self { queue, syncer }
     }
 
-    /// Commits a batch. Batches of one caller are committed in the order of its calls.
-    pub(crate) async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+    /// Commits a batch. Batches of one caller are committed in the order of its calls. If this is done for a call that
+    /// is recorded, the first batch takes the call's entry along.
+    pub(crate) async fn commit(&self, mut batch: Batch) -> Result<Committed, StoreError> {
+        let mut taken = crate::audit::take();
+        if let Some(taken) = &mut taken {
+            batch.record(taken.entry().text());
+        }
         let (answer, committed) = oneshot::channel();
         self.queue
             .send(Queued { batch, answer })
             .await
             .map_err(|_| StoreError::Closed)?;
-        committed.await.map_err(|_| StoreError::Closed)?
+        // Whether anybody waits for it or not, it is on its way.
+        taken.iter_mut().for_each(Taken::keep);
+        let outcome = committed.await.unwrap_or(Err(StoreError::Closed));
+        if outcome.is_err() {
+            taken.into_iter().for_each(Taken::give_back);
+        }
+        outcome
     }
 
     /// Waits until every commit so far survives a power cut.
@@ -104,6 +119,8 @@ struct Actor {
     connection: SqliteConnection,
     syncer: Syncer,
     position: i64,
+    /// Where the audit log stands; `None` while that has to be looked up.
+    log: Option<Position>,
     epilogue: Option<&'static str>,
 }
 
@@ -122,7 +139,7 @@ impl Actor {
             let mut bytes = first.batch.size;
             let mut group = vec![first];
             while let Ok(queued) = batches.try_recv() {
-                statements += queued.batch.statements.len();
+                statements += queued.batch.statements.len() + queued.batch.entries.len();
                 bytes += queued.batch.size;
                 if statements > GROUP_STATEMENTS_MAX || bytes > GROUP_BYTES_MAX {
                     next = Some(queued);
@@ -174,21 +191,57 @@ impl Actor {
     }
 
     async fn transact(&mut self, batches: &[&Batch]) -> Result<Vec<Outcome>, sqlx::Error> {
-        let outcome = self.execute(batches).await;
-        match &outcome {
-            Ok(_) => {
-                self.position += 1;
-                self.syncer.wrote(self.position);
+        let entries = || batches.iter().flat_map(|batch| &batch.entries);
+        let mut rows = None;
+        if entries().next().is_some() {
+            let log = match self.log {
+                Some(log) => log,
+                None => audit::position(&mut self.connection).await?,
+            };
+            let (argument, log) = audit::rows(log, entries());
+            rows = Some((argument, log));
+        }
+        let mut outcomes = Vec::new();
+        let argument = rows.as_ref().map(|(argument, _)| argument);
+        let outcome = self.execute(batches, argument, &mut outcomes).await;
+        let outcome = match (outcome, rows) {
+            (Ok(()), rows) => {
+                if let Some((_, log)) = rows {
+                    self.log = Some(log);
+                }
+                Ok(outcomes)
             }
-            Err(_) => {
+            (Err(error), rows) => {
                 // Fails if the error has already ended the transaction, which is as good.
                 let _ = self.connection.execute("ROLLBACK").await;
+                self.log = None;
+                match rows {
+                    // A commit may fail and have happened: then its entries must not be written a second time.
+                    Some((_, log)) if self.stands_at(log).await => Ok(outcomes),
+                    _ => Err(error),
+                }
             }
+        };
+        if outcome.is_ok() {
+            self.position += 1;
+            self.syncer.wrote(self.position);
         }
         outcome
     }
 
-    async fn execute(&mut self, batches: &[&Batch]) -> Result<Vec<Outcome>, sqlx::Error> {
+    /// Looks up where the audit log stands, and says whether that is here.
+    async fn stands_at(&mut self, log: Position) -> bool {
+        let found = audit::position(&mut self.connection).await.ok();
+        self.log = found;
+        found == Some(log)
+    }
+
+    async fn execute(
+        &mut self,
+        batches: &[&Batch],
+        entries: Option<&Value>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), sqlx::Error> {
         let mut text = String::from("BEGIN IMMEDIATE");
         let mut arguments = SqliteArguments::default();
         let mut statements = 0;
@@ -199,6 +252,11 @@ impl Actor {
                 value.add_to(&mut arguments)?;
             }
             statements += 1;
+        }
+        if let Some(entries) = entries {
+            text.push_str(";\n");
+            text.push_str(audit::APPEND);
+            entries.add_to(&mut arguments)?;
         }
         if let Some(epilogue) = self.epilogue {
             text.push_str(";\n");
@@ -211,7 +269,6 @@ impl Actor {
         let query = sqlx::query_with(AssertSqlSafe(text), arguments)
             .persistent(statements <= PREPARED_STATEMENTS_MAX);
         let mut results = self.connection.fetch_many(query);
-        let mut outcomes = Vec::with_capacity(statements);
         let mut current = Outcome::default();
         let mut ended = 0;
         while let Some(result) = results.try_next().await? {
@@ -220,7 +277,7 @@ impl Actor {
                 Either::Left(done) => {
                     current.affected = done.rows_affected();
                     let outcome = std::mem::take(&mut current);
-                    // The first is BEGIN; what comes after the last one is epilogue and COMMIT.
+                    // The first is BEGIN; what comes after the last one is entries, epilogue and COMMIT.
                     if (1..=statements).contains(&ended) {
                         outcomes.push(outcome);
                     }
@@ -228,6 +285,6 @@ impl Actor {
                 }
             }
         }
-        Ok(outcomes)
+        Ok(())
     }
 }

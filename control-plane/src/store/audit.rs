@@ -1,0 +1,145 @@
+//! The audit log in the ledger: entries are chained as they are written.
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::Value;
+use crate::audit::Entry;
+
+/// Adds rows: one argument, a JSON array of number, time, entry and hash.
+pub(super) const APPEND: &str = "INSERT INTO audit (number, time, entry, hash)
+     SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM json_each(?)";
+
+const LAST: &str = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
+
+/// An entry that has no number yet: its text is complete but for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EntryText {
+    /// Unix milliseconds.
+    time: i64,
+    /// The members of its object behind the number, without the braces.
+    members: Arc<str>,
+}
+
+impl EntryText {
+    /// An entry of this time with the members of a JSON object, written without its braces.
+    pub(crate) fn new(time: i64, members: impl Into<Arc<str>>) -> Self {
+        let members = members.into();
+        Self { time, members }
+    }
+
+    /// When.
+    pub(crate) fn time(&self) -> i64 {
+        self.time
+    }
+
+    /// What it says, without braces.
+    pub(crate) fn members(&self) -> &str {
+        &self.members
+    }
+
+    /// How large it is, bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+}
+
+/// The rows that continue a log at `position` with these entries, as the argument of `APPEND`, and where it then
+/// stands.
+pub(super) fn rows<'a>(
+    position: Position,
+    entries: impl Iterator<Item = &'a EntryText>,
+) -> (Value, Position) {
+    let mut position = position;
+    let mut rows = String::from("[");
+    for entry in entries {
+        let number = position.count + 1;
+        let text = format!("{{\"number\":{number},{}}}", entry.members);
+        position = position.with(&text);
+        if rows.len() > 1 {
+            rows.push(',');
+        }
+        let text = serde_json::to_string(&text).expect("a text is JSON");
+        let hash = HEXLOWER.encode(&position.hash);
+        rows.push_str(&format!("[{number},{},{text},\"{hash}\"]", entry.time));
+    }
+    rows.push(']');
+    (rows.into(), position)
+}
+
+/// Where the log of this ledger stands.
+pub(super) async fn position(connection: &mut SqliteConnection) -> Result<Position, sqlx::Error> {
+    let row = sqlx::query(LAST).fetch_optional(connection).await?;
+    row.as_ref().map_or(Ok(Position::EMPTY), read_position)
+}
+
+fn read_position(row: &SqliteRow) -> Result<Position, sqlx::Error> {
+    let count: i64 = row.try_get(0)?;
+    Ok(Position {
+        count: u64::try_from(count).unwrap_or_default(),
+        hash: read_hash(row, 1)?,
+    })
+}
+
+fn read_hash(row: &SqliteRow, column: usize) -> Result<Hash, sqlx::Error> {
+    let hash: &[u8] = row.try_get(column)?;
+    // A hash of another length is none: whoever verifies the log is told that the chain breaks here.
+    Ok(hash.try_into().unwrap_or(BEFORE_THE_FIRST))
+}
+
+/// Adds entries to a ledger that nobody else writes.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    entries: &[EntryText],
+) -> Result<(), sqlx::Error> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let (Value::Text(rows), _) = rows(position(connection).await?, entries.iter()) else {
+        return Ok(());
+    };
+    sqlx::query(APPEND)
+        .bind(rows)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// What a ledger says of itself in its log, when it is opened.
+pub(super) struct Beginning<'a> {
+    pub(super) control_plane_id: &'a str,
+    pub(super) generation: &'a str,
+    /// The generation that the copy of a backup stood under.
+    pub(super) replaced: Option<&'a str>,
+}
+
+/// Begins the log, or notes that a copy of it goes on under another generation.
+pub(super) async fn begin(
+    connection: &mut SqliteConnection,
+    beginning: &Beginning<'_>,
+) -> Result<(), sqlx::Error> {
+    let log = position(connection).await?;
+    let entry = match beginning.replaced {
+        Some(replaced) => restored(replaced, beginning.generation),
+        None if log == Position::EMPTY => Entry::new("audit.begin")
+            .by("control-plane")
+            .with("control_plane", beginning.control_plane_id)
+            .with("generation", beginning.generation),
+        None => return Ok(()),
+    };
+    append(connection, &[entry.text()]).await
+}
+
+/// A generation began because the ledger was set back.
+pub(super) fn restored(replaced: &str, generation: &str) -> Entry {
+    Entry::new("ledger.restore")
+        .by("control-plane")
+        .with("replaced", replaced)
+        .with("generation", generation)
+}
+
+#[cfg(test)]
+mod tests;
