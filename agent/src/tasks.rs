@@ -111,7 +111,7 @@ impl Tasks {
         policy: Arc<Policy>,
         limits: Limits,
     ) -> io::Result<Self> {
-        let spool = directory.join("spool");
+        let spool = directory.join(spool::DIRECTORY);
         std::fs::create_dir_all(&spool)?;
         let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
         let held = unsettled.iter().map(|held| held.task_id).collect();
@@ -228,6 +228,7 @@ impl Tasks {
         start.keep_newest = keep.newest;
         start.block_at_bytes = overflow.blocks().then_some(overflow.bytes);
         start.spool_free_percent = self.0.limits.free_percent;
+        start.spools_bytes = Some(self.0.limits.spool);
         let start = protocol::frame(Order::Start(start));
         if let Some(waiting) = &mut link
             && waiting.send_frame(&start).is_err()

@@ -21,6 +21,7 @@ mod rotations;
 mod services;
 mod sessions;
 mod settings;
+mod spools;
 mod survivals;
 mod torture;
 mod upgrades;

@@ -147,6 +147,9 @@ pub(crate) struct Start {
     /// How far the process is confined; `None` is not at all.
     #[prost(message, optional, tag = "17")]
     pub(crate) sandbox: Option<crate::process::Sandbox>,
+    /// Bytes that the agent's spools and those of all supervisors may take together.
+    #[prost(uint64, optional, tag = "18")]
+    pub(crate) spools_bytes: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

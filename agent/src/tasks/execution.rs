@@ -85,6 +85,7 @@ pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartErr
         spool_free_percent: 0,
         keep_newest: false,
         block_at_bytes: None,
+        spools_bytes: None,
         inherited: command.environment,
         limits: command.limits,
         sandbox: None,

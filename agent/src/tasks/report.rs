@@ -132,11 +132,11 @@ async fn drive(
         };
         match message.map(|message| message.and_then(|message| message.message)) {
             Ok(Some(report_response::Message::Resume(resume))) => {
-                task.spool.acknowledge(resume.after_sequence);
-                if !bulk && task.spool.has_backlog(resume.after_sequence) {
+                let after = task.spool.resume(resume.after_sequence);
+                if !bulk && task.spool.has_backlog(after) {
                     return Outcome::Backlog;
                 }
-                progress.resume(resume.after_sequence);
+                progress.resume(after);
             }
             Ok(Some(report_response::Message::Ack(ack))) => task.spool.acknowledge(ack.sequence),
             Ok(Some(report_response::Message::Settled(_))) => return Outcome::Settled,
@@ -181,7 +181,7 @@ struct Outgoing {
     start_sent: bool,
     end_sent: bool,
     done: bool,
-    /// The control plane was told that what is kept begins later than what it asked for.
+    /// The control plane was told where what is kept begins, since it cannot go by numbers.
     begun_later: bool,
     last_sequence: i64,
     /// Pieces that were read from the files.
@@ -247,6 +247,11 @@ impl Outgoing {
         if after == UNKNOWN || self.done {
             // The stream stays open for the answers.
             return Poll::Pending;
+        }
+        if !self.begun_later && self.task.spool.counts_otherwise() {
+            self.begun_later = true;
+            let kept = self.task.spool.kept().map(|(_, kept)| kept);
+            return Poll::Ready(Some(Message::Kept(kept.unwrap_or_default())));
         }
         if self.end_sent {
             self.done = true;

@@ -5,6 +5,7 @@
 //! where, and what has to go when there is too much, is [`plan`]'s business.
 
 mod disk;
+mod numbers;
 mod plan;
 mod recovery;
 mod stored;
@@ -24,8 +25,12 @@ use tokio::sync::Notify;
 pub(crate) use self::{disk::Room, recovery::sweep};
 use self::{
     disk::SegmentFile,
+    numbers::Numbers,
     plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId, Size},
 };
+
+/// The directory of the agent's spools, in the agent's.
+pub(crate) const DIRECTORY: &str = "spool";
 
 /// Pieces stay in memory for the report up to this many bytes; a slower report reads the files.
 const RECENT_MAX: usize = 1 << 20;
@@ -96,6 +101,7 @@ struct Inner {
     recent_bytes: usize,
     files: HashMap<SegmentId, Arc<SegmentFile>>,
     memory: HashMap<SegmentId, Vec<Piece>>,
+    numbers: Numbers,
     ended: bool,
     warned: bool,
     waker: Option<Waker>,
@@ -209,6 +215,7 @@ impl Spool {
                 recent_bytes: 0,
                 files: HashMap::new(),
                 memory: HashMap::new(),
+                numbers: Numbers::Same,
                 ended: false,
                 warned: false,
                 waker: None,
@@ -256,11 +263,12 @@ impl Spool {
             inner.publish(piece);
         }
         let file = inner.files.get(&placed.segment).cloned();
+        let unsure = inner.is_unsure();
         drop(inner);
         throw_away(gone);
 
         if placed.place == Place::Disk
-            && let Err(error) = self.write(&placed, file, stream, &content)
+            && let Err(error) = self.write(&placed, file, unsure, stream, &content)
         {
             self.hold(&placed, stream, content, &error);
         }
@@ -270,6 +278,7 @@ impl Spool {
         &self,
         placed: &Placed,
         file: Option<Arc<SegmentFile>>,
+        unsure: bool,
         stream: usize,
         content: &Content,
     ) -> io::Result<()> {
@@ -282,6 +291,7 @@ impl Spool {
                     placed.segment,
                     placed.sequence,
                     placed.begin,
+                    unsure,
                 )?;
                 let file = Arc::new(file);
                 let mut inner = self.inner.lock();

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, task::Waker};
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::OutputStream};
 
-use crate::tasks::spool::{Content, Keep, Next, Piece, Position, Room, Spool};
+use crate::tasks::spool::{self, Content, Keep, Next, Piece, Position, Room, Spool};
 
 /// Kept in memory, or sent and not yet taken, bytes.
 const WINDOW: usize = 1 << 20;
@@ -20,6 +20,8 @@ pub(super) struct Limits {
     pub(super) directory: PathBuf,
     pub(super) keep: Keep,
     pub(super) free_percent: u64,
+    /// Bytes that this and all other spools of the agent may take together; nobody's business where nothing is dropped.
+    pub(super) all: Option<u64>,
     /// The process waits while so much is kept, and nothing is dropped.
     pub(super) block_at: Option<u64>,
 }
@@ -176,11 +178,16 @@ impl Output {
         if self.spilled.is_some() {
             return;
         }
-        let room = Room::new(
-            self.limits.directory.clone(),
+        let directory = self.limits.directory.clone();
+        let mut room = Room::new(
+            directory.clone(),
             self.limits.keep.bytes,
             self.limits.free_percent,
         );
+        if let Some(all) = self.limits.all {
+            let agents = directory.join("..").join(spool::DIRECTORY);
+            room = room.shared(vec![directory, agents], all);
+        }
         let spool = Spool::new_at(self.task_id, Arc::new(room), self.limits.keep, self.begin());
         for kept in self.kept.drain(..) {
             spool.append(named(kept.stream), kept.data);
@@ -352,6 +359,7 @@ mod tests {
                 directory: directory.path().to_owned(),
                 keep: Keep::from(64 << 20),
                 free_percent: 0,
+                all: None,
                 block_at: None,
             };
             let mut output = Output::new(TaskId::from_bytes(&[7; 32]), limits);

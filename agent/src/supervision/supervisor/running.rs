@@ -99,6 +99,9 @@ impl Running {
                 newest: start.keep_newest,
             },
             free_percent: start.spool_free_percent,
+            all: start
+                .spools_bytes
+                .filter(|_| start.block_at_bytes.is_none()),
             block_at: start.block_at_bytes,
         };
         let mut running = Self {

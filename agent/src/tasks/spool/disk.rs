@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, IoSlice, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,6 +31,13 @@ const FRAME_HEAD: usize = 18;
 const KIND_DATA: u8 = 0;
 const KIND_MISSING: u8 = 1;
 
+/// Who may use a file: its owner alone.
+const MODE: u32 = 0o600;
+
+/// The same of a file whose numbers a control plane may know otherwise. That is noted where it takes no space, which
+/// there may be none of.
+const MODE_UNSURE: u32 = 0o700;
+
 /// A piece is at most this long.
 const PAYLOAD_MAX: usize = 1 << 20;
 
@@ -42,6 +49,8 @@ pub(crate) struct Room {
     /// Percent of the disk that stay free.
     free_percent: u64,
     used: AtomicU64,
+    /// What others use too, and how much all may.
+    shared: Option<(Vec<PathBuf>, u64)>,
 }
 
 impl Room {
@@ -51,6 +60,16 @@ impl Room {
             limit,
             free_percent,
             used: AtomicU64::new(0),
+            shared: None,
+        }
+    }
+
+    /// The same, where others who write to these directories may take so much together with us. It holds but for a
+    /// segment that each of them may have begun at once.
+    pub(crate) fn shared(self, directories: Vec<PathBuf>, limit: u64) -> Self {
+        Self {
+            shared: Some((directories, limit)),
+            ..self
         }
     }
 
@@ -60,7 +79,9 @@ impl Room {
 
     /// Where the next segment of this size belongs.
     pub(super) fn choose(&self, segment: u64) -> Place {
-        let within = self.used.load(Ordering::Relaxed) + segment <= self.limit;
+        let shared = self.shared.as_ref();
+        let within = self.used.load(Ordering::Relaxed) + segment <= self.limit
+            && shared.is_none_or(|(all, limit)| sizes(all) + segment <= *limit);
         let free = statvfs(&self.directory).is_ok_and(|disk| {
             let percent = u128::from(disk.blocks_available()) * 100;
             percent > u128::from(disk.blocks()) * u128::from(self.free_percent)
@@ -71,6 +92,17 @@ impl Room {
             Place::Memory
         }
     }
+}
+
+/// Bytes of the files in these directories.
+fn sizes(directories: &[PathBuf]) -> u64 {
+    let entries = directories
+        .iter()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+        .sum()
 }
 
 /// A segment's file. Its space is counted until it is dropped, and the file goes with the last holder.
@@ -91,6 +123,7 @@ impl SegmentFile {
         id: SegmentId,
         first: i64,
         begin: [i64; STREAMS],
+        unsure: bool,
     ) -> io::Result<Self> {
         let path = room.directory.join(format!("{task_id}.{id}"));
         let file = OpenOptions::new()
@@ -98,7 +131,7 @@ impl SegmentFile {
             .truncate(true)
             .read(true)
             .write(true)
-            .mode(0o600)
+            .mode(if unsure { MODE_UNSURE } else { MODE })
             .open(&path)?;
         let mut head = [0; FILE_HEAD];
         head[..8].copy_from_slice(MAGIC);
@@ -222,6 +255,18 @@ impl SegmentFile {
             _ => return Err(damaged()),
         };
         Ok((stream, offset, content, at + (FRAME_HEAD + length) as u64))
+    }
+
+    /// Notes for a later agent whether a control plane may know the numbers of this file otherwise.
+    pub(super) fn set_unsure(&self, unsure: bool) -> io::Result<()> {
+        let mode = if unsure { MODE_UNSURE } else { MODE };
+        self.file.set_permissions(fs::Permissions::from_mode(mode))
+    }
+
+    /// Whether an earlier agent has noted that.
+    pub(super) fn is_unsure(&self) -> bool {
+        let found = self.file.metadata();
+        found.is_ok_and(|found| found.permissions().mode() & 0o777 == MODE_UNSURE)
     }
 
     /// Lets go of the file.

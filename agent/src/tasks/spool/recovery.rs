@@ -68,6 +68,10 @@ impl Spool {
                 inner.miss(produced);
             }
         }
+        let is_over = produced.is_some();
+        if !is_over || !spool.inner.lock().files.is_empty() {
+            spool.doubt_numbers();
+        }
         Ok(spool)
     }
 }

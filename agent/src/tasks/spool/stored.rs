@@ -111,7 +111,14 @@ impl Spool {
             .plan
             .find(first)
             .map_or([0; STREAMS], |segment| segment.begin);
-        let file = SegmentFile::create(&self.room, self.task_id, id, first, begin)?;
+        let file = SegmentFile::create(
+            &self.room,
+            self.task_id,
+            id,
+            first,
+            begin,
+            inner.is_unsure(),
+        )?;
         for piece in pieces {
             file.append(piece.stream, piece.offset, &piece.content)?;
         }
