@@ -4,6 +4,7 @@
 //! these leads a session of its own, carries its task in its environment ([`TASK_MARKER`]) and is a descendant of
 //! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started.
 
+mod cell;
 mod environment;
 mod group;
 mod launch;
@@ -35,6 +36,7 @@ use nix::{
 
 use self::launch::{Given, Launch};
 pub(crate) use self::{
+    cell::{Cell, Cells},
     group::{Group, end_left_over},
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},

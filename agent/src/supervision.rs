@@ -71,6 +71,12 @@ impl SupervisorId {
         process::lives(Pid::from_raw(self.pid), self.start_time)
     }
 
+    /// Ends what is left in its control group, if it has one and is gone; says whether there was anything. Blocks.
+    pub(crate) fn end_left_over(&self) -> Option<bool> {
+        let cell = process::Cell::labelled(&self.file_name())?;
+        Some(cell.end())
+    }
+
     /// The name of its socket.
     fn file_name(&self) -> PathBuf {
         format!("{}-{}", self.pid, self.start_time).into()

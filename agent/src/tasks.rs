@@ -366,7 +366,16 @@ impl Tasks {
     async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
         let (known, tree) = self.tree(task);
         end_left_over(task.id);
-        let found = tree.end(grace_of(&task.sealed_offer)).await;
+        let mut found = tree.end(grace_of(&task.sealed_offer)).await;
+        let supervisor = self
+            .0
+            .journal
+            .find(&task.id)
+            .and_then(|held| held.supervisor);
+        // What hides from a search of the process table is in the supervisor's group.
+        let in_group = tokio::task::spawn_blocking(move || supervisor?.end_left_over());
+        let in_group = in_group.await.ok().flatten();
+        found |= in_group == Some(true);
         let (reason, message) = match (known, found) {
             (false, false) if mine => (
                 Reason::AmbiguousStart,
@@ -375,6 +384,10 @@ impl Tasks {
             (false, false) => (
                 Reason::AmbiguousStart,
                 "the agent died while it started the task; nothing proves that it ran or that it did not",
+            ),
+            (_, true) if in_group.is_some() => (
+                Reason::SupervisorDied,
+                "the process that supervised the task was killed, and all that it had left running was ended",
             ),
             (_, true) => (
                 Reason::SupervisorDied,

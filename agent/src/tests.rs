@@ -683,6 +683,44 @@ async fn a_killed_supervisor_leaves_its_task_lost_and_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_supervisor_leaves_nothing_that_hides() {
+    if crate::process::Cells::open().is_none() {
+        eprintln!("skipped: this user may make no control groups here");
+        return;
+    }
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    for agent_is_there in [true, false] {
+        let hidden = host.path(&format!("hidden-{agent_is_there}"));
+        // In a session of its own, without its environment, and nobody's child.
+        let text = format!(
+            "ps -o ppid= -p $$; (env -i setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' \
+             >/dev/null 2>&1 &); exec sleep 600",
+            hidden.display()
+        );
+        let task_id = control_plane.offer(script(&text)).await;
+        let task = control_plane
+            .task(&task_id, |task| task.out().lines().count() == 1)
+            .await;
+        let supervisor = task.out().trim().parse().unwrap();
+        until("something hides", || hidden.exists()).await;
+        let hidden = fs::read_to_string(hidden).unwrap().trim().parse().unwrap();
+        if !agent_is_there {
+            host.die();
+        }
+        kill(supervisor);
+        if !agent_is_there {
+            until("its end", || !alive(supervisor)).await;
+            assert!(alive(hidden), "it hides well");
+            host.start_agent().await;
+        }
+        let ended = control_plane.settled(&task_id).await;
+        assert_eq!(ended.state(), State::Lost);
+        assert!(!alive(hidden));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_stays_one_though_the_agent_stops_meanwhile() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;

@@ -142,7 +142,17 @@ fn hand_on(group: &Path, settings: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-fn make(path: &Path) -> io::Result<()> {
+/// Where control groups of the second version are: everywhere, or beside those of the first.
+fn hierarchy() -> Option<PathBuf> {
+    let is_v2 = |path: &Path| {
+        statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let places = [PathBuf::from(MOUNT), Path::new(MOUNT).join("unified")];
+    places.into_iter().find(|place| is_v2(place))
+}
+
+/// Makes a group, unless it is there.
+pub(super) fn make(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
@@ -150,11 +160,12 @@ fn make(path: &Path) -> io::Result<()> {
 }
 
 /// The group that this process is in.
-fn own_group() -> io::Result<PathBuf> {
+pub(super) fn own_group() -> io::Result<PathBuf> {
+    let none = || io::Error::other("this process is in no group");
+    let hierarchy = hierarchy().ok_or_else(none)?;
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    own.map(|own| Path::new(MOUNT).join(own))
-        .ok_or_else(|| io::Error::other("this process is in no group"))
+    own.map(|own| hierarchy.join(own)).ok_or_else(none)
 }
 
 #[cfg(test)]

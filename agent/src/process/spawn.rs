@@ -193,14 +193,41 @@ pub(super) fn changed(
     ))
 }
 
-/// Continues this process twice.
+/// Continues this process twice; the second one is born in this control group, if there is one.
 #[allow(unsafe_code)] // A new process with the same memory and files, which nothing safe makes.
-pub(crate) fn fork() -> Result<ForkResult, Errno> {
+pub(crate) fn fork(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
+    if let Some(group) = group {
+        // SAFETY: zeroes are what every field means that is not said.
+        let mut wanted: libc::clone_args = unsafe { std::mem::zeroed() };
+        wanted.flags = CLONE_INTO_CGROUP;
+        wanted.exit_signal = libc::SIGCHLD as u64;
+        wanted.cgroup = group.as_raw_fd() as u64;
+        // SAFETY: as below; `wanted` is read during the call only, and asks for what a fork does and for the group.
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw const wanted,
+                std::mem::size_of::<libc::clone_args>(),
+            )
+        };
+        match pid {
+            0 => return Ok(ForkResult::Child),
+            1.. => {
+                let child = Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?);
+                return Ok(ForkResult::Parent { child });
+            }
+            // The kernel is older than the call, or the group takes no process: then without.
+            _ => {}
+        }
+    }
     // SAFETY: the nursery calls this, which has a single thread: there is no lock that another thread could hold, and
     // all of our memory is as whole in the child as here. So do its supervisors for a confined task, whose child makes
     // bare system calls only until it is another program.
     unsafe { nix::unistd::fork() }
 }
+
+/// A child begins in the group whose descriptor `clone_args` has (`linux/sched.h`).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// What was left open by whoever started this process, as a lock or a secret, is not for what it starts.
 /// Our own files are never inherited anyway.

@@ -2,8 +2,9 @@
 //! wants, one byte and one end of a connection. It works in the directory of the sockets.
 
 use std::{
+    fs::File,
     io::IoSliceMut,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     process::ExitCode,
 };
 
@@ -19,7 +20,7 @@ use nix::{
 };
 
 use super::supervisor;
-use crate::process::{Host, fork};
+use crate::process::{Cells, Host, fork};
 
 /// Forks supervisors until the agent is gone. Returns in each supervisor too, at its end.
 pub(super) fn run() -> ExitCode {
@@ -31,6 +32,7 @@ pub(super) fn run() -> ExitCode {
     let Ok(host) = Host::new() else {
         return ExitCode::FAILURE;
     };
+    let mut cells = Cells::open();
     loop {
         let connection = match wanted() {
             Ok(Some(connection)) => connection,
@@ -38,8 +40,10 @@ pub(super) fn run() -> ExitCode {
             Err(Errno::EINTR) => continue,
             Err(_) => return ExitCode::FAILURE,
         };
+        let cell = cells.as_mut().and_then(Cells::make);
         // Without a fork the connection closes, and so the agent knows.
-        if let Ok(ForkResult::Child) = fork() {
+        if let Ok(ForkResult::Child) = fork(cell.as_ref().map(File::as_fd)) {
+            drop(cell);
             handle_children(SigHandler::SigDfl);
             // The nursery's socket is not for us: its end must be seen when the nursery ends.
             if host.close_stdin().is_err() {

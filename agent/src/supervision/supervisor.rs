@@ -40,7 +40,7 @@ use super::{
     SupervisorId,
     protocol::{Hello, News, Order, Start, VERSION},
 };
-use crate::process::Host;
+use crate::process::{Cell, Host};
 
 /// Serves the agent at the other end, and others after it, until there is nothing to serve.
 pub(super) fn run(host: Host, connection: OwnedFd) -> ExitCode {
@@ -92,6 +92,10 @@ impl Supervisor {
         let children = SignalFd::with_flags(&signals, flags)?;
 
         let id = SupervisorId::ours();
+        if let Some(cell) = Cell::ours() {
+            // Without its label it is of no use, and no harm.
+            let _ = cell.label(&id.file_name());
+        }
         let socket = id.file_name();
         let before = umask(Mode::from_bits_truncate(0o177));
         let listener = listen(&socket);

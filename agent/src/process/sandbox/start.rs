@@ -107,7 +107,7 @@ pub(in crate::process) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
         errno,
     };
     let (heard, told) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-    match spawn::fork().map_err(failed)? {
+    match spawn::fork(None).map_err(failed)? {
         ForkResult::Child => {
             let failure = plan.become_program();
             let mut message = [0; 5];
