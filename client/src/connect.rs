@@ -1,4 +1,4 @@
-//! One channel to the control plane, and who speaks over it.
+//! The way to the control plane, and who speaks.
 
 use std::{
     collections::HashMap,
@@ -25,6 +25,7 @@ use tonic::{
 use crate::{
     ClientError,
     identity::{Identity, load_authorities},
+    lines::{LONG_STREAMS_MAX, Lines, Seat},
 };
 
 /// The largest answer that is taken: a full page of hosts with their instructions.
@@ -56,10 +57,12 @@ impl fmt::Debug for Credentials {
 /// The channel with a credential on each call.
 pub type Service = InterceptedService<Channel, Credential>;
 
-/// A control plane, spoken to by one principal. Clones share the connection, which is made again by itself.
+/// A control plane, spoken to by one principal. Clones share the connection, which is made again by itself. Watches and
+/// attachments that find no room on it get further ones.
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
+    lines: Arc<Lines>,
     credential: Credential,
 }
 
@@ -74,40 +77,56 @@ impl Client {
     pub async fn connect(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
         let (tls, credential) = open(credentials)?;
         let channel = connect(address, &tls).await?;
-        Ok(Self {
-            channel,
-            credential,
-        })
+        Ok(Self::over(channel, Some((address, &tls)), credential))
     }
 
     /// Like [`Client::connect`], but connects at the first call.
     pub fn connect_lazily(address: &str, credentials: &Credentials) -> Result<Self, ClientError> {
         let (tls, credential) = open(credentials)?;
-        Ok(Self::over(connect_lazily(address, &tls), credential))
+        let channel = connect_lazily(address, &tls);
+        Ok(Self::over(channel, Some((address, &tls)), credential))
     }
 
     /// Connects with the certificate of a directory to the control plane that issued it.
     pub async fn from_directory(directory: &Path) -> Result<Self, ClientError> {
         let identity = Identity::load(directory)?;
-        let channel = connect(identity.address(), &identity.client_tls()?).await?;
-        Ok(Self::over(channel, Credential::default()))
+        let (address, tls) = (identity.address(), identity.client_tls()?);
+        let channel = connect(address, &tls).await?;
+        Ok(Self::over(
+            channel,
+            Some((address, &tls)),
+            Credential::default(),
+        ))
     }
 
-    /// Speaks over a channel that is already there, with the certificate that it has.
+    /// Connects at the first call, with the certificate that `tls` has.
+    pub fn with_tls(address: &str, tls: &ClientTls) -> Self {
+        let channel = connect_lazily(address, tls);
+        Self::over(channel, Some((address, tls)), Credential::default())
+    }
+
+    /// Speaks over a channel that is already there, with the certificate that it has. It makes no further connection:
+    /// watches and attachments beyond what one takes are refused.
     pub fn from_channel(channel: Channel) -> Self {
-        Self::over(channel, Credential::default())
+        Self::over(channel, None, Credential::default())
     }
 
-    fn over(channel: Channel, credential: Credential) -> Self {
+    fn over(channel: Channel, dial: Option<(&str, &ClientTls)>, credential: Credential) -> Self {
+        let dial = dial.map(|(address, tls)| (address.to_owned(), tls.clone()));
+        let lines = Lines::new(channel.clone(), dial, LONG_STREAMS_MAX);
         Self {
             channel,
+            lines: Arc::new(lines),
             credential,
         }
     }
 
     /// The same connection with a bearer token on each call: then it decides who speaks.
     pub fn with_token(&self, token: &str) -> Result<Self, ClientError> {
-        Ok(Self::over(self.channel.clone(), Credential::bearer(token)?))
+        Ok(Self {
+            credential: Credential::bearer(token)?,
+            ..self.clone()
+        })
     }
 
     /// The same with a W3C trace context ("traceparent", "tracestate") that came from elsewhere: calls made
@@ -132,6 +151,17 @@ impl Client {
     /// Jobs, tasks and output.
     pub fn jobs(&self) -> JobServiceClient<Service> {
         JobServiceClient::with_interceptor(self.channel(), self.credential.clone())
+            .max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Room for a stream that is held for long.
+    pub(crate) fn seat(&self) -> Result<Seat, ClientError> {
+        self.lines.seat()
+    }
+
+    /// Jobs, tasks and output, over the connection that has the room.
+    pub(crate) fn jobs_on(&self, seat: &Seat) -> JobServiceClient<Service> {
+        JobServiceClient::with_interceptor(seat.channel(), self.credential.clone())
             .max_decoding_message_size(ANSWER_MAX)
     }
 

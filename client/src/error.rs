@@ -22,6 +22,11 @@ pub enum ClientError {
     /// The bearer token is no header value.
     #[error("the token holds characters that no token has")]
     Token,
+    /// So many watches and attachments at once have no room.
+    #[error(
+        "{0} watches and attachments at once are as many as this client's connections take; end some, or use another client"
+    )]
+    TooManyStreams(usize),
     /// The call failed.
     #[error("{}", in_words(.0))]
     Call(Box<Status>),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 use tracing::warn;
 
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, lines::Seat};
 
 /// How long a call that may be repeated is repeated while nobody answers, since something last worked.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -157,7 +157,7 @@ enum Updates {
 pub struct JobWatch {
     client: Client,
     place: Place,
-    updates: Option<Updates>,
+    updates: Option<(Updates, Seat)>,
     first: Option<JobUpdate>,
     retry: Retry,
     waiting_until: Option<Instant>,
@@ -210,6 +210,9 @@ impl JobWatch {
         }
         let next = self.receive().await.transpose();
         self.ended = !matches!(next, Some(Ok(_)));
+        if self.ended {
+            self.updates = None;
+        }
         next
     }
 
@@ -247,8 +250,9 @@ impl JobWatch {
         let updates = match &mut self.updates {
             Some(updates) => updates,
             empty => {
-                let mut jobs = self.client.jobs();
-                empty.insert(match self.place.clone() {
+                let seat = self.client.seat()?;
+                let mut jobs = self.client.jobs_on(&seat);
+                let updates = match self.place.clone() {
                     Place::Creating(create) => {
                         let request = RunJobRequest {
                             create: Some(*create),
@@ -258,10 +262,11 @@ impl JobWatch {
                     Place::Within(request) => {
                         Updates::Watch(jobs.watch_job(request).await?.into_inner())
                     }
-                })
+                };
+                empty.insert((updates, seat))
             }
         };
-        let update = match updates {
+        let update = match &mut updates.0 {
             Updates::Run(stream) => stream.message().await?.map(|answer| answer.update),
             Updates::Watch(stream) => stream.message().await?.map(|answer| answer.update),
         };

@@ -1,6 +1,7 @@
 //! The Rust SDK: connect, run, watch with resume.
 //!
-//! [`Client`] speaks for one principal over one channel that connects again by itself. [`Client::run`]
+//! [`Client`] speaks for one principal over a channel that connects again by itself, and over further ones when many
+//! watch at once. [`Client::run`]
 //! creates a job exactly once, whatever is lost in between, and gives a [`JobWatch`] that continues
 //! through broken connections without gap or repeat. [`Client::attach`] does the same for one task, and puts in what is
 //! written exactly once. Everything else is in the generated clients:
@@ -16,6 +17,7 @@ pub mod identity;
 mod jobs;
 pub mod join;
 pub mod keys;
+mod lines;
 mod output;
 
 pub use attach::{Attach, AttachEvent, Attachment, Over, Writing};

@@ -16,7 +16,7 @@ use muster_client::{
 use muster_runtime::{
     backoff::Backoff,
     shutdown,
-    tls::{ClientTls, ConnectError, TlsError, connect_lazily},
+    tls::{ClientTls, ConnectError, TlsError},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +106,7 @@ impl Gateway {
         stop: CancellationToken,
     ) -> Result<(), GatewayError> {
         let address = self.identity.address();
-        let client = |_| Client::from_channel(connect_lazily(address, &self.tls));
+        let client = |_| Client::with_tls(address, &self.tls);
         let asking = client(0);
         let shared = Arc::new(Shared {
             control_plane: Arc::new(ControlPlane::new((0..CHANNELS).map(client))),

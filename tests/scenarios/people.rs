@@ -1,6 +1,9 @@
 //! What a person sees who types commands.
 
-use muster_tests::fleet::Fleet;
+use std::time::Duration;
+
+use muster_client::Client;
+use muster_tests::{PATIENCE, fleet::Fleet};
 use serde_json::Value;
 
 fn json(text: &str) -> Value {
@@ -87,4 +90,29 @@ async fn a_mistake_gets_one_line_and_a_next_step() {
     }
     let usage = fleet.cli(&["run"]).await;
     assert_eq!(usage.code(), 64, "{}", usage.stderr);
+}
+
+#[tokio::test]
+async fn one_client_watches_more_than_a_connection_takes() {
+    let (fleet, _host) = Fleet::with_host("web-1").await;
+    let job = fleet.operator().run("web-1", "exec sleep 600").await;
+    let directory = fleet.data_dir().join("operator");
+    let client = Client::from_directory(&directory).await.unwrap();
+    // A connection takes 200 streams; what finds no room on it must not wait without a word.
+    let mut watches = Vec::new();
+    for number in 0..210 {
+        let mut watch = client.watch(&job.job_id, "");
+        let first = tokio::time::timeout(PATIENCE, watch.next()).await;
+        first
+            .unwrap_or_else(|_| panic!("watch {number} waits"))
+            .unwrap()
+            .unwrap();
+        watches.push(watch);
+    }
+    job.cancel(Duration::from_secs(5)).await;
+    for mut watch in watches {
+        while let Some(update) = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap() {
+            update.unwrap();
+        }
+    }
 }

@@ -151,7 +151,12 @@ impl Connection {
         {
             let _ = up.try_send(request(Up::Input(input.clone())));
         }
-        let mut jobs = self.client.jobs();
+        // Until this connection of the attachment ends.
+        let seat = match self.client.seat() {
+            Ok(seat) => seat,
+            Err(error) => return End::Broken(error),
+        };
+        let mut jobs = self.client.jobs_on(&seat);
         let answer = tokio::select! {
             answer = jobs.attach_task(ReceiverStream::new(requests)) => answer,
             () = events.closed() => return End::Over,
