@@ -6,6 +6,8 @@ mod retry;
 mod session;
 
 use std::{
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -445,7 +447,14 @@ impl Seen {
     fn store(&self) {
         let new = self.path.with_extension("new");
         let text = format!("{} {}\n", self.generation, self.ledger_position);
-        let stored = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.path));
+        let stored = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| std::fs::rename(&new, &self.path));
         if let Err(error) = stored {
             tracing::warn!(%error, "{} cannot be written: {error}", self.path.display());
         }

@@ -11,7 +11,10 @@ pub(crate) mod spool;
 mod task;
 mod upload;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, io, os::unix::fs::DirBuilderExt as _, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -112,7 +115,10 @@ impl Tasks {
         limits: Limits,
     ) -> io::Result<Self> {
         let spool = directory.join(spool::DIRECTORY);
-        std::fs::create_dir_all(&spool)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&spool)?;
         let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
         let held = unsettled.iter().map(|held| held.task_id).collect();
         spool::sweep(&spool, &held)?;

@@ -1,6 +1,6 @@
 //! A directory that holds a key, its certificate and whom to trust.
 //!
-//! `key.pem` (0600), `cert.pem` (leaf first), `ca.pem`, `address` ("HOST:PORT" of the control plane). Files are
+//! `key.pem`, `cert.pem` (leaf first), `ca.pem`, `address` ("HOST:PORT" of the control plane), all 0600. Files are
 //! replaced whole. A new pair is written as `cert.next.pem`, then `key.pem`, then `cert.pem`: whatever moment a
 //! crash chooses, `key.pem` fits one of the two certificates.
 
@@ -142,14 +142,14 @@ impl Identity {
                 .map_err(|source| file_error(&at(CERTIFICATE), source))?;
         }
         let chain = pem(&self.chain);
-        write_file(&at(AUTHORITIES), pem(&self.authorities).as_bytes(), 0o644)?;
+        write_file(&at(AUTHORITIES), pem(&self.authorities).as_bytes(), 0o600)?;
         write_file(
             &at(ADDRESS),
             format!("{}\n", self.address).as_bytes(),
-            0o644,
+            0o600,
         )?;
-        write_file(&at(NAME), format!("{}\n", self.name).as_bytes(), 0o644)?;
-        write_file(&at(NEXT_CERTIFICATE), chain.as_bytes(), 0o644)?;
+        write_file(&at(NAME), format!("{}\n", self.name).as_bytes(), 0o600)?;
+        write_file(&at(NEXT_CERTIFICATE), chain.as_bytes(), 0o600)?;
         write_file(&at(KEY), self.key.serialize_pem().as_bytes(), 0o600)?;
         fs::rename(at(NEXT_CERTIFICATE), at(CERTIFICATE))
             .and_then(|()| File::open(&self.directory)?.sync_all())

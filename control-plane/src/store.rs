@@ -35,6 +35,7 @@ use self::audit::Beginning;
 pub(crate) use self::{
     audit::EntryText,
     batch::{Batch, Value},
+    database::make_private,
     durability::{Durable, SyncError, Syncer},
     hosts::StoredHost,
     intake::{Intake, Receipt},

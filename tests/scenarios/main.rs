@@ -18,6 +18,7 @@ mod people;
 mod restores;
 mod road;
 mod rotations;
+mod secrets;
 mod services;
 mod sessions;
 mod settings;

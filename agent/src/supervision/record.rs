@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs, io,
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -56,7 +57,12 @@ impl Left {
         let mut bytes = BytesMut::new();
         protocol::put(&mut bytes, record);
         let (path, new) = (self.path(), self.path().with_extension("new"));
-        let mut file = fs::File::create(&new)?;
+        let mut file = fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(new, path)

@@ -326,6 +326,8 @@ fn listen(path: &PathBuf) -> io::Result<UnixListener> {
     // One of an earlier boot may have had the same name.
     let _ = fs::remove_file(path);
     let listener = UnixListener::bind(path)?;
+    // The directory is 0700 already, so there is no moment at which another could connect.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

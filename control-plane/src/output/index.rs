@@ -60,6 +60,7 @@ pub(super) struct Index {
 impl Index {
     /// Opens or makes it.
     pub(super) async fn open(path: &Path) -> Result<Index, sqlx::Error> {
+        crate::store::make_private(path).map_err(sqlx::Error::Io)?;
         // A commit is rare, and space is given back after it: so it is made durable.
         let options = SqliteConnectOptions::new()
             .filename(path)

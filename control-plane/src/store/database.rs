@@ -1,8 +1,9 @@
 //! One SQLite file: opened, checked, migrated; one writer and several readers.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,6 +72,7 @@ pub(super) async fn connect(
     migrator: &Migrator,
 ) -> Result<SqliteConnection, OpenError> {
     let fail = |error| OpenError::database(path, error);
+    make_private(path).map_err(|error| OpenError::file(path, error))?;
     let mut connection = SqliteConnection::connect_with(&options(path))
         .await
         .map_err(fail)?;
@@ -98,6 +100,25 @@ pub(super) async fn connect(
             },
         })?;
     Ok(connection)
+}
+
+/// Makes a database's file, if it is missing, and lets nobody but its owner read it. What SQLite puts beside it gets
+/// the same mode.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    // An earlier version left them to the mask of the process.
+    for suffix in ["", "-wal", "-shm"] {
+        let path = with_suffix(path, suffix);
+        match fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -163,6 +184,8 @@ async fn copy_aside(
         }
         _ => {}
     }
+    // Into an empty file that nobody else reads.
+    make_private(&copy).map_err(|error| OpenError::file(&copy, error))?;
     sqlx::query("VACUUM INTO ?")
         .bind(copy.to_string_lossy().into_owned())
         .execute(connection)
