@@ -102,6 +102,9 @@ pub(crate) async fn attach(
     let driven = Arc::clone(&session);
     tokio::spawn(
         async move {
+            if trusted > 0 {
+                note_taken(&rooms, host_id, trusted).await;
+            }
             let end = listen(&rooms, &driven, incoming, &held, trusted).await;
             driven.end(end);
             if rooms.connections.leave(&driven) {
@@ -284,6 +287,13 @@ async fn feed(rooms: Rooms, session: Arc<Session>) {
     }
 }
 
+/// A host has taken authorities; said by a message, or by the hello after one that was lost.
+async fn note_taken(rooms: &Rooms, host_id: HostId, version: i64) {
+    if let Err(error) = rooms.rotation.taken(host_id, version).await {
+        tracing::warn!(%error, "what the host trusts is not written: {error}");
+    }
+}
+
 async fn listen(
     rooms: &Rooms,
     session: &Session,
@@ -385,10 +395,7 @@ async fn handle(
             session.look();
         }
         Up::AuthoritiesTaken(taken) => {
-            let written = rooms.rotation.taken(session.host_id, taken.version).await;
-            if let Err(error) = written {
-                tracing::warn!(%error, "what the host trusts is not written: {error}");
-            }
+            note_taken(rooms, session.host_id, taken.version).await;
         }
         Up::Goodbye(goodbye) => {
             tracing::info!(cause = %goodbye.cause, "the agent says goodbye: {}", goodbye.cause);
