@@ -13,6 +13,7 @@ mod figures;
 mod first_byte;
 mod fleet;
 mod footprint;
+mod locks;
 mod mcp;
 mod meter;
 mod process;
@@ -94,6 +95,15 @@ enum Benchmark {
         #[arg(long, default_value_t = 10)]
         rounds: usize,
     },
+    /// From a lock to the last stream's end
+    Locks {
+        /// Streams that are open
+        #[arg(long, default_value_t = 1_000)]
+        streams: usize,
+        /// How many locks of each kind
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
     /// Jobs accepted per second, durably, for a host that is away
     Accept {
         /// How many in all
@@ -159,6 +169,7 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         Benchmark::Echo { samples } => echo::run(&fleet, samples).await,
         Benchmark::FirstByte { samples } => first_byte::run(&fleet, samples).await,
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
+        Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
         Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } => Ok(()),
         Benchmark::All => {
