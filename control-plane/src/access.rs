@@ -317,6 +317,18 @@ impl Access {
         Ok(self.seal(&token.principal, &token.id, limit, certificate))
     }
 
+    /// For a gateway: a short-lived token for a principal that an access token of an authorization server names. It
+    /// must be there already: whom such a server knows is none of our principals by that.
+    pub(crate) fn exchange_verified(
+        &self,
+        principal: &Principal,
+        limit: (i64, Scopes),
+        certificate: &SpiffeId,
+    ) -> Result<Sealed, AccessError> {
+        self.standing(principal)?;
+        Ok(self.seal(principal, "", limit, certificate))
+    }
+
     /// For an operator: a short-lived token for an ai that it owns, made at first use.
     pub(crate) async fn exchange_ai(
         &self,

@@ -16,6 +16,7 @@ mod enrollment;
 mod failpoint;
 mod hosts;
 mod jobs;
+mod oauth;
 mod output;
 mod policy;
 mod restores;
@@ -28,7 +29,7 @@ mod sweeper;
 
 pub use authority::AuthorityError;
 pub use backup::{BackedUp, BackupError, Restored, back_up, default_target, restore};
-pub use config::Config;
+pub use config::{Config, OauthConfig};
 pub use enrollment::JoinKind;
 pub use output::OutputConfig;
 pub use server::{Server, ServerError};

@@ -44,6 +44,7 @@ use crate::{
     enrollment::{Enrollment, EnrollmentError},
     hosts::{Bar, Inventory, PresenceLimits},
     jobs::Jobs,
+    oauth::Oauth,
     output::{OutputError, OutputStore},
     restores::Restores,
     rotation::Rotation,
@@ -135,6 +136,7 @@ pub struct Server {
     access: Access,
     enrollment: Enrollment,
     rooms: Rooms,
+    oauth: Option<Oauth>,
     tls: ServerTls,
 }
 
@@ -164,6 +166,7 @@ impl Server {
     /// `config.listen` must say which, since join strings and credentials carry it.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
         config.check().map_err(ServerError::Config)?;
+        let oauth = Oauth::new(&config.oauth).map_err(ServerError::Config)?;
         let store = Store::open(&config.directory).await?;
         let authority = Arc::new(Authority::open(&config.directory, &config.trust_domain)?);
         let limits = PresenceLimits {
@@ -209,6 +212,7 @@ impl Server {
             access,
             enrollment,
             rooms,
+            oauth,
             tls,
         })
     }
@@ -269,6 +273,7 @@ impl Server {
                 self.access.clone(),
                 self.rooms.jobs.clone(),
                 self.rooms.rotation.clone(),
+                self.oauth.clone(),
                 self.store.control_plane_id.clone(),
                 self.config.trust_domain.as_str().into(),
             )))

@@ -11,12 +11,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aws_lc_rs::digest;
 use muster_client::{Client, ClientError};
-use muster_proto::v1::{ExchangeTokenRequest, PrincipalKind, exchange_token_request};
+use muster_proto::v1::{
+    ExchangeTokenRequest, GetCallerRequest, OAuth, PrincipalKind, exchange_token_request,
+};
 use muster_runtime::telemetry::trace;
 use tokio::sync::Semaphore;
 use tonic::Request;
@@ -43,15 +45,28 @@ const CALLS_PER_CHANNEL: usize = 128;
 pub(crate) enum Subject<'a> {
     /// Whoever presents this bearer token.
     Bearer(&'a str),
+    /// Whom this access token of an authorization server speaks for.
+    Jwt(&'a str),
     /// The AI of this name, which the operator whose certificate we hold owns.
     Ai(&'a str),
 }
+
+/// How long it is believed whose access tokens count.
+const OAUTH_FRESH: Duration = Duration::from_secs(60);
 
 /// The control plane as the gateway sees it.
 pub(crate) struct ControlPlane {
     channels: Vec<Arc<Channel>>,
     exchanged: parking_lot::Mutex<HashMap<[u8; 32], Caller>>,
     exchanges: Semaphore,
+    oauth: parking_lot::Mutex<KnownOauth>,
+}
+
+/// Whose access tokens count, and when that was asked.
+#[derive(Default)]
+struct KnownOauth {
+    oauth: Option<Arc<OAuth>>,
+    asked: Option<Instant>,
 }
 
 /// One channel, and how many calls use it.
@@ -74,6 +89,8 @@ impl Drop for Place {
 pub(crate) struct Caller {
     /// Kind and name, as `ai/claude`.
     pub(crate) principal: Arc<str>,
+    /// What it may call; empty: all that the principal may.
+    pub(crate) scopes: Arc<[String]>,
     bearer: Arc<str>,
     renew_at: SystemTime,
     /// Under which the token is remembered.
@@ -93,6 +110,7 @@ impl ControlPlane {
             channels: clients.into_iter().map(channel).collect(),
             exchanged: parking_lot::Mutex::default(),
             exchanges: Semaphore::new(EXCHANGES_MAX),
+            oauth: parking_lot::Mutex::default(),
         }
     }
 
@@ -117,6 +135,34 @@ impl ControlPlane {
         }
         exchanged.insert(key, caller.clone());
         Ok(caller)
+    }
+
+    /// Whose access tokens count beside our own; `None` if nobody's do, or as long as nobody has said. One asks, and
+    /// the others go on with what is known.
+    pub(crate) async fn oauth(&self) -> Option<Arc<OAuth>> {
+        {
+            let mut known = self.oauth.lock();
+            let fresh = known
+                .asked
+                .is_some_and(|asked| asked.elapsed() < OAUTH_FRESH);
+            if fresh {
+                return known.oauth.clone();
+            }
+            known.asked = Some(Instant::now());
+        }
+        let mut request = Request::new(GetCallerRequest {});
+        request.set_timeout(EXCHANGE_LIMIT);
+        let place = self.place();
+        let answer = place.0.client.access().get_caller(request).await;
+        let mut known = self.oauth.lock();
+        match answer {
+            Ok(answer) => known.oauth = answer.into_inner().oauth.map(Arc::new),
+            Err(error) => {
+                tracing::debug!(%error, "nobody says whose access tokens count: {error}");
+                known.asked = None;
+            }
+        }
+        known.oauth.clone()
     }
 
     /// A place for a call: on the first channel that is not full, so that few calls keep one channel warm.
@@ -151,6 +197,7 @@ impl ControlPlane {
             Subject::Bearer(token) => {
                 exchange_token_request::Subject::BearerToken(token.to_owned())
             }
+            Subject::Jwt(token) => exchange_token_request::Subject::Jwt(token.to_owned()),
             Subject::Ai(name) => exchange_token_request::Subject::AiName(name.to_owned()),
         };
         let mut request = Request::new(ExchangeTokenRequest {
@@ -177,6 +224,7 @@ impl ControlPlane {
         };
         Ok(Caller {
             principal: format!("{kind}/{}", principal.name).into(),
+            scopes: answer.scopes.into(),
             bearer: answer.bearer_token.into(),
             renew_at: renew_at(SystemTime::now(), expires),
             key,
@@ -193,6 +241,7 @@ fn renew_at(now: SystemTime, expires: SystemTime) -> SystemTime {
 fn key(subject: Subject<'_>) -> [u8; 32] {
     let (kind, text) = match subject {
         Subject::Bearer(token) => ("bearer\0", token),
+        Subject::Jwt(token) => ("jwt\0", token),
         Subject::Ai(name) => ("ai\0", name),
     };
     let mut context = digest::Context::new(&digest::SHA256);

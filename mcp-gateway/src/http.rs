@@ -5,6 +5,7 @@
 //! No setting turns this off.
 
 mod connections;
+mod oauth;
 mod sessions;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::{
     routing::get,
 };
 use muster_client::ClientError;
-use muster_proto::v1::Reason;
+use muster_proto::v1::{OAuth, Reason};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use tonic::Code;
 
 use crate::{
     config::Config,
-    control_plane::{ControlPlane, Subject},
+    control_plane::{Caller, ControlPlane, Subject},
     handler::{Handler, Shared},
 };
 use connections::HEADERS_LIMIT;
@@ -39,6 +40,8 @@ pub const PATH: &str = "/mcp";
 const BODY_MAX: usize = 4 << 20;
 /// No token of ours is longer.
 const TOKEN_MAX: usize = 512;
+/// No access token of an authorization server is longer.
+const JWT_MAX: usize = 8 << 10;
 const SESSION_ID: &str = "mcp-session-id";
 
 #[derive(Clone)]
@@ -77,8 +80,21 @@ fn router(shared: Arc<Shared>, config: &Config, stop: &CancellationToken) -> Rou
     );
     Router::new()
         .route_service(PATH, service)
-        .layer(middleware::from_fn_with_state(door, admit))
+        .layer(middleware::from_fn_with_state(door.clone(), admit))
         .route("/healthz", get(|| async { "ok\n" }))
+        .merge(metadata(door))
+}
+
+/// Where tokens come from, for whoever has none yet.
+fn metadata(door: Door) -> Router {
+    let serve = |State(door): State<Door>| async move {
+        oauth::metadata(door.control_plane.oauth().await.as_deref())
+    };
+    let [root, path] = oauth::METADATA;
+    Router::new()
+        .route(root, get(serve))
+        .route(path, get(serve))
+        .with_state(door)
 }
 
 /// Lets a request in on behalf of whoever its token belongs to.
@@ -86,15 +102,16 @@ async fn admit(State(door): State<Door>, mut request: Request<Body>, next: Next)
     let caller = match bearer(request.headers()) {
         None => {
             return challenge(
-                "Bearer realm=\"muster\"",
+                door.control_plane.oauth().await.as_deref(),
+                None,
                 "a bearer token is needed: an operator makes one with \"muster token create ai NAME\"\n",
             );
         }
-        Some(token) => door.control_plane.caller(Subject::Bearer(token)).await,
+        Some(subject) => door.control_plane.caller(subject).await,
     };
     let caller = match caller {
         Ok(caller) => caller,
-        Err(error) => return refused(&error),
+        Err(error) => return refused(&error, door.control_plane.oauth().await.as_deref()),
     };
     if let Some(id) = request.headers().get(SESSION_ID)
         && !id
@@ -105,41 +122,75 @@ async fn admit(State(door): State<Door>, mut request: Request<Body>, next: Next)
         return (StatusCode::NOT_FOUND, "Not Found: Session not found\n").into_response();
     }
     request.headers_mut().remove(header::AUTHORIZATION);
+    if !caller.scopes.is_empty() {
+        request = match within_scopes(&door, &caller, request).await {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+    }
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
-/// The token of a request; `None` if there is none, or something that is none of ours.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// Refuses a tool call that the caller's scopes do not cover, before it begins: then a client can ask for more.
+async fn within_scopes(
+    door: &Door,
+    caller: &Caller,
+    request: Request<Body>,
+) -> Result<Request<Body>, Response> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, BODY_MAX).await else {
+        let body = "the request is too large, or broke off\n";
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, body).into_response());
+    };
+    if let Some(needed) = oauth::needed(&body)
+        && !oauth::covers(&caller.scopes, needed)
+    {
+        let oauth = door.control_plane.oauth().await;
+        return Err(oauth::insufficient(oauth.as_deref(), Some(needed)));
+    }
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// What a request presents; `None` if there is nothing, or something that no token looks like.
+fn bearer(headers: &HeaderMap) -> Option<Subject<'_>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else {
         return None;
     };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    let fits =
-        scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= TOKEN_MAX;
-    fits.then_some(token)
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return None;
+    }
+    // Tokens of our own have no dots.
+    let is_jwt = token.bytes().filter(|byte| *byte == b'.').count() == 2;
+    match is_jwt {
+        true => (token.len() <= JWT_MAX).then_some(Subject::Jwt(token)),
+        false => (token.len() <= TOKEN_MAX).then_some(Subject::Bearer(token)),
+    }
 }
 
-fn challenge(challenge: &'static str, body: &'static str) -> Response {
+fn challenge(oauth: Option<&OAuth>, error: Option<&str>, body: &'static str) -> Response {
     let mut response = (StatusCode::UNAUTHORIZED, body).into_response();
-    let challenge = HeaderValue::from_static(challenge);
+    let challenge = oauth::challenge(oauth, error, None);
     response
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, challenge);
     response
 }
 
-fn refused(error: &ClientError) -> Response {
+fn refused(error: &ClientError, oauth: Option<&OAuth>) -> Response {
     let reason = error.reason();
     match (reason, error.code()) {
         (Some(reason @ (Reason::Locked | Reason::NotAllowed)), _) => {
             let body = format!("{error} ({})\n", reason.name());
             (StatusCode::FORBIDDEN, body).into_response()
         }
+        (Some(Reason::ScopeInsufficient), _) => oauth::insufficient(oauth, None),
         (Some(_), Some(Code::Unauthenticated | Code::InvalidArgument)) => challenge(
-            "Bearer realm=\"muster\", error=\"invalid_token\"",
+            oauth,
+            Some("invalid_token"),
             "the bearer token is not valid: ask an operator for a new one\n",
         ),
         _ => {

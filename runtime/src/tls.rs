@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod server;
 mod spiffe;
+mod web;
 
 use std::{
     sync::{Arc, LazyLock},
@@ -24,6 +25,7 @@ pub use client::{ClientTls, ConnectError, connect, connect_lazily};
 pub use connection::{Peer, PeerCertificate, TlsConnection};
 pub use server::{AcceptLimits, Admission, BACKLOG, ServerTls, bind, listen};
 pub use spiffe::{SpiffeId, SpiffeIdError, SpiffeKind};
+pub use web::WebTls;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]

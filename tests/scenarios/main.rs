@@ -10,6 +10,7 @@ mod catch_up;
 mod cuts;
 mod deadlines;
 mod enrollment;
+mod evil_clients;
 mod gateway;
 mod identities;
 mod kills;

@@ -99,6 +99,11 @@ impl McpClient {
         self
     }
 
+    /// The session, once there is one.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
     /// Does the handshake where the era has one.
     pub async fn connect(mut self) -> Self {
         if self.era == Era::Legacy {

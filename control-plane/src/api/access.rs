@@ -13,6 +13,7 @@ use muster_proto::v1::{
     UpdatePrincipalResponse, access_service_server::AccessService, exchange_token_request::Subject,
     lock_principal_request::Tasks,
 };
+use muster_runtime::tls::SpiffeId;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -24,8 +25,9 @@ use super::{
     status,
 };
 use crate::{
-    access::{Access, Member, Principal, PrincipalKind, Token},
+    access::{Access, AccessError, Member, Principal, PrincipalKind, Scope, Sealed, Token},
     jobs::Jobs,
+    oauth::{Oauth, OauthError},
     rotation::Rotation,
     store::LockRow,
 };
@@ -35,6 +37,7 @@ pub(crate) struct AccessDoor {
     access: Access,
     jobs: Jobs,
     rotation: Rotation,
+    oauth: Option<Oauth>,
     control_plane_id: Arc<str>,
     trust_domain: Arc<str>,
 }
@@ -45,6 +48,7 @@ impl AccessDoor {
         access: Access,
         jobs: Jobs,
         rotation: Rotation,
+        oauth: Option<Oauth>,
         control_plane_id: Arc<str>,
         trust_domain: Arc<str>,
     ) -> Self {
@@ -52,6 +56,7 @@ impl AccessDoor {
             access,
             jobs,
             rotation,
+            oauth,
             control_plane_id,
             trust_domain,
         }
@@ -82,6 +87,20 @@ impl AccessDoor {
         }
     }
 
+    /// A short-lived token for whom an access token speaks for, which is judged here and not by the gateway.
+    async fn exchange_jwt(&self, jwt: &str, gateway: &SpiffeId) -> Result<Sealed, Status> {
+        let oauth = self.oauth.as_ref().ok_or(OauthError::Off);
+        let verified = match oauth {
+            Ok(oauth) => oauth.verify(jwt).await,
+            Err(error) => Err(error),
+        };
+        let verified = verified.map_err(|error| status::of(&error))?;
+        let limit = (verified.expire_time, verified.scopes);
+        self.access
+            .exchange_verified(&verified.principal, limit, gateway)
+            .map_err(|error: AccessError| status::of(&error))
+    }
+
     /// Cancels every open job of a principal and of those that it owns; says how many.
     async fn cancel_jobs(&self, principal: &Principal, by: &Arc<str>) -> Result<i32, Status> {
         let family = self.access.family(principal);
@@ -89,6 +108,15 @@ impl AccessDoor {
         let cancelled = self.jobs.cancel_all_of(&names, by).await;
         let cancelled = cancelled.map_err(|error| status::of(&error))?;
         Ok(i32::try_from(cancelled).unwrap_or(i32::MAX))
+    }
+}
+
+/// Whose access tokens count, as the wire says it.
+fn oauth(oauth: &Oauth) -> v1::OAuth {
+    v1::OAuth {
+        issuer: oauth.issuer().to_owned(),
+        audience: oauth.audience().to_owned(),
+        scopes: Scope::ALL.map(|scope| scope.text().to_owned()).into(),
     }
 }
 
@@ -149,7 +177,7 @@ impl AccessService for AccessDoor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.trust_domain.to_string(),
             scopes: caller.proven().scopes.texts(),
-            oauth: None,
+            oauth: self.oauth.as_ref().map(oauth),
         }))
     }
 
@@ -231,13 +259,16 @@ impl AccessService for AccessDoor {
             (PrincipalKind::Gateway, Some(Subject::BearerToken(bearer))) => {
                 self.access.exchange_bearer(&bearer, certificate)
             }
+            (PrincipalKind::Gateway, Some(Subject::Jwt(jwt))) => {
+                Ok(self.exchange_jwt(&jwt, certificate).await?)
+            }
             (PrincipalKind::Operator, Some(Subject::AiName(name))) => {
                 self.access.exchange_ai(asking, &name, certificate).await
             }
             _ => {
                 return Err(status::refuse(
                     Reason::NotAllowed,
-                    "a gateway exchanges its caller's bearer_token, an operator names an ai",
+                    "a gateway exchanges its caller's bearer_token or jwt, an operator names an ai",
                 ));
             }
         };

@@ -12,6 +12,7 @@ use crate::{
     authority::StepError,
     enrollment::EnrollmentError,
     hosts::{EditError, NameError, SelectError},
+    oauth::OauthError,
     rotation::RotationError,
     selector::ParseError,
     store::StoreError,
@@ -131,7 +132,9 @@ fn code(reason: Reason) -> Code {
         | Reason::AuthorityPhase
         | Reason::LastAdmin
         | Reason::VersionUnsupported => Code::FailedPrecondition,
-        Reason::LedgerUnavailable | Reason::ShuttingDown => Code::Unavailable,
+        Reason::LedgerUnavailable | Reason::ShuttingDown | Reason::IssuerUnavailable => {
+            Code::Unavailable
+        }
         Reason::Overloaded | Reason::RateLimited | Reason::HostBusy | Reason::DiskFull => {
             Code::ResourceExhausted
         }
@@ -261,6 +264,17 @@ impl Explain for EnrollmentError {
             Self::Edit(error) => error.reason(),
             Self::Authority(_) | Self::Tls(_) => Reason::Internal,
             Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl Explain for OauthError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Off | Self::Invalid(_) => Reason::CredentialInvalid,
+            Self::Expired => Reason::CredentialExpired,
+            Self::NoScope => Reason::ScopeInsufficient,
+            Self::Keys(_) => Reason::IssuerUnavailable,
         }
     }
 }
