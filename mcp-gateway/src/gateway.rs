@@ -33,8 +33,8 @@ use crate::{
 /// Name of the gateway's directory within the data directory.
 pub const DIRECTORY: &str = "gateway";
 
-/// How often it is asked which authority issues.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often it is asked which authority issues: over a connection that is there anyway.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a gateway does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -141,12 +141,15 @@ pub async fn keep_fresh(
 ) {
     let mut backoff = Backoff::default();
     let mut wait = identity.renew_in(jitter());
+    // At once the first time: its authority may have been dropped while nobody ran here.
+    let mut look_in = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = behind(&client, &identity) => {}
+            () = behind(&client, &identity, look_in) => {}
             () = stop.cancelled() => return,
         }
+        look_in = LOOK_EVERY;
         let renewed = tokio::select! {
             renewed = enrollment::renew_or_rejoin(&identity) => renewed,
             () = stop.cancelled() => return,
@@ -173,9 +176,10 @@ pub async fn keep_fresh(
 }
 
 /// Returns once the control plane trusts other authorities than the identity does, or another one issues.
-async fn behind(client: &Client, identity: &Identity) {
+async fn behind(client: &Client, identity: &Identity, mut look_in: Duration) {
     loop {
-        tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + jitter())).await;
+        tokio::time::sleep(look_in.mul_f64(0.5 + jitter())).await;
+        look_in = LOOK_EVERY;
         match enrollment::is_behind(client, identity).await {
             Ok(true) => return,
             Ok(false) => {}

@@ -13,6 +13,7 @@ use muster_proto::v1::{WatchHostsRequest, host::Presence, task::State};
 use muster_tests::{
     PATIENCE, eventually,
     fleet::{Agent, Fleet},
+    mcp::{Era, McpClient},
     operator::Operator,
 };
 use serde_json::Value;
@@ -238,4 +239,24 @@ async fn nobody_comes_back_by_a_key_that_others_may_know() {
     let kept = fleet.data_dir().join("control-plane/authorities.json");
     let kept = fs::read_to_string(kept).unwrap();
     assert_eq!(kept.matches("BEGIN PRIVATE KEY").count(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_stopped_over_it_serves_again() {
+    let fleet = Fleet::plan().start_up().await;
+    for name in ["begin", "issue", "serve"] {
+        step(&fleet, &[name]).await;
+        all_taken(&fleet).await;
+    }
+    // Sooner than the gateway looks, and then all of it starts anew.
+    step(&fleet, &["finish"]).await;
+    assert_eq!(fleet.stop_control_plane().await.code(), 0);
+    fleet.start_control_plane().await;
+    fleet.up_is_whole().await;
+    let client = McpClient::new(fleet.mcp_address(), Era::Modern, &fleet.mcp_token());
+    eventually(PATIENCE, "MCP is served", || async {
+        let listed = client.request("tools/list", serde_json::json!({})).await;
+        (listed.status == 200).then_some(())
+    })
+    .await;
 }
