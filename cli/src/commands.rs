@@ -6,8 +6,10 @@ use clap::CommandFactory as _;
 use muster_runtime::{
     config::DataDir,
     telemetry::{self, Telemetry},
+    threads,
 };
 use serde_json::json;
+use tokio::runtime::Runtime;
 use tracing::Level;
 
 use crate::{
@@ -150,6 +152,18 @@ impl Command {
             Self::Login(login) => login.json,
             Self::Version { json } | Self::Agent(AgentCommand::Status { json }) => *json,
             _ => false,
+        }
+    }
+
+    /// What the command runs on.
+    pub(crate) fn runtime(&self) -> io::Result<Runtime> {
+        match self {
+            Self::Agent(_) => threads::single(),
+            Self::Up(_) | Self::ControlPlane(_) | Self::Gateway(_) | Self::Mcp(_) => {
+                threads::serving()
+            }
+            // One thread prints, and whoever reads slowly may hold it up; another keeps the connection.
+            _ => threads::spread(1),
         }
     }
 

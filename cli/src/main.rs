@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let json = cli.command.wants_json();
     // Without, what is given has to do.
     let _ = descriptors::raise();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match cli.command.runtime() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::internal(format!("no runtime: {error}")).report(json),
     };

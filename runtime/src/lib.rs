@@ -8,4 +8,5 @@ pub mod descriptors;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;
+pub mod threads;
 pub mod tls;

@@ -11,7 +11,7 @@ use muster_runtime::{
     config::{self, DataDir},
     descriptors,
     service::Service,
-    shutdown, telemetry,
+    shutdown, telemetry, threads,
 };
 use tracing::Level;
 
@@ -63,12 +63,7 @@ fn main() -> ExitCode {
     }
     // Without, what is given has to do.
     let _ = descriptors::raise();
-    // Two: one may be busy with a large output while the other goes on.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let done = match runtime {
+    let done = match threads::single() {
         Ok(runtime) => {
             let done = runtime.block_on(start(settings));
             // What blocks, as a program on a disk that hangs, does not keep the agent.
