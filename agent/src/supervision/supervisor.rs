@@ -4,6 +4,7 @@
 //! It is the parent of the task's process and of everything that this leaves behind. It ends once it has neither a
 //! task nor an agent.
 
+mod answers;
 mod input;
 mod output;
 mod peer;
@@ -23,13 +24,14 @@ use std::{
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, ppoll},
     sys::{
         prctl,
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
         socket::{getsockopt, sockopt::PeerCredentials},
         stat::{Mode, umask},
+        time::TimeSpec,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, geteuid},
@@ -161,7 +163,7 @@ impl Supervisor {
             add(What::Agent, agent.file(), flags);
         }
         let timeout = self.task.as_ref().and_then(Running::due).map(until);
-        match poll(&mut files, timeout.unwrap_or(PollTimeout::NONE)) {
+        match ppoll(&mut files, timeout, None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -230,8 +232,7 @@ impl Supervisor {
                 task.cancel(Duration::from_millis(cancel.grace_ms));
             }
             (Order::Input(input), Some(task)) => {
-                let result = task.put(input);
-                agent.say(result);
+                task.put(input);
             }
             (Order::Release(_), Some(_)) => {
                 if let Some(task) = self.task.take()
@@ -341,9 +342,7 @@ fn hello(id: SupervisorId, task: Option<&Running>) -> News {
     })
 }
 
-/// How long to wait, at least to the moment.
-fn until(moment: Instant) -> PollTimeout {
-    let left = moment.saturating_duration_since(Instant::now());
-    let ms = left.as_nanos().div_ceil(1_000_000);
-    PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+/// How long to wait.
+fn until(moment: Instant) -> TimeSpec {
+    moment.saturating_duration_since(Instant::now()).into()
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{InputResult, task_state},
     ids::TaskId,
-    v1::Reason,
+    v1::{InputStatus, Reason, task_input::Kind},
 };
 use nix::{
     errno::Errno,
@@ -19,6 +19,7 @@ use nix::{
 };
 
 use super::{
+    answers::{Answers, SHORT},
     input::{self, Input},
     output::{Limits, Output},
     peer::Peer,
@@ -68,6 +69,7 @@ pub(super) struct Running {
     group: Option<Group>,
     pub(super) sources: Vec<Source>,
     pub(super) input: Input,
+    answers: Answers,
     output: Output,
     exit: Option<WaitStatus>,
     run_time: Duration,
@@ -115,6 +117,7 @@ impl Running {
             group: None,
             sources: Vec::new(),
             input: Input::new(None, false, &Bytes::new(), false),
+            answers: Answers::default(),
             output: Output::new(task_id, limits),
             exit: None,
             run_time: Duration::ZERO,
@@ -214,13 +217,19 @@ impl Running {
         self.ending = Some(self.tree.begin_end(grace));
     }
 
-    /// Puts something into the process.
-    pub(super) fn put(&mut self, input: muster_proto::agent::v1::Input) -> News {
+    /// Puts something into the process. What became of it is said in a moment.
+    pub(super) fn put(&mut self, input: muster_proto::agent::v1::Input) {
+        let is_short = matches!(
+            input.input.as_ref().and_then(|input| input.kind.as_ref()),
+            Some(Kind::Data(data)) if data.len() <= SHORT
+        );
         let status = self.input.put(&input.write_id, input.input, self.leader);
-        News::InputResult(InputResult {
+        let answer = InputResult {
             write_id: input.write_id,
             status: status.into(),
-        })
+        };
+        let may_wait = is_short && status == InputStatus::Accepted;
+        self.answers.push(answer, may_wait, Instant::now());
     }
 
     /// A child of this supervisor has ended.
@@ -259,6 +268,7 @@ impl Running {
             self.drain.filter(|_| self.ending.is_none()),
             self.stalled.map(|since| since + STALL),
             self.unsaid,
+            self.answers.due(),
             self.over_since().map(|since| since + self.retention()),
         ]
         .into_iter()
@@ -285,6 +295,7 @@ impl Running {
             None => {
                 // The next agent hears it first.
                 self.unsaid = None;
+                self.answers.forget();
                 self.stalled = None;
                 self.wait_for_an_agent(now)
             }
@@ -372,6 +383,10 @@ impl Running {
                 return;
             }
             self.introduce(peer);
+        }
+        let goes_along = !self.output.is_said() || self.ended.is_some();
+        for answer in self.answers.take(goes_along, now) {
+            peer.say(News::InputResult(answer));
         }
         while peer.has_room()
             && let Some(next) = self.output.next()
