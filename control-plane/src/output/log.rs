@@ -32,6 +32,11 @@ use super::{
 
 /// Bytes taken and not yet written.
 const QUEUE_BYTES: u32 = 16 << 20;
+/// Output gathers for this long before it is written, unless there is enough of it: so a dialogue of small chunks
+/// costs a system call and a turn of the writer now and then, and not for each. Readers have them at once.
+const GATHER: Duration = Duration::from_millis(5);
+/// Enough to be written at once, bytes.
+const GATHER_BYTES: usize = 256 << 10;
 /// Bytes written in one go.
 const BATCH_BYTES: usize = 2 << 20;
 /// Frames written in one go. Each takes two of the 1,024 buffers that a system call accepts.
@@ -60,9 +65,33 @@ pub(super) struct Log {
 #[derive(Default)]
 struct Queue {
     frames: VecDeque<Queued>,
+    /// Of all frames.
+    bytes: usize,
+    /// The writer looks by itself before `GATHER` is over.
+    awake: bool,
     work: Vec<Work>,
     failed: bool,
     closed: bool,
+}
+
+impl Queue {
+    /// Says whether the writer has to be woken for it.
+    fn take_in(&mut self, queued: Queued) -> bool {
+        self.bytes += queued.payload.len();
+        self.frames.push_back(queued);
+        let wake = !self.awake || self.is_enough();
+        self.awake |= wake;
+        wake
+    }
+
+    fn is_enough(&self) -> bool {
+        self.bytes >= GATHER_BYTES || self.frames.len() >= BATCH_FRAMES
+    }
+
+    /// Whether the writer has something to do at once.
+    fn is_urgent(&self) -> bool {
+        self.is_enough() || !self.work.is_empty() || self.closed
+    }
 }
 
 /// A frame on its way to the disk.
@@ -146,8 +175,10 @@ impl Log {
 
     /// Queues a frame. The caller holds the task's lock, so that its frames are queued in order.
     pub(super) fn push(&self, queued: Queued) {
-        self.queue.lock().frames.push_back(queued);
-        self.ready.notify_one();
+        let wake = self.queue.lock().take_in(queued);
+        if wake {
+            self.ready.notify_one();
+        }
     }
 
     /// Has work done after the checkpoints before it.
@@ -271,6 +302,15 @@ impl Writer {
     /// Waits for something to do.
     fn next(&mut self) -> (Vec<Queued>, Vec<Work>, bool) {
         let mut queue = self.log.queue.lock();
+        // Where there was output a moment ago, more is likely: nobody has to wake the writer for it.
+        queue.awake = true;
+        let gathered = Instant::now() + GATHER;
+        while !queue.is_urgent() {
+            if self.log.ready.wait_until(&mut queue, gathered).timed_out() {
+                break;
+            }
+        }
+        queue.awake = false;
         while queue.frames.is_empty() && queue.work.is_empty() && !queue.closed {
             if self.recent.is_empty() && self.dirty.is_empty() {
                 self.log.ready.wait(&mut queue);
@@ -294,7 +334,11 @@ impl Writer {
             })
             .count();
         let count = count.max(usize::from(!queue.frames.is_empty()));
-        let batch = queue.frames.drain(..count).collect();
+        let batch: Vec<Queued> = queue.frames.drain(..count).collect();
+        queue.bytes -= batch
+            .iter()
+            .map(|queued| queued.payload.len())
+            .sum::<usize>();
         let work = mem::take(&mut queue.work);
         (batch, work, queue.closed)
     }
@@ -471,4 +515,43 @@ fn write_all_vectored(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::ids::TaskId;
+
+    use super::*;
+    use crate::output::{item::Stream, outline::Outline};
+
+    fn queued(bytes: usize) -> Queued {
+        Queued {
+            task: Arc::new(Task::new(TaskId::from_bytes(&[1; 32]), Outline::default())),
+            entry: Entry {
+                sequence: 1,
+                stream: Stream::Stdout,
+                offset: 0,
+                length: bytes as i64,
+                is_gap: false,
+            },
+            from: Point::default(),
+            payload: vec![0; bytes].into(),
+            timed: false,
+            cost: 0,
+        }
+    }
+
+    #[test]
+    fn the_writer_is_woken_for_the_first_chunk_and_for_many() {
+        let mut queue = Queue::default();
+        assert!(queue.take_in(queued(1)), "it sleeps");
+        assert!(!queue.take_in(queued(1)), "it looks by itself");
+        assert!(!queue.is_urgent());
+        assert!(queue.take_in(queued(GATHER_BYTES)), "that is enough");
+        assert!(queue.is_urgent());
+
+        let mut queue = Queue::default();
+        let woken = (0..BATCH_FRAMES).filter(|_| queue.take_in(queued(1)));
+        assert_eq!(woken.count(), 2, "for the first and for the last");
+    }
 }

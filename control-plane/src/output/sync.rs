@@ -17,8 +17,8 @@ use super::{
     task::Task,
 };
 
-/// What was written is synced after this at the latest.
-const SYNC_AGE: Duration = Duration::from_millis(50);
+/// What was written is synced after this at the latest; it has waited 5 ms to be written.
+const SYNC_AGE: Duration = Duration::from_millis(45);
 /// It is synced at once when there is so much of it.
 const SYNC_BYTES: u64 = 4 << 20;
 
