@@ -143,9 +143,12 @@ impl Durable {
             if wanted.stop {
                 return Err(SyncError("the control plane is stopping".into()));
             }
-            if wanted.position < self.position {
-                wanted.position = self.position;
-                shared.wake.notify_all();
+            let further = wanted.position < self.position;
+            wanted.position = wanted.position.max(self.position);
+            // Whoever is woken needs the lock.
+            drop(wanted);
+            if further {
+                shared.wake.notify_one();
             }
         }
         loop {
