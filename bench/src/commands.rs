@@ -1,8 +1,6 @@
 //! `true` on a host: how long it takes, and how many a second.
 
 use std::{
-    ffi::OsStr,
-    fmt::Debug,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -43,8 +41,8 @@ pub(crate) async fn run_true(client: &Client, host: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// One after the other, each kind in turn, so that noise hits all alike.
-pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
+/// One after the other, each kind in turn, so that noise hits all alike. `pause` goes ahead of each.
+pub(crate) async fn latency(fleet: &Fleet, samples: usize, pause: Duration) -> anyhow::Result<()> {
     let mut mcp = McpClient::connect(fleet.mcp, &fleet.mcp_token).await?;
     let mut limit = Samples::default();
     let mut grpc = Samples::default();
@@ -54,14 +52,17 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     let gateway = fleet.gateway.cpu();
     let meter = Meter::start(fleet);
     for round in 0..samples + WARM_UP {
-        let local_time = local(&["true"])?;
+        wait(pause).await;
+        let local_time = reference::spawn_and_wait(&["true"])?;
+        wait(pause).await;
         let started = Instant::now();
         run_true(&fleet.client, HOST).await?;
         let remote = started.elapsed();
+        wait(pause).await;
         let started = Instant::now();
         mcp.run_true(HOST).await?;
         let through_gateway = started.elapsed();
-        let over_ssh = ssh.as_deref().map(local).transpose()?;
+        let over_ssh = ssh.as_deref().map(reference::spawn_and_wait).transpose()?;
         if round >= WARM_UP {
             over_ssh.into_iter().for_each(|time| openssh.add(time));
             limit.add(local_time);
@@ -70,7 +71,11 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
         }
     }
     let usage = meter.stop();
-    heading(&format!("true on one host, {samples} times"));
+    let paused = match pause.as_millis() {
+        0 => String::new(),
+        pause => format!(", {pause} ms apart"),
+    };
+    heading(&format!("true on one host, {samples} times{paused}"));
     limit.print("local spawn and wait", &limit);
     grpc.print("gRPC, RunJob", &limit);
     over_mcp.print("MCP over HTTP, run", &limit);
@@ -86,8 +91,11 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize) -> anyhow::Result<()>
     Ok(())
 }
 
-fn local(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
-    tokio::task::block_in_place(|| reference::spawn_and_wait(argv))
+/// Nothing is done for so long.
+pub(crate) async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Many at once; the local spawns before and after, as neighbours would disturb each other.

@@ -1,12 +1,13 @@
 //! From the call to the first byte of output.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use muster_client::Client;
 use muster_proto::v1::job_event::Event;
 
 use crate::{
+    commands::wait,
     figures::{Samples, heading},
     fleet::{Fleet, HOST, command},
     reference,
@@ -14,19 +15,18 @@ use crate::{
 
 const ARGV: [&str; 2] = ["echo", "first"];
 
-/// One after the other, each beside a local one.
-pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
+/// One after the other, each beside a local one. `pause` goes ahead of each.
+pub(crate) async fn run(fleet: &Fleet, samples: usize, pause: Duration) -> anyhow::Result<()> {
     let (mut limit, mut remote) = (Samples::default(), Samples::default());
     let mut openssh = Samples::default();
     let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&ARGV));
     for round in 0..samples + 10 {
-        let local = tokio::task::block_in_place(|| reference::first_byte(&ARGV))?;
+        wait(pause).await;
+        let local = reference::first_byte(&ARGV)?;
+        wait(pause).await;
         let started = Instant::now();
         let time = first_byte(&fleet.client, started).await?;
-        let over_ssh = ssh
-            .as_deref()
-            .map(|argv| tokio::task::block_in_place(|| reference::first_byte(argv)))
-            .transpose()?;
+        let over_ssh = ssh.as_deref().map(reference::first_byte).transpose()?;
         if round >= 10 {
             over_ssh.into_iter().for_each(|time| openssh.add(time));
             limit.add(local);
@@ -42,7 +42,7 @@ pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn first_byte(client: &Client, started: Instant) -> anyhow::Result<std::time::Duration> {
+async fn first_byte(client: &Client, started: Instant) -> anyhow::Result<Duration> {
     let mut watch = client.run(command(HOST, &ARGV)).await?;
     let mut first = None;
     while let Some(update) = watch.next().await {

@@ -22,7 +22,7 @@ mod ssh;
 mod stream;
 mod supervisors;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -55,6 +55,9 @@ enum Benchmark {
         /// How many of each
         #[arg(long, default_value_t = 500)]
         samples: usize,
+        /// Milliseconds without work before each, as between commands that a person or a model gives
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
     },
     /// `true` per second, many in flight
     Rate {
@@ -82,6 +85,9 @@ enum Benchmark {
         /// How many
         #[arg(long, default_value_t = 300)]
         samples: usize,
+        /// Milliseconds without work before each
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
     },
     /// A line to the standard input of a running task, and back as its output
     Echo {
@@ -143,11 +149,14 @@ fn main() -> anyhow::Result<()> {
     };
     // Every connection of a simulated agent is a descriptor.
     let _ = process::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(run(settings.benchmark, binaries, settings.ssh))
+    // As a program that has the SDK in it: no work on the thread that only waits. Simulated agents are many programs.
+    let threads = match settings.benchmark {
+        Benchmark::Agents { .. } => 2,
+        _ => 1,
+    };
+    let runtime = muster_runtime::threads::spread(threads)?;
+    let running = runtime.spawn(run(settings.benchmark, binaries, settings.ssh));
+    runtime.block_on(running)?
 }
 
 async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> anyhow::Result<()> {
@@ -159,7 +168,9 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
     }
     let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
     match benchmark {
-        Benchmark::Latency { samples } => commands::latency(&fleet, samples).await,
+        Benchmark::Latency { samples, pause } => {
+            commands::latency(&fleet, samples, Duration::from_millis(pause)).await
+        }
         Benchmark::Rate { samples, in_flight } => commands::rate(&fleet, samples, in_flight).await,
         Benchmark::Stream {
             size,
@@ -167,15 +178,17 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
             tasks,
         } => stream::run(&fleet, size << 20, rounds, &tasks).await,
         Benchmark::Echo { samples } => echo::run(&fleet, samples).await,
-        Benchmark::FirstByte { samples } => first_byte::run(&fleet, samples).await,
+        Benchmark::FirstByte { samples, pause } => {
+            first_byte::run(&fleet, samples, Duration::from_millis(pause)).await
+        }
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
         Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } => Ok(()),
         Benchmark::All => {
-            commands::latency(&fleet, 500).await?;
+            commands::latency(&fleet, 500, Duration::ZERO).await?;
             commands::rate(&fleet, 4_000, 32).await?;
-            first_byte::run(&fleet, 300).await?;
+            first_byte::run(&fleet, 300, Duration::ZERO).await?;
             echo::run(&fleet, 1_000).await?;
             stream::run(&fleet, 256 << 20, 5, &[1, 64]).await?;
             accept::run(&fleet, 10_000, 64).await?;
