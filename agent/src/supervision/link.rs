@@ -1,14 +1,15 @@
 //! The agent's end of a connection to a supervisor.
 
 use std::{
-    io,
+    future, io,
+    io::{Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream as StdStream},
     path::Path,
     time::Duration,
 };
 
 use bytes::{Buf as _, BytesMut};
-use tokio::{io::Interest, net::UnixStream};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     SupervisorId,
@@ -42,7 +43,11 @@ pub(crate) enum AdoptError {
 #[derive(Debug)]
 pub(crate) struct Link {
     id: SupervisorId,
-    stream: UnixStream,
+    /// Waited on for what comes, and nothing else: a socket that is waited on for room too wakes the agent each time
+    /// that the supervisor has read something.
+    stream: AsyncFd<StdStream>,
+    /// The same socket, while orders wait for room.
+    room: Option<AsyncFd<StdStream>>,
     inbox: BytesMut,
     outbox: BytesMut,
     /// The last read was a large one.
@@ -83,7 +88,8 @@ impl Link {
                 pid: 0,
                 start_time: 0,
             },
-            stream: UnixStream::from_std(stream)?,
+            stream: watched(stream, Interest::READABLE)?,
+            room: None,
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             is_busy: false,
@@ -144,9 +150,10 @@ impl Link {
 
     fn flush(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
-            match self.stream.try_write(&self.outbox) {
+            match self.stream.get_ref().write(&self.outbox) {
                 Ok(written) => self.outbox.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -168,27 +175,69 @@ impl Link {
                 // Memory is taken only once there is something to read.
                 self.inbox = BytesMut::new();
             }
-            let mut interest = Interest::READABLE;
-            if !self.outbox.is_empty() {
-                interest |= Interest::WRITABLE;
+            if self.outbox.is_empty() {
+                self.room = None;
+            } else if self.room.is_none() {
+                let socket = self.stream.get_ref().try_clone()?;
+                self.room = Some(watched(socket, Interest::WRITABLE)?);
             }
-            let ready = self.stream.ready(interest).await?;
-            if ready.is_writable() {
-                // What it still said before it went is heard first.
-                if self.flush().is_err() {
-                    self.outbox = BytesMut::new();
+            tokio::select! {
+                ready = self.stream.readable() => {
+                    let wanted = if self.is_busy { READ_LARGE } else { READ };
+                    let wanted = wanted.max(protocol::missing(&self.inbox));
+                    let read = read(self.stream.get_ref(), &mut self.inbox, wanted);
+                    // Less than was asked for is all that there was.
+                    if read.as_ref().map_or(true, |read| *read < wanted) {
+                        ready?.clear_ready();
+                    }
+                    match read {
+                        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        Ok(read) => self.is_busy = read >= READ,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
                 }
-            }
-            if ready.is_readable() {
-                let room = if self.is_busy { READ_LARGE } else { READ };
-                self.inbox.reserve(room.max(protocol::missing(&self.inbox)));
-                match self.stream.try_read_buf(&mut self.inbox) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => self.is_busy = read >= READ,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+                ready = has_room(&self.room) => {
+                    ready?;
+                    // What it still said before it went is heard first.
+                    if self.flush().is_err() {
+                        self.outbox = BytesMut::new();
+                    }
                 }
             }
         }
+    }
+}
+
+#[allow(unsafe_code)] // There is no other way to wait for one direction only.
+fn watched(socket: StdStream, interest: Interest) -> io::Result<AsyncFd<StdStream>> {
+    // SAFETY: the socket owns its descriptor, names the same one at each call, and closes it only when it is dropped,
+    // which what is made here does after it has stopped waiting.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    watched.map_err(|error| error.into_parts().1)
+}
+
+/// Reads at most so much.
+fn read(mut socket: &StdStream, inbox: &mut BytesMut, most: usize) -> io::Result<usize> {
+    let before = inbox.len();
+    inbox.resize(before + most, 0);
+    let read = loop {
+        match socket.read(&mut inbox[before..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    inbox.truncate(before + read.as_ref().unwrap_or(&0));
+    read
+}
+
+/// Returns once the socket may have room; never, if nothing waits for that.
+async fn has_room(room: &Option<AsyncFd<StdStream>>) -> io::Result<()> {
+    match room {
+        Some(room) => {
+            room.writable().await?.clear_ready();
+            Ok(())
+        }
+        None => future::pending().await,
     }
 }
