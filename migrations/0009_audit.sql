@@ -16,3 +16,6 @@ END;
 CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit BEGIN
     SELECT RAISE(ABORT, 'the audit log is only added to');
 END;
+
+-- What a task's host signed when it was over: a muster.v1.SignedReceipt.
+ALTER TABLE tasks ADD COLUMN receipt BLOB;

@@ -19,6 +19,7 @@ use crate::{
     facts,
     policy::{Policy, PolicyError},
     process::{self, Host},
+    receipts::Receipts,
     renewal::Renewal,
     standing::Standing,
     supervision::{self, Pool},
@@ -142,6 +143,8 @@ impl Agent {
             spool: config.spool << 20,
             free_percent: config.spool_free,
         };
+        let receipts = Receipts::default();
+        receipts.set(&identity);
         let tasks = Tasks::open(
             directory.clone(),
             Arc::clone(&supervisors),
@@ -150,10 +153,11 @@ impl Agent {
             Arc::clone(&clock),
             policy,
             limits,
+            receipts.clone(),
         )
         .map_err(io(&format!("the journal in {}", directory.display())))?;
         let address = identity.address().to_owned();
-        let renewal = Arc::new(Renewal::new(identity, tls.clone()));
+        let renewal = Arc::new(Renewal::new(identity, tls.clone(), receipts));
         let connection = Connection::new(
             address,
             &directory,

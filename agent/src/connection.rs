@@ -22,7 +22,7 @@ use muster_proto::{
         NotHeld, Welcome, agent_service_client::AgentServiceClient, attach_request,
         attach_response,
     },
-    v1::Facts,
+    v1::{AuditHead, Facts},
 };
 use muster_runtime::tls::{ClientTls, connect};
 use rand::Rng;
@@ -43,6 +43,7 @@ pub(crate) use self::{
 };
 use crate::{
     facts,
+    heads::Heads,
     renewal::Renewal,
     standing::{Board, Standing},
     tasks::{Tasks, random_id},
@@ -79,6 +80,7 @@ pub(crate) struct Connection {
     /// The version of the authorities that were taken.
     taken: Arc<AtomicI64>,
     standing: Board,
+    heads: Heads,
 }
 
 /// The latest state of the control plane that this agent has seen, so that a restore from a backup shows.
@@ -109,6 +111,7 @@ impl Connection {
             renewal,
             taken: Arc::default(),
             standing: Board::default(),
+            heads: Heads::load(directory),
         }
     }
 
@@ -190,6 +193,13 @@ impl Connection {
         let reason = live.live(welcome, stop).await;
         session.end();
         reason
+    }
+
+    /// Keeps a head of the audit log. What it contradicts is told with the facts.
+    fn take_head(&mut self, head: AuditHead) {
+        if let Some(words) = self.heads.take(head) {
+            self.facts.set_audit_conflict(words);
+        }
     }
 
     fn hello(&mut self) -> Hello {
@@ -298,6 +308,9 @@ impl Live<'_> {
         connection
             .seen
             .note(&welcome.generation, welcome.ledger_position);
+        if let Some(head) = welcome.audit_head.clone() {
+            connection.take_head(head);
+        }
         let task_ids =
             connection
                 .tasks
@@ -329,6 +342,7 @@ impl Live<'_> {
             Some(Message::Policy(policy)) => {
                 self.connection.tasks.policy().lower(policy.mode_limit)
             }
+            Some(Message::AuditHead(head)) => self.connection.take_head(head),
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),
             // A later control plane may say what this agent does not know.

@@ -13,6 +13,7 @@ pub(crate) struct Source {
     boot_id: String,
     policy: Arc<Policy>,
     last: Option<Facts>,
+    audit_conflict: String,
 }
 
 impl Source {
@@ -24,12 +25,18 @@ impl Source {
             boot_id: boot_id.trim().to_owned(),
             policy,
             last: None,
+            audit_conflict: String::new(),
         })
     }
 
     /// Random id of this boot of the host.
     pub(crate) fn boot_id(&self) -> &str {
         &self.boot_id
+    }
+
+    /// What contradicts the heads of the audit log that this agent keeps, in words.
+    pub(crate) fn set_audit_conflict(&mut self, words: String) {
+        self.audit_conflict = words;
     }
 
     /// The facts as they are now.
@@ -76,6 +83,7 @@ impl Source {
             user: self.user.name.clone(),
             boot_id: self.boot_id.clone(),
             ceiling: Some(self.policy.report()),
+            audit_conflict: self.audit_conflict.clone(),
         }
     }
 }

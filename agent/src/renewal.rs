@@ -13,6 +13,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::receipts::Receipts;
+
 /// Waits after a failed renewal, and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(300);
@@ -28,12 +30,14 @@ pub(crate) struct Renewal {
     tls: ClientTls,
     // Held over a call on purpose: whoever comes second finds the new certificate.
     identity: Mutex<Identity>,
+    receipts: Receipts,
 }
 
 impl Renewal {
-    pub(crate) fn new(identity: Identity, tls: ClientTls) -> Self {
+    pub(crate) fn new(identity: Identity, tls: ClientTls, receipts: Receipts) -> Self {
         Self {
             tls,
+            receipts,
             identity: Mutex::new(identity),
         }
     }
@@ -64,6 +68,7 @@ impl Renewal {
         let next = enrollment::renew_or_rejoin(&identity).await?;
         next.put_into(&self.tls)?;
         tracing::info!("renewed the certificate");
+        self.receipts.set(&next);
         *identity = next;
         Ok(())
     }
@@ -117,7 +122,10 @@ impl Renewal {
             Err(error) => Err(error),
         };
         match rejoined {
-            Ok(next) => *identity = next,
+            Ok(next) => {
+                self.receipts.set(&next);
+                *identity = next;
+            }
             Err(error) => match error.reason() {
                 Some(Reason::Locked) => {
                     tracing::error!("this host is locked; `muster host unlock` lets it back in")

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use muster_client::audit::Hash;
 use muster_proto::{
     agent::v1::{SealedOffer, task_state},
     ids::TaskId,
@@ -25,6 +26,7 @@ use muster_proto::{
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use prost::Message;
+use prost_types::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -43,6 +45,7 @@ use crate::{
     failpoint,
     policy::Policy,
     process::{Sandbox, StartError, Tree, end_left_over},
+    receipts::Receipts,
     supervision::{
         self, Link, Pool, SupervisorId,
         protocol::{self, Cause, Order},
@@ -82,7 +85,17 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Tasks(Arc<Inner>);
 
+/// What a receipt says of a task besides how it ended.
+pub(crate) struct TaskEnd<'a> {
+    pub(crate) id: TaskId,
+    pub(crate) host_id: &'a str,
+    pub(crate) sealed_offer: &'a Bytes,
+    pub(crate) started: Option<Timestamp>,
+    pub(crate) output: Option<Hash>,
+}
+
 struct Inner {
+    receipts: Receipts,
     supervisors: Arc<Pool>,
     /// Where supervisors leave what they cannot hand over.
     left: PathBuf,
@@ -113,6 +126,7 @@ impl Tasks {
         clock: Arc<Clock>,
         policy: Arc<Policy>,
         limits: Limits,
+        receipts: Receipts,
     ) -> io::Result<Self> {
         let spool = directory.join(spool::DIRECTORY);
         std::fs::DirBuilder::new()
@@ -135,6 +149,7 @@ impl Tasks {
             clock,
             policy,
             limits,
+            receipts,
             held: Mutex::default(),
             waiting: Mutex::default(),
             running: TaskTracker::new(),
@@ -425,8 +440,19 @@ impl Tasks {
     }
 
     /// Writes down that a task is over, and lets its report go on.
-    fn finish(&self, task: &Task, ended: task_state::Ended) {
+    fn finish(&self, task: &Task, mut ended: task_state::Ended) {
         let produced = task.spool.produced();
+        // Signed before it is written down, so that whoever tells of the end, now or later, tells the same.
+        ended.receipt = self.0.receipts.sign(
+            &TaskEnd {
+                id: task.id,
+                host_id: &self.0.host_id,
+                sealed_offer: &task.sealed_offer,
+                started: task.start_time(),
+                output: task.spool.digest(),
+            },
+            &ended,
+        );
         let entry = Ended {
             task_id: task.id.to_string(),
             ended: Some(ended.clone()),
@@ -465,6 +491,7 @@ impl Tasks {
             signal: String::new(),
             run_time: None,
             time: Some(self.0.clock.host_time()),
+            receipt: Bytes::new(),
         }
     }
 

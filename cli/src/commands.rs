@@ -14,6 +14,7 @@ use tracing::Level;
 
 use crate::{
     access::{self, AccessCommand},
+    audit::{self, AuditCommand},
     authority::{self, AuthorityCommand},
     failure::Failure,
     hosts::{self, HostCommand},
@@ -121,6 +122,13 @@ pub(crate) enum Command {
     Login(Login),
     /// Forget the operator's certificate here
     Logout(Logout),
+    /// The audit log: list, export, verify, and the heads that prove it
+    Audit {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print completions for a shell
     #[command(after_help = "Examples:
   muster completion bash > ~/.local/share/bash-completion/completions/muster
@@ -150,6 +158,7 @@ impl Command {
             | Self::Access { operator, .. }
             | Self::Authority { operator, .. } => operator.json,
             Self::Login(login) => login.json,
+            Self::Audit { operator, .. } => operator.json,
             Self::Version { json } | Self::Agent(AgentCommand::Status { json }) => *json,
             _ => false,
         }
@@ -218,6 +227,7 @@ impl Cli {
             }
             Command::Login(login) => login.run(&data_dir()?).await,
             Command::Logout(logout) => logout.run(&data_dir()?),
+            Command::Audit { operator, command } => audit::run(command, &at(operator)?).await,
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "muster", &mut script);

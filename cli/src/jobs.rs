@@ -4,6 +4,7 @@ mod attach;
 mod chosen;
 mod input;
 mod output;
+mod receipt;
 mod replay;
 mod view;
 
@@ -53,6 +54,11 @@ pub(crate) enum JobCommand {
     Replay(replay::Replay),
     /// Read a task's output: all of it, its tail, matching lines or a range
     Output(output::Output),
+    /// Show what a task's host signed when it was over
+    #[command(after_help = "Examples:
+  muster job receipt t-wsdt62jxq96s0mt8h9pf
+  muster job receipt t-wsdt62jxq96s0mt8h9pf --verify")]
+    Receipt(receipt::Receipt),
     /// End a job's processes: politely, then, after the grace, hard
     Cancel {
         /// The job
@@ -158,6 +164,7 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
         JobCommand::Attach(attach) => return attach.run(&client, operator.json).await,
         JobCommand::Input(input) => input.run(&client, operator.json).await?,
         JobCommand::Replay(replay) => return replay.run(&client).await,
+        JobCommand::Receipt(receipt) => receipt.run(&client, operator).await?,
         JobCommand::Output(output) => output.run(&client, operator.json).await?,
         JobCommand::Release { job_ids, all } => {
             let request = ReleaseJobsRequest { job_ids, all };

@@ -7,6 +7,7 @@
 
 mod access;
 mod attach;
+mod audit;
 mod authority;
 mod commands;
 mod failure;

@@ -43,6 +43,17 @@ impl Operator {
         Self { data_dir, ..self }
     }
 
+    /// The certificate of the control plane's authority, named or where it is kept.
+    pub(crate) fn authority(&self) -> PathBuf {
+        let kept = || self.data_dir.join("operator").join("ca.pem");
+        self.ca.clone().unwrap_or_else(kept)
+    }
+
+    /// Whether somebody named that.
+    pub(crate) fn names_authority(&self) -> bool {
+        self.ca.is_some()
+    }
+
     /// Connects: with a token where one is given, else with the operator's certificate.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let directory = self.data_dir.join("operator");
@@ -59,7 +70,7 @@ impl Operator {
             }
             return Ok(connected?);
         };
-        let authority = self.ca.clone().unwrap_or_else(|| directory.join("ca.pem"));
+        let authority = self.authority();
         let credentials = Credentials::Token { token, authority };
         let known = || fs::read_to_string(directory.join("address")).ok();
         let address = self.address.clone().or_else(known).ok_or_else(|| {

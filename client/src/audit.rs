@@ -3,8 +3,20 @@
 //! What is hashed is the text of an entry, a JSON object, exactly as it stands: nothing is ever written anew to be
 //! checked.
 
+mod head;
+mod receipt;
+mod signed;
+mod verify;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use data_encoding::HEXLOWER;
+
+pub use self::{
+    head::{Head, HeadError},
+    receipt::{OUTPUT_DIGESTED_MAX, OutputDigest, ReceiptSigner, check_receipt, sha256},
+    signed::{Purpose, SignatureError},
+    verify::{Finding, Report, verify},
+};
 
 /// Ahead of everything that is hashed for the chain, so that the hash is of use for nothing else.
 const ENTRY_DOMAIN: &[u8] = b"muster audit entry 1\n";
@@ -58,4 +70,20 @@ pub fn link(before: &Hash, entry: &str) -> Hash {
 pub fn line(entry: &str, hash: &Hash) -> String {
     let open = entry.strip_suffix('}').unwrap_or(entry);
     format!("{open},\"hash\":\"{}\"}}", HEXLOWER.encode(hash))
+}
+
+/// The first line of a log that is written down after an entry; after none it is the whole log.
+pub fn header(control_plane: &str, after: Position) -> String {
+    serde_json::json!({
+        "muster_audit": 1,
+        "control_plane": control_plane,
+        "after": after.count,
+        "before": HEXLOWER.encode(&after.hash),
+    })
+    .to_string()
+}
+
+/// The last line.
+pub fn last_line(head: &Head) -> String {
+    format!("{{\"head\":{}}}", head.to_line())
 }

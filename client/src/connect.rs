@@ -8,8 +8,9 @@ use std::{
 };
 
 use muster_proto::v1::{
-    access_service_client::AccessServiceClient, enrollment_service_client::EnrollmentServiceClient,
-    host_service_client::HostServiceClient, job_service_client::JobServiceClient,
+    access_service_client::AccessServiceClient, audit_service_client::AuditServiceClient,
+    enrollment_service_client::EnrollmentServiceClient, host_service_client::HostServiceClient,
+    job_service_client::JobServiceClient,
 };
 use muster_runtime::{
     telemetry::trace,
@@ -168,6 +169,12 @@ impl Client {
     /// Join tokens.
     pub fn enrollment(&self) -> EnrollmentServiceClient<Service> {
         EnrollmentServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> AuditServiceClient<Service> {
+        AuditServiceClient::with_interceptor(self.channel(), self.credential.clone())
+            .max_decoding_message_size(ANSWER_MAX)
     }
 
     /// Principals and their tokens.

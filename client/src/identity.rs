@@ -233,7 +233,8 @@ impl Identity {
         &self.authorities
     }
 
-    pub(crate) fn key(&self) -> &KeyPair {
+    /// The key of the certificate. It does not leave this machine.
+    pub fn key(&self) -> &KeyPair {
         &self.key
     }
 

@@ -5,7 +5,7 @@
 //! creates a job exactly once, whatever is lost in between, and gives a [`JobWatch`] that continues
 //! through broken connections without gap or repeat. [`Client::attach`] does the same for one task, and puts in what is
 //! written exactly once. Everything else is in the generated clients:
-//! [`Client::hosts`], [`Client::jobs`], [`Client::access`], [`Client::enrollment`].
+//! [`audit`] verifies an audit log that was written down. [`Client::hosts`], [`Client::jobs`], [`Client::access`], [`Client::enrollment`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attach;

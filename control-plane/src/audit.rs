@@ -12,6 +12,7 @@
 mod call;
 mod entry;
 mod flood;
+mod heads;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use self::flood::Flood;
 pub(crate) use self::{
     call::{Call, Taken, effect, hosts, principal, take},
     entry::{Entry, Verdict},
+    heads::{HeadError, Heads},
 };
 use crate::store::{Batch, EntryText, StoreError, Writer, now};
 

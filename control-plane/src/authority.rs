@@ -214,6 +214,20 @@ impl Authority {
         issued.chain.extend(ring.vouchers(now()));
         Ok(issued)
     }
+
+    /// A certificate for the key that signs heads of the audit log, and for nothing else: no end of a connection takes
+    /// it.
+    pub(crate) fn issue_head_signer(
+        &self,
+        id: &SpiffeId,
+        key: &KeyPair,
+        lifetime: Duration,
+    ) -> Result<Issued, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::TimeStamping];
+        params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
+        issue(self.ring.load().issuing(), params, key, lifetime)
+    }
 }
 
 fn issue(

@@ -19,10 +19,10 @@ use std::{
     time::Duration,
 };
 
-use muster_proto::{agent::v1::AttachResponse, ids::HostId};
+use muster_proto::{agent::v1::AttachResponse, ids::HostId, v1::AuditHead};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,8 @@ pub(crate) struct Rooms {
     pub(crate) rotation: Rotation,
     /// What hosts do is recorded.
     pub(crate) audit: Audit,
+    /// The newest head of that record, which hosts are given.
+    pub(crate) head: watch::Receiver<Option<AuditHead>>,
     /// Intervals.
     pub(crate) settings: ConnectionSettings,
 }

@@ -19,6 +19,7 @@ mod jobs;
 mod oauth;
 mod output;
 mod policy;
+mod redaction;
 mod restores;
 mod rotation;
 mod seal;

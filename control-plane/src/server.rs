@@ -15,7 +15,7 @@ use muster_client::identity::IdentityError;
 use muster_proto::{
     agent::v1::agent_service_server::AgentServiceServer,
     v1::{
-        access_service_server::AccessServiceServer,
+        access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
         enrollment_service_server::EnrollmentServiceServer, host_service_server::HostServiceServer,
         job_service_server::JobServiceServer,
     },
@@ -31,12 +31,13 @@ use crate::{
     api::{
         access::AccessDoor,
         agent::Agents,
+        audit::AuditDoor,
         caller::Judge,
         enrollment::EnrollmentDoor,
         hosts::{HostDoor, Load},
         jobs::{JobDoor, attach::AttachSettings},
     },
-    audit::Audit,
+    audit::{Audit, Heads},
     authority::{Authority, AuthorityError},
     config::Config,
     connections::{ConnectionSettings, Connections, Rooms},
@@ -137,6 +138,7 @@ pub struct Server {
     enrollment: Enrollment,
     rooms: Rooms,
     oauth: Option<Oauth>,
+    heads: Heads,
     tls: ServerTls,
 }
 
@@ -204,7 +206,15 @@ impl Server {
             certificate::follow(&config, &authority, &store.control_plane_id, &tls),
         )
         .await?;
-        let rooms = open_rooms(&config, &store, inventory, sealer("seal.key")?, rotation).await?;
+        let (rooms, heads) = open_rooms(
+            &config,
+            &store,
+            inventory,
+            sealer("seal.key")?,
+            rotation,
+            &authority,
+        )
+        .await?;
         Ok(Self {
             config,
             store,
@@ -213,6 +223,7 @@ impl Server {
             enrollment,
             rooms,
             oauth,
+            heads,
             tls,
         })
     }
@@ -287,6 +298,11 @@ impl Server {
                 output: self.rooms.output.clone(),
                 attach: AttachSettings::within(self.config.client_gone_after),
             }))
+            .add_service(AuditServiceServer::new(AuditDoor {
+                store: self.store.clone(),
+                heads: self.heads.clone(),
+                inventory: self.rooms.inventory.clone(),
+            }))
             .add_service(AgentServiceServer::new(Agents(self.rooms.clone())));
         tracing::info!(
             address = %self.config.listen,
@@ -353,6 +369,7 @@ impl Server {
             self.config.job_age,
             stop.clone(),
         ));
+        background.spawn(self.heads.clone().run(stop.clone()));
         background.spawn(sweep_output(output.clone(), stop.clone()));
         background.spawn((self.rooms.audit.clone()).run(self.store.writer.clone(), stop.clone()));
         background.close();
@@ -367,7 +384,8 @@ async fn open_rooms(
     inventory: Inventory,
     sealer: Sealer,
     rotation: Rotation,
-) -> Result<Rooms, ServerError> {
+    authority: &Arc<Authority>,
+) -> Result<(Rooms, Heads), ServerError> {
     let output =
         OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
     let connections = Connections::new(store.starts, load_fences(&store.readers).await?);
@@ -381,7 +399,10 @@ async fn open_rooms(
     );
     let restores = Restores::load(store, &inventory).await?;
     let jobs = Jobs::load(store.clone(), output.clone(), dispatcher).await?;
-    Ok(Rooms {
+    let (audit, standing) = (Audit::default(), restores.clone());
+    let generation = Arc::new(move || standing.generation());
+    let heads = Heads::new(store.clone(), audit.clone(), authority.clone(), generation);
+    let rooms = Rooms {
         jobs,
         connections,
         inventory,
@@ -389,12 +410,14 @@ async fn open_rooms(
         syncer,
         restores,
         rotation,
-        audit: Audit::default(),
+        head: heads.latest(),
+        audit,
         settings: ConnectionSettings {
             heartbeat_interval: config.heartbeat_interval,
             offline_after: config.offline_after,
         },
-    })
+    };
+    Ok((rooms, heads))
 }
 
 fn open_key(path: &Path) -> Result<Sealer, ServerError> {

@@ -33,7 +33,7 @@ use sqlx::{Row as _, migrate::Migrator};
 
 use self::audit::Beginning;
 pub(crate) use self::{
-    audit::EntryText,
+    audit::{AuditFilter, EntryText},
     batch::{Batch, Value},
     database::make_private,
     durability::{Durable, SyncError, Syncer},

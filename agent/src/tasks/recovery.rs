@@ -46,7 +46,9 @@ impl Tasks {
             )
             .unwrap_or_else(|error| {
                 tracing::error!(task.id = %task_id, %error, "kept output cannot be read: {error}");
-                Spool::new(task_id, Arc::clone(&self.0.room), overflow.keep())
+                let spool = Spool::new(task_id, Arc::clone(&self.0.room), overflow.keep());
+                spool.miss();
+                spool
             });
             let task = Task::new(
                 task_id,

@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use muster_client::audit::{Hash, OutputDigest};
 use muster_proto::{agent::v1::Kept, ids::TaskId, v1::OutputStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -91,6 +92,8 @@ pub(crate) struct Spool {
     inner: Mutex<Inner>,
     /// Notified when the control plane has more.
     room_made: Notify,
+    /// Of what was written, for the receipt. One caller at a time adds to it.
+    digest: Mutex<OutputDigest>,
 }
 
 struct Inner {
@@ -201,7 +204,12 @@ impl Spool {
         keep: Keep,
         ends: [i64; STREAMS],
     ) -> Self {
-        Self::with_plan(task_id, room, Plan::new_at(keep.limits(), ends))
+        let spool = Self::with_plan(task_id, room, Plan::new_at(keep.limits(), ends));
+        if ends.iter().any(|end| *end > 0) {
+            // What came before was not seen by this process.
+            spool.miss();
+        }
+        spool
     }
 
     fn with_plan(task_id: TaskId, room: Arc<Room>, plan: Plan) -> Self {
@@ -222,18 +230,31 @@ impl Spool {
                 backlog: Arc::new(Notify::new()),
             }),
             room_made: Notify::new(),
+            digest: Mutex::default(),
         }
+    }
+
+    /// Something was written that this process has not seen.
+    pub(crate) fn miss(&self) {
+        self.digest.lock().miss();
+    }
+
+    /// The digest of all that was written; `None` if that was too much, or not all was seen.
+    pub(crate) fn digest(&self) -> Option<Hash> {
+        self.digest.lock().digest()
     }
 
     /// Takes output of the process: for the report at once, then into the file. Blocks for one write to
     /// the page cache. One caller at a time.
     pub(crate) fn append(&self, stream: OutputStream, data: Bytes) {
         let stream = (stream as usize).saturating_sub(1).min(STREAMS - 1);
+        self.digest.lock().add(stream, &data);
         self.put(stream, Content::Data(data));
     }
 
     /// Notes that so much of a stream was not kept by whoever had it before.
     pub(crate) fn append_gap(&self, stream: usize, length: i64, cause: String) {
+        self.miss();
         self.put(stream.min(STREAMS - 1), Content::Missing { length, cause });
     }
 

@@ -17,6 +17,7 @@ use muster_proto::{
     v1::InputStatus,
 };
 use parking_lot::Mutex;
+use prost_types::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{overflow::Overflow, spool::Spool};
@@ -173,6 +174,14 @@ impl Task {
     /// That its process runs, if it does and that is known.
     pub(crate) fn start(&self) -> Option<TaskState> {
         self.inner.lock().started.clone()
+    }
+
+    /// When its process started, by this host's clock.
+    pub(crate) fn start_time(&self) -> Option<Timestamp> {
+        match self.start()?.event? {
+            task_state::Event::Started(started) => started.time,
+            task_state::Event::Ended(_) => None,
+        }
     }
 
     /// Whether it is over.

@@ -6,10 +6,11 @@ use muster_agent::{
     Agent, AgentError, Attempt, Config, InstallArgs, InstallError, Join, SERVICE, UninstallArgs,
 };
 use muster_client::identity::{Identity, IdentityError};
-use muster_runtime::config::DataDir;
+use muster_runtime::{config::DataDir, service::Layout};
 
 use super::{not_joined, path, service, stop_on_signal};
 use crate::{
+    audit,
     failure::{Failure, exit},
     screen::{self, clean, say},
 };
@@ -42,6 +43,8 @@ only root can change it, unless it stands in such a place.")]
     Install(InstallArgs),
     /// Take the service away
     Uninstall(UninstallArgs),
+    /// Print the heads of the audit log that this machine keeps: lines for `muster audit verify --head`
+    Heads,
     /// Show who this machine is to its control plane, and how its agent is
     Status {
         /// Print JSON
@@ -77,6 +80,11 @@ pub(crate) async fn run(command: AgentCommand, data_dir: &DataDir) -> Result<u8,
         AgentCommand::Uninstall(args) => {
             let done = muster_agent::uninstall(&SERVICE, &args, data_dir).await;
             screen::print(&done.map_err(not_installed)?.to_string())?;
+        }
+        AgentCommand::Heads => {
+            let layout = Layout::installed(&SERVICE, data_dir)
+                .map_err(|error| Failure::usage(error.to_string()))?;
+            audit::print_heads(&layout.data_dir.join("agent"))?;
         }
         AgentCommand::Status { json } => status::show(data_dir, json).await?,
     }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as agent, task_state::Ended},
-    v1::{self, Action, Confinement, InputStatus, Reason, job, task, task_input},
+    ids::{HostId, TaskId},
+    v1::{
+        self, Action, Confinement, InputStatus, Reason, Receipt, SignedReceipt, job, task,
+        task_input,
+    },
 };
 use prost::Message as _;
 
@@ -16,10 +20,14 @@ use crate::{
     hosts::Inventory,
     jobs::{Answer, Ending, Input, Job, JobState, State, Summary, Task},
     output::Stream,
+    redaction,
 };
 
 /// Bytes of a text that an agent sends for people to read.
 const WORDS_MAX: usize = 1024;
+
+/// Bytes of a receipt, with a certificate: it has about 900.
+const RECEIPT_MAX: usize = 8 << 10;
 
 /// A timestamp as Unix milliseconds.
 pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
@@ -62,7 +70,7 @@ pub(crate) fn stream_in(stream: v1::OutputStream) -> Option<Stream> {
 }
 
 /// How a task ended, by our clock at `time`; `None` if the state is not final.
-pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
+pub(crate) fn ending(ended: Ended, time: i64, task_id: TaskId, host_id: HostId) -> Option<Ending> {
     let state = match ended.state() {
         task::State::Succeeded => State::Succeeded,
         task::State::Failed => State::Failed,
@@ -77,6 +85,7 @@ pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
         | task::State::Running => return None,
     };
     Some(Ending {
+        receipt: receipt(&ended.receipt, task_id, host_id),
         state,
         reason: ended.reason(),
         exit_code: ended.exit_code,
@@ -89,6 +98,24 @@ pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
         signal: words(ended.signal),
         time,
     })
+}
+
+/// A receipt as it came, if it is about this task and of this host. Whether its signature counts is for those to say
+/// who look at it: to check it costs more than all else that a task costs here.
+fn receipt(bytes: &Bytes, task_id: TaskId, host_id: HostId) -> Bytes {
+    if bytes.len() > RECEIPT_MAX {
+        return Bytes::new();
+    }
+    let own = SignedReceipt::decode(Bytes::clone(bytes))
+        .and_then(|signed| Receipt::decode(signed.receipt))
+        .is_ok_and(|receipt| {
+            receipt.task_id == task_id.to_string() && receipt.host_id == host_id.to_string()
+        });
+    if own {
+        Bytes::clone(bytes)
+    } else {
+        Bytes::new()
+    }
 }
 
 /// A task's state.
@@ -145,7 +172,9 @@ pub(crate) fn job(job: &Summary) -> v1::Job {
         request_id: order.request_id.to_string(),
         principal: order.principal.to_string(),
         selector: order.selector.to_string(),
-        action: Action::decode(Bytes::clone(&order.action)).ok(),
+        action: Action::decode(Bytes::clone(&order.action))
+            .ok()
+            .map(redaction::shown),
         state: job_state(job.state).into(),
         counts: job
             .counts
@@ -222,6 +251,7 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
         cancel_time: task.cancel_time.map(timestamp),
         disconnect_time: disconnect_time.map(timestamp),
         late_result: task.late_result.clone(),
+        receipt: Bytes::new(),
     }
 }
 

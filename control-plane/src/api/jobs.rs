@@ -420,7 +420,9 @@ impl JobService for JobDoor {
             if let Some(size) = self.output.size_now(id) {
                 task.output_size = size;
             }
-            Ok(convert::task_of(&self.inventory, &job.to_string(), &task))
+            let mut shown = convert::task_of(&self.inventory, &job.to_string(), &task);
+            shown.receipt = task.receipt;
+            Ok(shown)
         };
         let response = output::read(&self.output, request, look, changed).await?;
         Ok(Response::new(response))

@@ -48,6 +48,9 @@ const RULES: &[(&str, Rule)] = &[
     ("muster.v1.AccessService/UnlockPrincipal", OPERATOR),
     ("muster.v1.AccessService/UnlockToken", OPERATOR),
     ("muster.v1.AccessService/UpdatePrincipal", OPERATOR),
+    ("muster.v1.AuditService/ExportAudit", OPERATOR),
+    ("muster.v1.AuditService/GetAuditHead", OPERATOR),
+    ("muster.v1.AuditService/ListAudit", OPERATOR),
     ("muster.v1.EnrollmentService/CreateJoinToken", OPERATOR),
     ("muster.v1.EnrollmentService/Enroll", Rule::Anyone),
     ("muster.v1.EnrollmentService/ListJoinTokens", OPERATOR),
@@ -209,6 +212,8 @@ pub(crate) mod tests {
             "AccessService/UnlockPrincipal",
             "AccessService/UnlockToken",
             "AccessService/UpdatePrincipal",
+            "AuditService/ListAudit",
+            "AuditService/ExportAudit",
             "EnrollmentService/CreateJoinToken",
             "EnrollmentService/RevokeJoinToken",
         ] {
@@ -248,6 +253,9 @@ pub(crate) mod tests {
             [
                 "muster.v1.AccessService/GetCaller",
                 "muster.v1.AccessService/ListTokens",
+                "muster.v1.AuditService/ExportAudit",
+                "muster.v1.AuditService/GetAuditHead",
+                "muster.v1.AuditService/ListAudit",
                 "muster.v1.EnrollmentService/ListJoinTokens",
                 "muster.v1.HostService/GetHost",
                 "muster.v1.HostService/ListHosts",

@@ -159,6 +159,7 @@ fn code(reason: Reason) -> Code {
         | Reason::HostDisconnected
         | Reason::HostSilent
         | Reason::NotWriter
+        | Reason::AuditBroken
         | Reason::Internal
         | Reason::Unspecified => Code::Internal,
     }

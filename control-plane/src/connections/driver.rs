@@ -244,6 +244,7 @@ fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
         upload: rooms.restores.owes_upload(session.host_id),
         // No limit is kept of any host yet.
         mode_limit: Mode::Unspecified.into(),
+        audit_head: rooms.head.borrow().clone(),
     }))
 }
 
@@ -255,6 +256,16 @@ fn set_clock(rooms: &Rooms, session: &Session, theirs: i64) {
 
 /// Shows what the host is, and writes it behind.
 fn set_facts(rooms: &Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
+    if !facts.audit_conflict.is_empty() {
+        let words = &facts.audit_conflict;
+        tracing::error!(host.id = %host_id, "{host_id} keeps heads that contradict the audit log: {words}");
+        rooms.audit.record(
+            Entry::new("audit.conflict")
+                .by(format!("host/{host_id}"))
+                .on(host_id)
+                .with("words", words),
+        );
+    }
     let inventory = &rooms.inventory;
     if !inventory.show_facts(host_id, convert::facts(facts)) {
         return;
@@ -302,6 +313,9 @@ async fn listen(
     mut trusted: i64,
 ) -> End {
     let silence = rooms.settings.offline_after;
+    let mut head = rooms.head.clone();
+    // The welcome had it.
+    head.mark_unchanged();
     let mut ticks = interval(silence / 4);
     let mut versions = rooms.rotation.versions();
     // Where nothing was ever rotated there is nothing to tell.
@@ -319,6 +333,12 @@ async fn listen(
             _ = ticks.tick() => {
                 if session.heard.lock().elapsed() > silence {
                     return End::Silent;
+                }
+            }
+            // It ends with the control plane.
+            Ok(()) = head.changed() => {
+                if let Some(head) = head.borrow_and_update().clone() {
+                    session.send(down(Down::AuditHead(head)));
                 }
             }
             message = incoming.message() => {

@@ -282,7 +282,7 @@ impl Report {
             }
             Some(Event::Ended(ended)) => {
                 let at = time(ended.time);
-                match convert::ending(ended, at) {
+                match convert::ending(ended, at, self.id, self.session.host_id) {
                     Some(ending) => self.rooms.jobs.ended(&self.task, ending),
                     None => return tracing::error!("a report ends a task with no final state"),
                 }

@@ -155,6 +155,7 @@ impl Plane {
             restores,
             rotation,
             audit: Audit::default(),
+            head: tokio::sync::watch::channel(None).1,
             settings: ConnectionSettings::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -210,7 +210,7 @@ impl Upload {
             task_id,
             offer: self.rooms.jobs.unseal(&task.sealed_offer, &task.seal),
             start_time: task.started.map(|started| time(started.time.as_ref())),
-            ending: convert::ending(ended, at)?,
+            ending: convert::ending(ended, at, task_id, self.session.host_id)?,
             stdout_bytes: task.stdout_bytes,
             stderr_bytes: task.stderr_bytes,
         })

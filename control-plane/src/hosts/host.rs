@@ -35,6 +35,7 @@ pub(crate) struct Facts {
     pub(crate) hostname: String,
     pub(crate) user: String,
     pub(crate) boot_id: String,
+    pub(crate) audit_conflict: String,
     /// `None` of an agent that knows no modes.
     pub(crate) ceiling: Option<Ceiling>,
 }

@@ -392,6 +392,7 @@ impl Job {
                 new = ending.state != State::Lost && task.late_result != late;
                 if new {
                     task.late_result = late;
+                    task.receipt = ending.receipt;
                     task.end_recorded = false;
                 }
             } else if new {
@@ -407,6 +408,7 @@ impl Job {
                 task.exit_code = ending.exit_code;
                 task.signal = ending.signal;
                 task.run_time = ending.run_time;
+                task.receipt = ending.receipt;
             }
             if new {
                 inner.touch(ordinal);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::Reason,
@@ -47,6 +48,8 @@ pub(crate) struct Ending {
     pub(crate) run_time: Option<i64>,
     /// When, Unix milliseconds by the control plane's clock.
     pub(crate) time: i64,
+    /// The host's signed receipt, serialized; empty without one.
+    pub(crate) receipt: Bytes,
 }
 
 /// A task. Times are Unix milliseconds by the control plane's clock.
@@ -94,6 +97,8 @@ pub(crate) struct Task {
     pub(crate) late_result: String,
     /// Whether a restore holds it back.
     pub(crate) hold: Hold,
+    /// The host's signed receipt, serialized; empty without one.
+    pub(crate) receipt: Bytes,
     /// The audit log says how it ended. Not stored: it is in one transaction with the final state.
     pub(crate) end_recorded: bool,
 }
@@ -129,6 +134,7 @@ impl Task {
             cancel_grace: None,
             late_result: String::new(),
             hold: Hold::None,
+            receipt: Bytes::new(),
             end_recorded: false,
         }
     }

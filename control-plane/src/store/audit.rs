@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
-use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position};
-use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position, line};
+use muster_proto::ids::HostId;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
-use super::Value;
+use super::{Store, StoreError, Value};
 use crate::audit::Entry;
 
 /// Adds rows: one argument, a JSON array of number, time, entry and hash.
@@ -106,6 +107,142 @@ pub(super) async fn append(
         .execute(connection)
         .await
         .map(drop)
+}
+
+/// Which entries to list.
+#[derive(Debug, Default)]
+pub(crate) struct AuditFilter {
+    /// Not before; Unix milliseconds, as every time here.
+    pub(crate) from: Option<i64>,
+    /// Before.
+    pub(crate) to: Option<i64>,
+    /// By this principal; empty keeps all.
+    pub(crate) principal: String,
+    /// Of this method; empty keeps all.
+    pub(crate) method: String,
+    /// About this host; `None` keeps all.
+    pub(crate) host: Option<HostId>,
+    /// Decided so; empty keeps all.
+    pub(crate) verdict: String,
+}
+
+/// An entry as the ledger has it.
+pub(crate) struct AuditRow {
+    pub(crate) number: i64,
+    pub(crate) time: i64,
+    pub(crate) entry: String,
+    pub(crate) hash: Vec<u8>,
+}
+
+impl AuditFilter {
+    /// What the text of an entry must hold. A quote inside of a text is escaped there, so none of these can be found in
+    /// what a caller chose.
+    fn needles(&self) -> Vec<String> {
+        let member = |name: &str, value: &str| {
+            let value = serde_json::Value::from(value);
+            (value != "").then(|| format!("\"{name}\":{value}"))
+        };
+        [
+            member("principal", &self.principal),
+            member("method", &self.method),
+            member("verdict", &self.verdict),
+            self.host.map(|host| format!("\"{host}\"")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+impl Store {
+    /// Where the audit log stands.
+    pub(crate) async fn audit_position(&self) -> Result<Position, StoreError> {
+        let row = sqlx::query(LAST).fetch_optional(&self.readers).await?;
+        let position = row.as_ref().map_or(Ok(Position::EMPTY), read_position);
+        Ok(position?)
+    }
+
+    /// Where it stood after an entry.
+    pub(crate) async fn audit_position_at(&self, number: i64) -> Result<Position, StoreError> {
+        let row = sqlx::query("SELECT number, hash FROM audit WHERE number = ?")
+            .bind(number)
+            .fetch_optional(&self.readers)
+            .await?;
+        let position = row.as_ref().map_or(Ok(Position::EMPTY), read_position);
+        Ok(position?)
+    }
+
+    /// A page of entries ahead of `before`, newest first, after a look at so many at most. The second value is set if
+    /// there are more to look at: the next page is ahead of that one.
+    pub(crate) async fn audit_page(
+        &self,
+        filter: &AuditFilter,
+        before: i64,
+        limit: i64,
+        looked_at_max: i64,
+    ) -> Result<(Vec<AuditRow>, Option<i64>), StoreError> {
+        let last = i64::try_from(self.audit_position().await?.count).unwrap_or(i64::MAX);
+        let upper = before.min(last.saturating_add(1));
+        let lower = upper.saturating_sub(looked_at_max).max(1);
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT number, time, entry, hash FROM audit WHERE number < ",
+        );
+        query
+            .push_bind(upper)
+            .push(" AND number >= ")
+            .push_bind(lower);
+        if let Some(from) = filter.from {
+            query.push(" AND time >= ").push_bind(from);
+        }
+        if let Some(to) = filter.to {
+            query.push(" AND time < ").push_bind(to);
+        }
+        for needle in filter.needles() {
+            query
+                .push(" AND instr(entry, ")
+                .push_bind(needle)
+                .push(") > 0");
+        }
+        query.push(" ORDER BY number DESC LIMIT ").push_bind(limit);
+        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows: Vec<AuditRow> = rows
+            .iter()
+            .map(|row| {
+                Ok(AuditRow {
+                    number: row.try_get(0)?,
+                    time: row.try_get(1)?,
+                    entry: row.try_get(2)?,
+                    hash: row.try_get(3)?,
+                })
+            })
+            .collect::<Result<_, sqlx::Error>>()?;
+        let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit;
+        let next = match rows.last() {
+            Some(row) if full => row.number,
+            _ => lower,
+        };
+        Ok((rows, (next > 1).then_some(next)))
+    }
+
+    /// Lines of an export: so many behind an entry, each with its number.
+    pub(crate) async fn audit_lines(
+        &self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, String)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT number, entry, hash FROM audit WHERE number > ? ORDER BY number LIMIT ?",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        let lines = rows.iter().map(|row| {
+            let entry: &str = row.try_get(1)?;
+            Ok((row.try_get(0)?, line(entry, &read_hash(row, 2)?)))
+        });
+        Ok(lines.collect::<Result<_, sqlx::Error>>()?)
+    }
 }
 
 /// What a ledger says of itself in its log, when it is opened.

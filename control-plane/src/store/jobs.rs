@@ -30,7 +30,7 @@ const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, select
 const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message, state_time, offered_boot, \
      offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
      stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result, \
-     job_id, create_time, ordinal, hold_time, released";
+     job_id, create_time, ordinal, hold_time, released, receipt";
 
 fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
@@ -43,6 +43,9 @@ fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
         host_id: parsed(row, 1)?,
         host_name: row.try_get::<String, _>(2)?.into(),
         end_recorded: state.is_final(),
+        receipt: row
+            .try_get::<Option<Vec<u8>>, _>(28)?
+            .map_or_else(Bytes::new, Bytes::from),
         state,
         reason: Reason::try_from(row.try_get::<i32, _>(4)?).unwrap_or(Reason::Unspecified),
         message: row.try_get(5)?,

@@ -60,6 +60,7 @@ impl Spool {
             room,
             Plan::recovered(keep.into().limits(), head, tail),
         );
+        spool.digest.lock().miss();
         {
             let mut inner = spool.inner.lock();
             inner.files = files;

@@ -67,6 +67,7 @@ fn facts_message(facts: Facts) -> v1::Facts {
         hostname: facts.hostname,
         user: facts.user,
         boot_id: facts.boot_id,
+        audit_conflict: facts.audit_conflict,
         ceiling: facts.ceiling.map(ceiling_message),
     }
 }
@@ -131,6 +132,7 @@ pub(crate) fn facts(message: v1::Facts) -> Facts {
                 .map(|missing| (missing.mode, cut(missing.cause)))
                 .collect(),
         }),
+        audit_conflict: cut(message.audit_conflict),
     }
 }
 

@@ -95,6 +95,7 @@ async fn output_of_a_host_that_is_gone_is_still_shown() {
     };
     plane.rooms.output.append(task_id, chunk).await.unwrap();
     let ending = Ending {
+        receipt: bytes::Bytes::new(),
         state: State::Succeeded,
         reason: Reason::Unspecified,
         message: String::new(),
@@ -134,6 +135,7 @@ async fn late_results_of_one_job_are_all_kept() {
 
     // The job is done and written. Now the hosts come back, the second while the first still reports.
     let late = || Ending {
+        receipt: bytes::Bytes::new(),
         state: State::Succeeded,
         reason: Reason::Unspecified,
         message: String::new(),

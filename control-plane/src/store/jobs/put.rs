@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::{
-    jobs::{Order, Summary, Task},
+    jobs::{JobState, Order, Summary, Task},
+    redaction,
     store::{Batch, Value},
 };
 
@@ -34,7 +36,7 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
                  value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17
              FROM json_each(?) WHERE TRUE
              ON CONFLICT (job_id) DO UPDATE SET
-                 state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
+                 action = excluded.action, state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
                  cancel_time = excluded.cancel_time, cancelled_by = excluded.cancelled_by",
             [rows(new.iter().map(new_job_row))],
         );
@@ -45,11 +47,11 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
             "INSERT INTO tasks (task_id, host_id, host_name, state, reason, message, state_time, offered_boot,
                  offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete,
                  stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result,
-                 job_id, create_time, ordinal)
+                 job_id, create_time, ordinal, receipt)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
                  value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
                  value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
-                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25
+                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25, unhex(value ->> 26)
              FROM json_each(?) WHERE TRUE
              ON CONFLICT (task_id) DO UPDATE SET
                  state = excluded.state, reason = excluded.reason, message = excluded.message,
@@ -60,7 +62,8 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
                  output_complete = excluded.output_complete, stdout_bytes = excluded.stdout_bytes,
                  stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
                  last_sequence = excluded.last_sequence, cancel_time = excluded.cancel_time,
-                 cancel_grace = excluded.cancel_grace, late_result = excluded.late_result",
+                 cancel_grace = excluded.cancel_grace, late_result = excluded.late_result,
+                 receipt = excluded.receipt",
             [rows(tasks.iter().map(task_row))],
         );
     }
@@ -68,10 +71,12 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
         batch.push(
             "UPDATE jobs SET
                  state = new.state, start_time = new.start_time, end_time = new.end_time,
-                 cancel_time = new.cancel_time, cancelled_by = new.cancelled_by
+                 cancel_time = new.cancel_time, cancelled_by = new.cancelled_by,
+                 action = coalesce(new.action, jobs.action)
              FROM (SELECT
                  value ->> 0 AS job_id, value ->> 1 AS state, value ->> 2 AS start_time,
-                 value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by
+                 value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by,
+                 unhex(value ->> 6) AS action
                  FROM json_each(?)) AS new
              WHERE jobs.job_id = new.job_id",
             [rows(changed.iter().map(job_row))],
@@ -125,7 +130,7 @@ fn new_job_row(job: &Summary) -> JobColumns<'_> {
         &order.request_id,
         HEXLOWER.encode(&order.request_digest),
         &order.selector,
-        HEXLOWER.encode(&order.action),
+        HEXLOWER.encode(redacted(job).as_ref().unwrap_or(&order.action)),
         order.create_time,
         order.start_deadline_time,
         order.lost_after,
@@ -150,7 +155,14 @@ fn job_row(job: &Summary) -> impl Serialize + '_ {
         job.end_time,
         cancel_time,
         by,
+        redacted(job).map(|action| HEXLOWER.encode(&action)),
     )
+}
+
+/// The action without what looks secret, once nobody needs that any more; `None` if it stays as it is.
+fn redacted(job: &Summary) -> Option<Bytes> {
+    let needed = matches!(job.state, JobState::Pending | JobState::Running);
+    (!needed).then(|| redaction::without_secrets(&job.order.action))?
 }
 
 fn cancel(job: &Summary) -> (Option<i64>, &str) {
@@ -190,6 +202,7 @@ struct TaskColumns<'a>(
     String,
     i64,
     u32,
+    Option<String>,
 );
 
 fn task_row(placed: &Placed) -> TaskColumns<'_> {
@@ -226,5 +239,6 @@ fn task_row(placed: &Placed) -> TaskColumns<'_> {
         order.job_id.to_string(),
         order.create_time,
         *ordinal,
+        (!task.receipt.is_empty()).then(|| HEXLOWER.encode(&task.receipt)),
     )
 }
