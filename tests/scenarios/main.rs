@@ -4,6 +4,7 @@
 mod access;
 mod adoption;
 mod attach;
+mod audit;
 mod bad_commands;
 mod bad_starts;
 mod catch_up;
