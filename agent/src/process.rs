@@ -30,7 +30,10 @@ use muster_proto::{
 use muster_runtime::descriptors;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::wait::{WaitPidFlag, waitpid},
+    sys::{
+        stat::fstat,
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::{Pid, dup2_stdin, pipe2},
 };
 
@@ -258,14 +261,16 @@ impl Host {
             }
             Wanted::Ours => {
                 let own = |file: BorrowedFd<'_>| file.try_clone_to_owned();
-                let ours = own(std::io::stdin().as_fd())
-                    .and_then(|stdin| Ok((stdin, own(std::io::stdout().as_fd())?)))
-                    .and_then(|(stdin, stdout)| {
-                        Ok((stdin, stdout, own(std::io::stderr().as_fd())?))
-                    });
-                let (stdin, stdout, stderr) = ours.map_err(|error| no_pipe(spawn::errno(error)))?;
+                let ours = own(std::io::stdout().as_fd())
+                    .and_then(|stdout| Ok((stdout, own(std::io::stderr().as_fd())?)));
+                let (stdout, stderr) = ours.map_err(|error| no_pipe(spawn::errno(error)))?;
+                // One that is no input is opened anew, as for a task.
+                let stdin = match is_null(std::io::stdin().as_fd()) {
+                    true => None,
+                    false => own(std::io::stdin().as_fd()).ok(),
+                };
                 let (pid, confinement) = launch.start(Given::Pipes {
-                    stdin: Some(&stdin),
+                    stdin: stdin.as_ref(),
                     stdout: &stdout,
                     stderr: &stderr,
                     null: &self.null,
@@ -351,6 +356,12 @@ fn no_terminal(error: nix::Error) -> StartError {
         Reason::StartFailed,
         format!("no terminal for the process: {}", error.desc()),
     )
+}
+
+/// Whether this is the device that has nothing to read.
+fn is_null(file: BorrowedFd<'_>) -> bool {
+    let null = nix::sys::stat::stat("/dev/null").map(|found| found.st_rdev);
+    fstat(file).is_ok_and(|found| Ok(found.st_rdev) == null)
 }
 
 /// A pipe for standard input: the end of the process, and ours, which does not block.

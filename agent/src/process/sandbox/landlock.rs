@@ -137,6 +137,13 @@ impl Ruleset {
         terminal: Option<&CStr>,
         layers: &Layers,
     ) -> Result<Self, Errno> {
+        // Left out as a whole, it is made as it would be, and not entered.
+        let whole = Layers::default();
+        let layers = if layers.has("landlock") {
+            layers
+        } else {
+            &whole
+        };
         let handled = (0..)
             .zip(NAMES)
             .filter(|(_, name)| layers.has(&format!("landlock:{name}")))

@@ -60,6 +60,7 @@ pub(super) struct Mounts {
     user: CString,
     group: CString,
     read_only: bool,
+    cover: bool,
 }
 
 impl Mounts {
@@ -97,6 +98,7 @@ impl Mounts {
             user: text(&user.to_string())?,
             group: text(&group.to_string())?,
             read_only: layers.has("read-only"),
+            cover: layers.has("covered"),
         })
     }
 
@@ -120,6 +122,11 @@ impl Mounts {
             self.hide()?;
         }
         let scratch = self.memory(&self.size, c"0700")?;
+        if !self.cover {
+            let place = find(SHARED_MEMORY)?.ok_or(Errno::ENOENT)?;
+            mount(&scratch, &place)?;
+            return Ok(scratch);
+        }
         let covered = find(&self.covered)?.ok_or(Errno::ENOENT)?;
         mount(&scratch, &covered)?;
         if let Some(place) = find(SHARED_MEMORY)? {

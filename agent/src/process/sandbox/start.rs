@@ -184,12 +184,14 @@ impl Plan<'_> {
         if let Some((user, group, groups)) = &self.user {
             become_user(*user, *group, groups)?;
         }
-        *stage = Stage::Directory;
-        nix::unistd::chdir(self.cwd)?;
         *stage = Stage::Capabilities;
         if has("capabilities") {
             drop_capabilities()?;
         }
+        // Without them: with them, root would enter what is closed to the task.
+        *stage = Stage::Directory;
+        nix::unistd::chdir(self.cwd)?;
+        *stage = Stage::Capabilities;
         if has("no-new-privileges") {
             no_new_privileges()?;
         }
