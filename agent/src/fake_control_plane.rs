@@ -21,7 +21,10 @@ use muster_proto::{
         upload_request, upload_response,
     },
     ids::TaskId,
-    v1::{Action, Command, InputStatus, OutputStream, TaskInput, action, task, task_input},
+    v1::{
+        Action, Command, Confinement, InputStatus, Mode, OutputStream, TaskInput, action, task,
+        task_input,
+    },
 };
 use muster_runtime::tls::{AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind};
 use parking_lot::Mutex;
@@ -65,6 +68,8 @@ pub(crate) struct Behaviour {
     pub(crate) expected: Vec<String>,
     /// Was restored: wants what agents remember.
     pub(crate) upload: bool,
+    /// The mode that the host is limited to, as every welcome says.
+    pub(crate) mode_limit: Mode,
 }
 
 struct State {
@@ -256,6 +261,15 @@ impl FakeControlPlane {
 
     /// An offer of a command, as the control plane would seal it.
     pub(crate) fn offer_of(&self, command: Command) -> (String, Offer) {
+        self.offer_confined(command, None)
+    }
+
+    /// The same, confined so far.
+    pub(crate) fn offer_confined(
+        &self,
+        command: Command,
+        confinement: Option<Confinement>,
+    ) -> (String, Offer) {
         let number = self.tasks_made.fetch_add(1, Ordering::Relaxed);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&number.to_be_bytes());
@@ -268,6 +282,7 @@ impl FakeControlPlane {
                 kind: Some(action::Kind::Command(command)),
             }),
             not_after: Some((SystemTime::now() + Duration::from_secs(600)).into()),
+            confinement,
             ..Default::default()
         };
         let offer = Offer {
@@ -283,6 +298,23 @@ impl FakeControlPlane {
         let (task_id, offer) = self.offer_of(command);
         self.send(attach_response::Message::Offer(offer)).await;
         task_id
+    }
+
+    /// Offers a command that is to be confined so far.
+    pub(crate) async fn offer_with(&self, command: Command, confinement: Confinement) -> String {
+        let (task_id, offer) = self.offer_confined(command, Some(confinement));
+        self.send(attach_response::Message::Offer(offer)).await;
+        task_id
+    }
+
+    /// Says something on a task's newest report.
+    pub(crate) async fn say(&self, task_id: &str, message: report_response::Message) {
+        let task = self.task(task_id, |task| task.down.is_some()).await;
+        let message = ReportResponse {
+            message: Some(message),
+        };
+        // Whoever is gone hears nothing.
+        let _ = task.down.unwrap().send(Ok(message)).await;
     }
 
     pub(crate) async fn cancel(&self, task_id: &str, grace: Option<Duration>) {
@@ -336,6 +368,15 @@ impl FakeControlPlane {
             message: Some(message),
         };
         session.send(Ok(message)).await.unwrap();
+    }
+
+    /// Says something that may be lost with its session.
+    pub(crate) async fn offer_again(&self, message: attach_response::Message) {
+        let session = self.until("a session", |seen| seen.session.clone()).await;
+        let message = AttachResponse {
+            message: Some(message),
+        };
+        let _ = session.send(Ok(message)).await;
     }
 
     /// Cuts every connection of the host.
@@ -413,9 +454,13 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("no hello"));
         };
         let (sender, receiver) = mpsc::channel(1024);
-        let (expected_task_ids, upload) = {
+        let (expected_task_ids, upload, mode_limit) = {
             let behaviour = self.0.behaviour.lock();
-            (behaviour.expected.clone(), behaviour.upload)
+            (
+                behaviour.expected.clone(),
+                behaviour.upload,
+                behaviour.mode_limit,
+            )
         };
         let welcome = Welcome {
             session_epoch: self.0.seen.borrow().hellos.len() as i64 + 1,
@@ -425,6 +470,7 @@ impl AgentService for Service {
             expected_task_ids,
             host_name: "web-1".to_owned(),
             upload,
+            mode_limit: mode_limit.into(),
             ..Default::default()
         };
         let welcome = AttachResponse {

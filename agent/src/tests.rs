@@ -1,7 +1,9 @@
 //! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
 
+mod evil;
 mod limits;
 mod versions;
+mod modes;
 
 use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
 
@@ -68,8 +70,14 @@ impl Drop for Host {
 
 impl Host {
     async fn start(control_plane: &FakeControlPlane) -> Self {
+        Self::start_with(control_plane, "").await
+    }
+
+    /// A host with a policy of its own.
+    async fn start_with(control_plane: &FakeControlPlane, policy: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         control_plane.enroll(&directory.path().join("agent"));
+        fs::write(directory.path().join("agent/policy.toml"), policy).unwrap();
         let mut host = Self {
             directory,
             stop: CancellationToken::new(),

@@ -132,7 +132,9 @@ async fn drive(
         };
         match message.map(|message| message.and_then(|message| message.message)) {
             Ok(Some(report_response::Message::Resume(resume))) => {
-                let after = task.spool.resume(resume.after_sequence);
+                // Whoever asks for more than any task has makes it up.
+                let after = resume.after_sequence.clamp(0, SEQUENCE_MAX);
+                let after = task.spool.resume(after);
                 if !bulk && task.spool.has_backlog(after) {
                     return Outcome::Backlog;
                 }
@@ -149,6 +151,9 @@ async fn drive(
 
 /// Output waits until the control plane has said where to go on.
 const UNKNOWN: i64 = -1;
+
+/// More pieces of output no task has.
+const SEQUENCE_MAX: i64 = i64::MAX / 2;
 
 /// How far the control plane wants, or has been sent, the output.
 struct Progress {
