@@ -18,6 +18,7 @@ mod mcp;
 mod meter;
 mod process;
 mod reference;
+mod sandbox;
 mod ssh;
 mod stream;
 mod supervisors;
@@ -110,6 +111,15 @@ enum Benchmark {
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
+    /// `true` on a host without confinement, read-only and in edit, one after the other
+    Sandbox {
+        /// How many of each
+        #[arg(long, default_value_t = 300)]
+        samples: usize,
+        /// How often the host changes from one to the next
+        #[arg(long, default_value_t = 4)]
+        rounds: usize,
+    },
     /// Jobs accepted per second, durably, for a host that is away
     Accept {
         /// How many in all
@@ -164,6 +174,9 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
     match benchmark {
         Benchmark::Footprint { seconds } => return footprint::run(&binaries, seconds).await,
         Benchmark::Supervisors { rounds } => return supervisors::run(&binaries, rounds).await,
+        Benchmark::Sandbox { samples, rounds } => {
+            return sandbox::run(&binaries, samples, rounds).await;
+        }
         _ => {}
     }
     let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
@@ -184,7 +197,9 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
-        Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } => Ok(()),
+        Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } | Benchmark::Sandbox { .. } => {
+            Ok(())
+        }
         Benchmark::All => {
             commands::latency(&fleet, 500, Duration::ZERO).await?;
             commands::rate(&fleet, 4_000, 32).await?;
@@ -194,6 +209,7 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
             accept::run(&fleet, 10_000, 64).await?;
             drop(fleet);
             supervisors::run(&binaries, 10).await?;
+            sandbox::run(&binaries, 300, 4).await?;
             footprint::run(&binaries, 20).await
         }
     }
