@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "muster/v1/access.proto",
     "muster/v1/actions.proto",
     "muster/v1/audit.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 9] = [
     "muster/v1/hosts.proto",
     "muster/v1/jobs.proto",
     "muster/v1/modes.proto",
+    "muster/v1/policy.proto",
     "muster/agent/v1/agent.proto",
 ];
 

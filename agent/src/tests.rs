@@ -2,8 +2,8 @@
 
 mod evil;
 mod limits;
-mod versions;
 mod modes;
+mod versions;
 
 use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
 

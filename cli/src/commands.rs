@@ -21,6 +21,7 @@ use crate::{
     jobs::{self, JobCommand},
     login::{Login, Logout},
     operator::Operator,
+    policy::{self, PolicyCommand},
     roles::{self, agent::AgentCommand, control_plane::ControlPlane, gateway::GatewayCommand},
     run::RunCommand,
     screen,
@@ -68,7 +69,7 @@ pub(crate) enum Command {
     /// Serve MCP over standard input and output, for AI clients that start it themselves
     Mcp(roles::mcp::Mcp),
 
-    /// Hosts: list, show, label, lock, remove, watch, instruct
+    /// Hosts: list, show, label, lower, lock, remove, watch, instruct
     Host {
         #[command(flatten)]
         operator: Operator,
@@ -129,6 +130,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Policies: show, set, edit, check, explain, test
+    Policy {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Print completions for a shell
     #[command(after_help = "Examples:
   muster completion bash > ~/.local/share/bash-completion/completions/muster
@@ -158,7 +166,7 @@ impl Command {
             | Self::Access { operator, .. }
             | Self::Authority { operator, .. } => operator.json,
             Self::Login(login) => login.json,
-            Self::Audit { operator, .. } => operator.json,
+            Self::Audit { operator, .. } | Self::Policy { operator, .. } => operator.json,
             Self::Version { json } | Self::Agent(AgentCommand::Status { json }) => *json,
             _ => false,
         }
@@ -228,6 +236,7 @@ impl Cli {
             Command::Login(login) => login.run(&data_dir()?).await,
             Command::Logout(logout) => logout.run(&data_dir()?),
             Command::Audit { operator, command } => audit::run(command, &at(operator)?).await,
+            Command::Policy { operator, command } => policy::run(command, &at(operator)?).await,
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "muster", &mut script);

@@ -149,12 +149,15 @@ impl From<ClientError> for Failure {
             (None, Some(error)) => judge_connection(error),
             (None, None) => judge_other(&error),
         };
+        // A refusal by policy knows better what to do.
+        let told = error.metadata("next").filter(|next| !next.is_empty());
+        let told = told.map(|next| clean(&next).into_owned());
         Self {
             code,
             reason,
             message: clean(&error.to_string()).into_owned(),
             detail: String::new(),
-            next: next.map(str::to_owned),
+            next: told.or_else(|| next.map(str::to_owned)),
         }
     }
 }
@@ -239,6 +242,23 @@ fn judge(reason: Reason) -> (u8, Option<&'static str>) {
                 "it may have started: repeat the command with the same --request-id; look at the control plane's disk",
             ),
         ),
+        Reason::PolicyDenied | Reason::ModeTooHigh => (
+            exit::NOT_ALLOWED,
+            Some("`muster policy explain me ACTION` says why, and who could grant it"),
+        ),
+        Reason::ModeDisabled => (
+            exit::NOT_ALLOWED,
+            Some("`muster host get HOST` says why; `muster host mode HOST own` takes it back"),
+        ),
+        Reason::PrincipalSuspended => (
+            exit::NOT_ALLOWED,
+            Some("an admin lifts it: `muster policy resume PRINCIPAL`"),
+        ),
+        Reason::PolicyInvalid => (
+            exit::USAGE,
+            Some("`muster policy show schema` says what policies speak of"),
+        ),
+        Reason::RateLimited => (exit::UNAVAILABLE, Some("try again after a minute")),
         Reason::ShuttingDown | Reason::Overloaded => {
             (exit::UNAVAILABLE, Some("try again in a moment"))
         }

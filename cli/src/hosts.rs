@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use muster_client::Client;
 use muster_proto::v1::{
-    GetHostRequest, Host, ListHostsRequest, LockHostRequest, RemoveHostRequest, UnlockHostRequest,
-    UpdateHostRequest,
+    GetHostRequest, Host, ListHostsRequest, LockHostRequest, Mode, RemoveHostRequest,
+    SetHostModeRequest, UnlockHostRequest, UpdateHostRequest,
 };
 use prost_types::FieldMask;
 use serde_json::json;
@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::{
     failure::Failure,
     json,
+    mode::host_mode,
     operator::Operator,
     screen::{self, clean, say},
 };
@@ -61,6 +62,21 @@ pub(crate) enum HostCommand {
         /// Remove a label; may be repeated
         #[arg(long = "remove-label", value_name = "KEY")]
         removed: Vec<String>,
+    },
+    /// Lower how far tasks may reach on a host, or disable it; its own policy is never raised
+    #[command(after_help = "Examples:
+  muster host mode web-1 read-only --note 'release freeze'
+  muster host mode web-1 disabled
+  muster host mode web-1 own           leave it to the host's own policy again")]
+    Mode {
+        /// Name or id
+        host: String,
+        /// read-only, edit, unrestricted, disabled, or own
+        #[arg(value_parser = host_mode)]
+        mode: Mode,
+        /// Why, for those who find it lowered
+        #[arg(long, default_value = "", hide_default_value = true)]
+        note: String,
     },
     /// Cut a host off within a second; it starts nothing until it is unlocked
     Lock {
@@ -122,6 +138,15 @@ pub(crate) async fn run(command: HostCommand, operator: &Operator) -> Result<u8,
                 .hosts()
                 .update_host(update(host, name, labels, removed)?)
                 .await?;
+            show(answer.into_inner().host, operator.json)?;
+        }
+        HostCommand::Mode { host, mode, note } => {
+            let request = SetHostModeRequest {
+                host,
+                mode: mode.into(),
+                note,
+            };
+            let answer = client.hosts().set_host_mode(request).await?;
             show(answer.into_inner().host, operator.json)?;
         }
         HostCommand::Lock { host, note } => {

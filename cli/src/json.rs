@@ -8,7 +8,10 @@ use muster_proto::v1::{
 };
 use serde_json::{Value, json};
 
-use crate::time::{rfc3339, seconds};
+use crate::{
+    mode,
+    time::{rfc3339, seconds},
+};
 
 /// The name of an enum's value: `PRESENCE_ONLINE` becomes `online`. Values of tomorrow are `unspecified`.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -63,6 +66,9 @@ pub(crate) fn host(host: &Host) -> Value {
         "certificate_expire_time": rfc3339(host.certificate_expire_time.as_ref()),
         "clock_offset_s": seconds(host.clock_offset.as_ref()),
         "identity_conflict": some(&host.identity_conflict),
+        "mode": some(mode::text(host.mode())),
+        "mode_limit": some(mode::text(host.mode_limit())),
+        "mode_note": some(&host.mode_note),
     })
 }
 
@@ -116,6 +122,8 @@ pub(crate) fn job(job: &Job) -> Value {
         "end_time": rfc3339(job.end_time.as_ref()),
         "start_deadline_time": rfc3339(job.start_deadline_time.as_ref()),
         "lost_after_s": seconds(job.lost_after.as_ref()),
+        "mode": some(mode::text(job.mode())),
+        "reason": some(&job.reason),
         "cancel_time": rfc3339(job.cancel_time.as_ref()),
         "cancelled_by": some(&job.cancelled_by),
         "note": some(&job.note),

@@ -16,6 +16,7 @@ use crate::{
     attach::terminal,
     failure::Failure,
     json,
+    mode::Reach,
     operator::Operator,
     screen::{self, clean, say},
     time,
@@ -32,6 +33,7 @@ use crate::{
   muster run web-1 --detach -- ./long-build.sh
   muster run -t web-1 -- top
   cat dump.sql | muster run -i db-1 -- psql
+  muster run all --mode read-only -- df -h
   muster run batch-1 --nice 10 --memory 2G --cpus 1.5 -- ./report.sh
 
 Exit codes:
@@ -112,6 +114,9 @@ pub(crate) struct RunCommand {
     request_id: Option<String>,
 
     #[command(flatten)]
+    reach: Reach,
+
+    #[command(flatten)]
     living: living::Living,
 }
 
@@ -178,7 +183,7 @@ impl RunCommand {
             ..Command::default()
         };
         self.living.fill(&mut command);
-        Ok(CreateJobRequest {
+        let mut request = CreateJobRequest {
             request_id: self.request_id.clone().unwrap_or_default(),
             selector: self.selector.clone(),
             action: Some(Action {
@@ -187,7 +192,9 @@ impl RunCommand {
             start_deadline: self.start_deadline.and_then(time::wire),
             lost_after: self.lost_after.and_then(time::wire),
             ..CreateJobRequest::default()
-        })
+        };
+        self.reach.fill(&mut request);
+        Ok(request)
     }
 }
 

@@ -5,6 +5,7 @@ use muster_proto::v1::{Action, Command, CreateJobRequest, action};
 use crate::{
     attach::terminal,
     failure::Failure,
+    mode::Reach,
     operator::Operator,
     run::{
         alone::{self, Manner},
@@ -52,6 +53,9 @@ pub(crate) struct ShellCommand {
     record: bool,
 
     #[command(flatten)]
+    reach: Reach,
+
+    #[command(flatten)]
     living: Living,
 }
 
@@ -85,13 +89,15 @@ impl ShellCommand {
             ..Command::default()
         };
         self.living.fill(&mut command);
-        CreateJobRequest {
+        let mut request = CreateJobRequest {
             selector: self.host.clone(),
             action: Some(Action {
                 kind: Some(action::Kind::Command(command)),
             }),
             start_deadline: time::wire(START_DEADLINE),
             ..CreateJobRequest::default()
-        }
+        };
+        self.reach.fill(&mut request);
+        request
     }
 }

@@ -7,6 +7,7 @@ mod caller;
 mod exchange;
 mod locks;
 mod principal;
+mod roles;
 mod scope;
 mod secret;
 mod standing;
@@ -33,7 +34,7 @@ use crate::{
 };
 
 pub(crate) use self::{
-    caller::{Caller, CredentialError},
+    caller::{Caller, Credential, CredentialError},
     principal::{Principal, PrincipalKind},
     scope::{Scope, ScopeError, Scopes},
     secret::{Secret, draw_id, hash},
@@ -199,7 +200,7 @@ impl Access {
         state
             .principals
             .get(&principal.to_string())
-            .map(|standing| standing.owner.clone())
+            .map(|standing| standing.owner.to_string())
             .unwrap_or_default()
     }
 

@@ -11,6 +11,8 @@ pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod output;
 pub(crate) mod page;
+mod policies;
+pub(crate) mod rights;
 mod rules;
 mod scopes;
 pub(crate) mod status;

@@ -80,9 +80,14 @@ pub(crate) struct Rooms {
     pub(crate) audit: Audit,
     /// The newest head of that record, which hosts are given.
     pub(crate) head: watch::Receiver<Option<AuditHead>>,
+    /// Hears how many bytes of output tasks of a principal wrote.
+    pub(crate) written: Written,
     /// Intervals.
     pub(crate) settings: ConnectionSettings,
 }
+
+/// Hears of a principal and how many bytes its tasks wrote. Never waits.
+pub(crate) type Written = Arc<dyn Fn(&Arc<str>, u64) + Send + Sync>;
 
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,6 +228,18 @@ impl Connections {
     pub(crate) fn end(&self, host: HostId, end: End) {
         if let Some(session) = self.current(host) {
             session.end(end);
+        }
+    }
+
+    /// Tells a host that is attached what operators lowered it to. One that attaches meanwhile hears it in its
+    /// welcome, or right after.
+    pub(crate) fn tell_policy(&self, host: HostId, inventory: &Inventory) {
+        if let Some(session) = self.current(host)
+            && !session.send(driver::policy(inventory, host))
+            && session.greeted.load(Ordering::Acquire)
+        {
+            // Its queue is full: it hears it when it attaches again, which it does now.
+            session.end(End::Gone);
         }
     }
 

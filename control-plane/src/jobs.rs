@@ -82,6 +82,7 @@ struct Live {
     jobs: HashMap<JobId, Arc<Job>>,
     tasks: HashMap<TaskId, (Arc<Job>, u32)>,
     hosts: HashMap<HostId, HashSet<TaskId>>,
+    principals: HashMap<Arc<str>, HashSet<JobId>>,
     /// Jobs that are done and that somebody still looks at or reports to: there is one of each in memory,
     /// so that no change is written over by another's older look.
     retired: HashMap<JobId, Weak<Job>>,
@@ -114,6 +115,10 @@ impl Live {
             self.add_task(job, ordinal, &task);
         }
         self.jobs.insert(id, Arc::clone(job));
+        self.principals
+            .entry(Arc::clone(&job.order.principal))
+            .or_default()
+            .insert(id);
         self.retired.remove(&id);
     }
 
@@ -131,6 +136,12 @@ impl Live {
             return;
         }
         self.retired.insert(job.order.job_id, Arc::downgrade(job));
+        if let Some(own) = self.principals.get_mut(&job.order.principal) {
+            own.remove(&job.order.job_id);
+            if own.is_empty() {
+                self.principals.remove(&job.order.principal);
+            }
+        }
         for (_, task) in job.tasks(|_| true) {
             self.tasks.remove(&task.task_id);
             if let Some(own) = self.hosts.get_mut(&task.host_id) {
@@ -319,6 +330,21 @@ impl Jobs {
             }
         }
         load
+    }
+
+    /// How many tasks of a principal's jobs are not final.
+    pub(crate) fn open_tasks(&self, principal: &str) -> usize {
+        let jobs: Vec<Arc<Job>> = {
+            let live = self.0.live.lock();
+            let ids = live.principals.get(principal).into_iter().flatten();
+            ids.filter_map(|id| live.jobs.get(id).cloned()).collect()
+        };
+        let open = |job: &Arc<Job>| -> usize {
+            let counts = job.summary().counts;
+            let open = counts.iter().filter(|(state, _)| !state.is_final());
+            open.map(|(_, tasks)| tasks as usize).sum()
+        };
+        jobs.iter().map(open).sum()
     }
 
     /// Every live task of a host, oldest first.

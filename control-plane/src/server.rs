@@ -36,17 +36,19 @@ use crate::{
         enrollment::EnrollmentDoor,
         hosts::{HostDoor, Load},
         jobs::{JobDoor, attach::AttachSettings},
+        rights::Rights,
     },
     audit::{Audit, Heads},
     authority::{Authority, AuthorityError},
     config::Config,
-    connections::{ConnectionSettings, Connections, Rooms},
+    connections::{ConnectionSettings, Connections, Rooms, Written},
     dispatcher::Dispatcher,
     enrollment::{Enrollment, EnrollmentError},
     hosts::{Bar, Inventory, PresenceLimits},
     jobs::Jobs,
     oauth::Oauth,
     output::{OutputError, OutputStore},
+    policy::Policy,
     restores::Restores,
     rotation::Rotation,
     seal::Sealer,
@@ -135,6 +137,7 @@ pub struct Server {
     store: Store,
     authority: Arc<Authority>,
     access: Access,
+    rights: Rights,
     enrollment: Enrollment,
     rooms: Rooms,
     oauth: Option<Oauth>,
@@ -184,6 +187,11 @@ impl Server {
             config.trust_domain.as_str().into(),
         )
         .await?;
+        let rights = Rights {
+            policy: Policy::load(store.clone(), &config.directory).await?,
+            access: access.clone(),
+            usage: Arc::default(),
+        };
         let enrollment = Enrollment::new(
             authority.clone(),
             store.clone(),
@@ -192,6 +200,9 @@ impl Server {
             sealer("access.key")?,
             config.certificate_lifetime,
         );
+        let written = rights.clone();
+        let written =
+            Arc::new(move |principal: &Arc<str>, bytes| written.written(principal, bytes));
         let (issued, key) = certificate::issue(&config, &authority, &store.control_plane_id)?;
         let tls = ServerTls::new(
             issued.chain,
@@ -213,6 +224,7 @@ impl Server {
             sealer("seal.key")?,
             rotation,
             &authority,
+            written,
         )
         .await?;
         Ok(Self {
@@ -220,6 +232,7 @@ impl Server {
             store,
             authority,
             access,
+            rights,
             enrollment,
             rooms,
             oauth,
@@ -262,7 +275,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .layer(Judge {
-                access: self.access.clone(),
+                rights: self.rights.clone(),
                 audit: self.rooms.audit.clone(),
             })
             .add_service(health_service)
@@ -285,11 +298,13 @@ impl Server {
                 self.rooms.jobs.clone(),
                 self.rooms.rotation.clone(),
                 self.oauth.clone(),
+                self.rooms.inventory.clone(),
                 self.store.control_plane_id.clone(),
                 self.config.trust_domain.as_str().into(),
             )))
             .add_service(HostServiceServer::new(HostDoor::new(
                 self.rooms.inventory.clone(),
+                self.rooms.connections.clone(),
                 Arc::new(load),
             )))
             .add_service(JobServiceServer::new(JobDoor {
@@ -385,6 +400,7 @@ async fn open_rooms(
     sealer: Sealer,
     rotation: Rotation,
     authority: &Arc<Authority>,
+    written: Written,
 ) -> Result<(Rooms, Heads), ServerError> {
     let output =
         OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
@@ -412,6 +428,7 @@ async fn open_rooms(
         rotation,
         head: heads.latest(),
         audit,
+        written,
         settings: ConnectionSettings {
             heartbeat_interval: config.heartbeat_interval,
             offline_after: config.offline_after,

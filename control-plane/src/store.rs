@@ -13,6 +13,7 @@ mod hosts;
 pub(crate) mod intake;
 pub(crate) mod jobs;
 mod join_tokens;
+mod policies;
 mod principals;
 pub(crate) mod restores;
 mod tokens;
@@ -40,6 +41,7 @@ pub(crate) use self::{
     hosts::StoredHost,
     intake::{Intake, Receipt},
     join_tokens::JoinTokenRow,
+    policies::StoredPolicies,
     principals::PrincipalRow,
     tokens::TokenRow,
     writer::Writer,

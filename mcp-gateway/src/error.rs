@@ -50,7 +50,11 @@ impl From<ClientError> for Refusal {
         match error.reason() {
             Some(reason) => Self::new(
                 format!("{error} ({})", reason.name()),
-                next_step(reason, code),
+                // A refusal by policy knows better what to do.
+                match error.metadata("next") {
+                    Some(next) if !next.is_empty() => clean::words(&next),
+                    _ => next_step(reason, code).to_owned(),
+                },
             ),
             None => Self::new(
                 foreign_cause(&error, code),
@@ -105,6 +109,13 @@ fn next_step(reason: Reason, code: Code) -> &'static str {
             "the job may have started: call again with the same arguments and the same key"
         }
         Reason::ShuttingDown | Reason::Overloaded => "wait a few seconds and call again",
+        Reason::RateLimited => "do less at once; wait a minute and call again",
+        Reason::PrincipalSuspended => {
+            "job_get and job_cancel still work; tell the person you work for: an operator has to lift it"
+        }
+        Reason::PolicyDenied => {
+            "do something else, or ask the person you work for to have it granted"
+        }
         Reason::Internal => "call again; if it stays, the log of the control plane says why",
         _ => match code {
             Code::Unauthenticated => "ask an operator for a new token (muster token create)",

@@ -1,21 +1,24 @@
 //! Hosts as people see them.
 
-use muster_proto::v1::{Facts, Host};
+use muster_proto::v1::{Facts, Host, Mode};
 
 use crate::{
-    json,
+    json, mode,
     screen::{Fields, Rows, bytes, clean_lines},
     time,
 };
 
 /// One line a host.
 pub(crate) fn table(hosts: &[Host]) -> String {
-    let mut rows = Rows::new(&["NAME", "PRESENCE", "HEARD", "SYSTEM", "TASKS", "LABELS"]);
+    let mut rows = Rows::new(&[
+        "NAME", "PRESENCE", "HEARD", "MODE", "SYSTEM", "TASKS", "LABELS",
+    ]);
     for host in hosts {
         rows.add([
-            &host.name,
+            host.name.as_str(),
             &presence(host),
             &heard(host),
+            mode::text(host.mode()),
             &system(host.facts.as_ref()),
             &tasks(host),
             &labels(host),
@@ -38,6 +41,15 @@ pub(crate) fn details(host: &Host) -> String {
             "locked",
             format!("since {since} by {}: {}", lock.author, lock.note),
         );
+    }
+    fields.add("mode", mode::text(host.mode()));
+    if host.mode_limit() != Mode::Unspecified {
+        let limit = mode::text(host.mode_limit());
+        let lowered = match host.mode_note.as_str() {
+            "" => limit.to_owned(),
+            note => format!("{limit}: {note}"),
+        };
+        fields.add("lowered to", lowered);
     }
     fields.add("identity conflict", &host.identity_conflict);
     if host.owes_upload {
@@ -165,6 +177,7 @@ mod tests {
                 ..Facts::default()
             }),
             running_tasks: 2,
+            mode: Mode::Edit.into(),
             ..Host::default()
         }
     }
@@ -173,7 +186,7 @@ mod tests {
     fn a_host_is_a_line() {
         assert_eq!(
             table(&[host()]),
-            " NAME   PRESENCE  HEARD     SYSTEM            TASKS      LABELS\n web-1  online    3.0s ago  debian 12 x86_64  2 running  env=prod role=web\n"
+            " NAME   PRESENCE  HEARD     MODE  SYSTEM            TASKS      LABELS\n web-1  online    3.0s ago  edit  debian 12 x86_64  2 running  env=prod role=web\n"
         );
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum Credential {
     Certificate(SpiffeId),
     /// A bearer token, with or without a certificate.
     Token,
+    /// An exchanged token: a gateway, or an operator's `muster mcp`, calls in the principal's name.
+    Exchanged,
 }
 
 /// Who calls. In the extensions of each request that needed a credential, as `Arc<Caller>`.
@@ -56,7 +58,7 @@ impl Caller {
     pub(crate) fn certificate(&self) -> Option<&SpiffeId> {
         match &self.credential {
             Credential::Certificate(id) => Some(id),
-            Credential::Token => None,
+            Credential::Token | Credential::Exchanged => None,
         }
     }
 
@@ -202,7 +204,7 @@ impl Access {
         };
         Ok(Caller {
             principal,
-            credential: Credential::Token,
+            credential: Credential::Exchanged,
             expire_time: exchanged.expire_time,
             scopes,
             ends,

@@ -122,7 +122,7 @@ impl State {
         let owned = self
             .principals
             .iter()
-            .filter(|(_, standing)| standing.owner == owner)
+            .filter(|(_, standing)| *standing.owner == *owner)
             .filter_map(|(name, _)| name.parse().ok());
         std::iter::once(principal.clone()).chain(owned).collect()
     }

@@ -1,6 +1,9 @@
 //! How a principal stands: its owner, its roles, its lock, its last use.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +22,11 @@ const ROLES_MAX: usize = 16;
 /// What is known of a principal.
 #[derive(Debug)]
 pub(super) struct Standing {
-    pub(super) owner: String,
-    pub(super) roles: Vec<String>,
+    pub(super) owner: Arc<str>,
+    /// What it is to policy.
+    pub(super) roles: Arc<[Arc<str>]>,
+    /// When and why it was suspended.
+    pub(super) suspended: Option<(i64, Arc<str>)>,
     pub(super) lock: Option<LockRow>,
     create_time: i64,
     /// When it last called; 0 if never.
@@ -32,8 +38,9 @@ pub(super) struct Standing {
 impl Standing {
     pub(super) fn new(owner: &str, roles: Vec<String>, create_time: i64) -> Self {
         Self {
-            owner: owner.to_owned(),
-            roles,
+            owner: owner.into(),
+            roles: shared(roles),
+            suspended: None,
             lock: None,
             create_time,
             used: AtomicI64::new(0),
@@ -43,8 +50,9 @@ impl Standing {
 
     pub(super) fn of(row: PrincipalRow) -> Self {
         Self {
-            owner: row.owner,
-            roles: row.roles,
+            owner: row.owner.into(),
+            roles: shared(row.roles),
+            suspended: row.suspended.map(|(since, cause)| (since, cause.into())),
             lock: row.lock,
             create_time: row.create_time,
             used: AtomicI64::new(row.last_used_time.unwrap_or_default()),
@@ -53,8 +61,12 @@ impl Standing {
     }
 
     fn is_admin(&self) -> bool {
-        self.lock.is_none() && self.roles.iter().any(|role| role == ADMIN)
+        self.lock.is_none() && self.roles.iter().any(|role| &**role == ADMIN)
     }
+}
+
+fn shared(roles: Vec<String>) -> Arc<[Arc<str>]> {
+    roles.into_iter().map(Arc::from).collect()
 }
 
 /// A principal and how it stands.
@@ -138,7 +150,7 @@ impl Access {
             if above.owner.is_empty() {
                 break;
             }
-            name.clone_from(&above.owner);
+            name = above.owner.to_string();
             above = state.principals.get(&name).ok_or(unknown.clone())?;
         }
         standing.used.store(now(), Ordering::Relaxed);
@@ -165,7 +177,7 @@ impl Access {
         self.found(principal)
     }
 
-    /// Gives a principal these roles and no others.
+    /// Gives a principal these roles and no others. Whoever calls this tells policy, so that what runs is judged anew.
     pub(crate) async fn set_roles(
         &self,
         principal: &Principal,
@@ -182,7 +194,7 @@ impl Access {
         batch.set_roles(&text, &roles);
         self.commit(batch).await?;
         if let Some(standing) = self.0.state.write().principals.get_mut(&text) {
-            standing.roles = roles;
+            standing.roles = shared(roles);
         }
         self.found(principal)
     }
@@ -224,8 +236,8 @@ fn member(principal: Principal, standing: &Standing) -> Member {
     let used = standing.used.load(Ordering::Relaxed);
     Member {
         principal,
-        owner: standing.owner.clone(),
-        roles: standing.roles.clone(),
+        owner: standing.owner.to_string(),
+        roles: standing.roles.iter().map(ToString::to_string).collect(),
         lock: standing.lock.clone(),
         create_time: standing.create_time,
         last_used_time: Some(used).filter(|time| *time != 0),

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use muster_proto::v1::{
     self, CreatePrincipalRequest, CreatePrincipalResponse, CreateTokenRequest, CreateTokenResponse,
-    ExchangeTokenRequest, ExchangeTokenResponse, GetAuthoritiesRequest, GetAuthoritiesResponse,
-    GetCallerRequest, GetCallerResponse, ListPrincipalsRequest, ListPrincipalsResponse,
-    ListTokensRequest, ListTokensResponse, LockPrincipalRequest, LockPrincipalResponse,
-    LockTokenRequest, LockTokenResponse, Reason, RevokeTokenRequest, RevokeTokenResponse,
-    RotateAuthorityRequest, RotateAuthorityResponse, UnlockPrincipalRequest,
-    UnlockPrincipalResponse, UnlockTokenRequest, UnlockTokenResponse, UpdatePrincipalRequest,
-    UpdatePrincipalResponse, access_service_server::AccessService, exchange_token_request::Subject,
-    lock_principal_request::Tasks,
+    ExchangeTokenRequest, ExchangeTokenResponse, ExplainAccessRequest, ExplainAccessResponse,
+    GetAuthoritiesRequest, GetAuthoritiesResponse, GetCallerRequest, GetCallerResponse,
+    GetPolicyRequest, GetPolicyResponse, ListPolicyVersionsRequest, ListPolicyVersionsResponse,
+    ListPrincipalsRequest, ListPrincipalsResponse, ListTokensRequest, ListTokensResponse,
+    LockPrincipalRequest, LockPrincipalResponse, LockTokenRequest, LockTokenResponse, Reason,
+    ResumePrincipalRequest, ResumePrincipalResponse, RevokeTokenRequest, RevokeTokenResponse,
+    RotateAuthorityRequest, RotateAuthorityResponse, SetPolicyRequest, SetPolicyResponse,
+    UnlockPrincipalRequest, UnlockPrincipalResponse, UnlockTokenRequest, UnlockTokenResponse,
+    UpdatePrincipalRequest, UpdatePrincipalResponse, access_service_server::AccessService,
+    exchange_token_request::Subject, lock_principal_request::Tasks,
 };
 use muster_runtime::tls::SpiffeId;
 use tonic::{Request, Response, Status};
@@ -22,10 +24,11 @@ use super::{
     enrollment::{place, ttl},
     hosts::timestamp,
     page::{self, Query},
-    status,
+    policies, status,
 };
 use crate::{
     access::{Access, AccessError, Member, Principal, PrincipalKind, Scope, Sealed, Token},
+    hosts::Inventory,
     jobs::Jobs,
     oauth::{Oauth, OauthError},
     rotation::Rotation,
@@ -38,6 +41,7 @@ pub(crate) struct AccessDoor {
     jobs: Jobs,
     rotation: Rotation,
     oauth: Option<Oauth>,
+    inventory: Inventory,
     control_plane_id: Arc<str>,
     trust_domain: Arc<str>,
 }
@@ -49,6 +53,7 @@ impl AccessDoor {
         jobs: Jobs,
         rotation: Rotation,
         oauth: Option<Oauth>,
+        inventory: Inventory,
         control_plane_id: Arc<str>,
         trust_domain: Arc<str>,
     ) -> Self {
@@ -57,6 +62,7 @@ impl AccessDoor {
             jobs,
             rotation,
             oauth,
+            inventory,
             control_plane_id,
             trust_domain,
         }
@@ -188,10 +194,12 @@ impl AccessService for AccessDoor {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let kind = made_kind(request.kind())?;
+        let principal = Principal::new(kind, request.name);
+        policies::may_make_token_for(&caller, &principal)?;
         let (token, secret) = self
             .access
             .create_token(
-                Principal::new(kind, request.name),
+                principal,
                 ttl(request.ttl)?,
                 &request.scopes,
                 &caller.principal,
@@ -240,8 +248,13 @@ impl AccessService for AccessDoor {
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().token_id;
+        if let Some(token) = self.access.tokens().iter().find(|token| token.id == id) {
+            policies::may_make_token_for(&caller, &token.principal)?;
+        }
         self.access
-            .revoke_token(&request.into_inner().token_id)
+            .revoke_token(&id)
             .await
             .map_err(|error| status::of(&error))?;
         Ok(Response::new(RevokeTokenResponse {}))
@@ -326,12 +339,14 @@ impl AccessService for AccessDoor {
         &self,
         request: Request<UpdatePrincipalRequest>,
     ) -> Result<Response<UpdatePrincipalResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let changed = self
             .access
             .set_roles(&named(&request.principal)?, &request.roles)
             .await
             .map_err(|error| status::of(&error))?;
+        caller.rights.policy.touch();
         let principal = Some(member(changed));
         Ok(Response::new(UpdatePrincipalResponse { principal }))
     }
@@ -425,5 +440,60 @@ impl AccessService for AccessDoor {
             .map_err(|error| status::of(&error))?;
         let rotation = Some(authorities::progress(progress));
         Ok(Response::new(RotateAuthorityResponse { rotation }))
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<GetPolicyRequest>,
+    ) -> Result<Response<GetPolicyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer = policies::get(&caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<SetPolicyRequest>,
+    ) -> Result<Response<SetPolicyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer = policies::set(&caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_policy_versions(
+        &self,
+        request: Request<ListPolicyVersionsRequest>,
+    ) -> Result<Response<ListPolicyVersionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer = policies::versions(&caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn explain_access(
+        &self,
+        request: Request<ExplainAccessRequest>,
+    ) -> Result<Response<ExplainAccessResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer = policies::explain(&caller, &self.inventory, request.into_inner())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn resume_principal(
+        &self,
+        request: Request<ResumePrincipalRequest>,
+    ) -> Result<Response<ResumePrincipalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let principal: Principal = request
+            .into_inner()
+            .principal
+            .parse()
+            .map_err(|_| status::invalid("principal", "looks like \"ai/claude\""))?;
+        caller
+            .rights
+            .resume(&principal)
+            .await
+            .map_err(|error| status::of(&error))?;
+        tracing::info!("{} resumed {principal}", caller.principal);
+        Ok(Response::new(ResumePrincipalResponse {}))
     }
 }

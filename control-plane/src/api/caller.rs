@@ -23,22 +23,30 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::{
-    rules::{self, Rule},
-    scopes, status,
+    rights::Rights,
+    rules::{self, Need, Rule},
+    status,
 };
 use crate::{
-    access::{self, Access, CredentialError, PrincipalKind},
+    access::{self, CredentialError, PrincipalKind},
     audit::{Audit, Call, Entry, Verdict},
+    policy::{Source, Who},
     store::now,
 };
 
 /// Who calls, as doors see it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Caller {
     /// As "operator/ada".
     pub(crate) principal: Arc<str>,
     pub(crate) kind: v1::PrincipalKind,
-    proven: Arc<access::Caller>,
+    pub(super) proven: Arc<access::Caller>,
+    /// What policy sees of it.
+    pub(super) who: Who,
+    /// What the call comes through.
+    pub(super) source: Source,
+    /// Who is asked what it may do.
+    pub(super) rights: Rights,
 }
 
 impl Caller {
@@ -51,11 +59,15 @@ impl Caller {
             .ok_or_else(|| status::of(&CredentialError::Missing))
     }
 
-    fn new(proven: access::Caller) -> Self {
+    fn new(proven: access::Caller, rights: Rights) -> Self {
+        let principal: Arc<str> = proven.principal.to_string().into();
         Self {
-            principal: proven.principal.to_string().into(),
             kind: kind(proven.principal.kind),
+            who: rights.access.who(&principal),
+            source: Self::source_of(&proven),
             proven: Arc::new(proven),
+            principal,
+            rights,
         }
     }
 
@@ -96,7 +108,7 @@ pub(super) fn kind(kind: PrincipalKind) -> v1::PrincipalKind {
 /// Puts the judgement before all services, and records it.
 #[derive(Clone)]
 pub(crate) struct Judge {
-    pub(crate) access: Access,
+    pub(crate) rights: Rights,
     pub(crate) audit: Audit,
 }
 
@@ -105,7 +117,7 @@ impl<S> Layer<S> for Judge {
 
     fn layer(&self, inner: S) -> Judged<S> {
         Judged {
-            access: self.access.clone(),
+            rights: self.rights.clone(),
             audit: self.audit.clone(),
             inner,
         }
@@ -115,7 +127,7 @@ impl<S> Layer<S> for Judge {
 /// Services behind the judgement.
 #[derive(Clone)]
 pub(crate) struct Judged<S> {
-    access: Access,
+    rights: Rights,
     audit: Audit,
     inner: S,
 }
@@ -126,14 +138,15 @@ impl<S> Judged<S> {
         &self,
         request: &http::Request<B>,
         entry: &mut Entry,
-    ) -> Result<Option<access::Caller>, Status> {
+    ) -> Result<Option<Caller>, Status> {
         let rule = rules::of(request.uri().path());
-        if rule == Some(Rule::Anyone) {
+        if matches!(rule, Some((Rule::Anyone, _))) {
             entry.rules.push("anyone".into());
             return Ok(None);
         }
         let peer = peer(request).ok_or_else(|| status::of(&CredentialError::Missing))?;
         let caller = self
+            .rights
             .access
             .authenticate(peer, bearer(request)?)
             .map_err(|error| status::of(&error))?;
@@ -142,17 +155,29 @@ impl<S> Judged<S> {
             entry.via = format!("{}/{}", id.kind.segment(), id.name).into();
         }
         entry.rules.push("kinds".into());
-        let allowed = rule.is_some_and(|rule| rule.allows(caller.principal.kind));
-        if !allowed {
+        let scopes = caller.scopes;
+        let rule = rule.filter(|(rule, _)| rule.allows(caller.principal.kind));
+        let Some((_, need)) = rule else {
             let message = format!(
                 "{} may not call {}",
                 caller.principal,
                 request.uri().path().trim_start_matches('/')
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
+        };
+        let caller = Caller::new(caller, self.rights.clone());
+        if !need.is_harmless()
+            && let Some((_, cause)) = self.rights.access.suspended(&caller.principal)
+        {
+            return Err(suspended(&caller.principal, &cause));
         }
-        if let Some(scope) = scopes::of(request.uri().path())
-            && !caller.scopes.reaches(scope)
+        match need {
+            // The door asks for each host.
+            Need::Nothing | Need::Hosts(_) => {}
+            Need::Fleet(action) => caller.need_fleet(action)?,
+        }
+        if let Some(scope) = super::scopes::of(request.uri().path())
+            && !scopes.reaches(scope)
         {
             return Err(status::out_of_scope(scope));
         }
@@ -235,6 +260,17 @@ impl http_body::Body for Digested {
     }
 }
 
+/// The refusal of whoever went over a limit.
+pub(crate) fn suspended(principal: &str, cause: &str) -> Status {
+    status::refuse(
+        Reason::PrincipalSuspended,
+        &format!(
+            "{principal} is suspended and may only look and cancel: {cause}; \
+             whoever may change access lifts it with `muster policy resume {principal}`"
+        ),
+    )
+}
+
 /// The token of `authorization: Bearer …`, if there is such a header.
 fn bearer<B>(request: &http::Request<B>) -> Result<Option<&str>, Status> {
     let Some(value) = request.headers().get(http::header::AUTHORIZATION) else {
@@ -271,7 +307,7 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut entry = entry(&request);
         let caller = match self.judge(&request, &mut entry) {
-            Ok(caller) => caller.map(Caller::new),
+            Ok(caller) => caller,
             Err(refusal) => {
                 entry.verdict = Verdict::Deny;
                 entry.reason = status::reason(&refusal).into();

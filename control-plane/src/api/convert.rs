@@ -20,6 +20,7 @@ use crate::{
     hosts::Inventory,
     jobs::{Answer, Ending, Input, Job, JobState, State, Summary, Task},
     output::Stream,
+    policy::{Mode, NetworkAccess, Plan},
     redaction,
 };
 
@@ -196,6 +197,64 @@ pub(crate) fn job(job: &Summary) -> v1::Job {
         network: confinement.network,
         approval_id: order.approval_id.to_string(),
         reason: order.reason.to_string(),
+    }
+}
+
+/// The mode and network that a request asks for; `None` where it leaves them open.
+pub(crate) fn asked(confinement: &Bytes) -> (Option<Mode>, Option<NetworkAccess>) {
+    let asked = Confinement::decode(Bytes::clone(confinement)).unwrap_or_default();
+    (
+        mode_in(asked.mode()),
+        asked.network.as_ref().and_then(network_in),
+    )
+}
+
+/// How much of the network is asked for; `None` if it says nothing.
+pub(crate) fn network_in(network: &v1::Network) -> Option<NetworkAccess> {
+    match network.access() {
+        v1::network::Access::None => Some(NetworkAccess::None),
+        v1::network::Access::List => Some(NetworkAccess::List),
+        v1::network::Access::All => Some(NetworkAccess::All),
+        v1::network::Access::Unspecified => None,
+    }
+}
+
+/// What was asked for, with what policy lowered where nothing was said. Empty where nothing is confined.
+pub(crate) fn confinement(asked: &Bytes, plan: &Plan) -> Bytes {
+    if plan.is_unbounded {
+        return Bytes::clone(asked);
+    }
+    let mut confinement = Confinement::decode(Bytes::clone(asked)).unwrap_or_default();
+    confinement.set_mode(mode_out(Some(plan.mode)));
+    let closes = plan.network == NetworkAccess::None && plan.mode != Mode::ReadOnly;
+    if confinement.network.is_none() && closes {
+        confinement.network = Some(v1::Network {
+            access: v1::network::Access::None.into(),
+            allow: Vec::new(),
+        });
+    }
+    confinement.encode_to_vec().into()
+}
+
+/// A mode of the contract; `None` if it says nothing.
+pub(crate) fn mode_in(mode: v1::Mode) -> Option<Mode> {
+    match mode {
+        v1::Mode::Unspecified => None,
+        v1::Mode::ReadOnly => Some(Mode::ReadOnly),
+        v1::Mode::Edit => Some(Mode::Edit),
+        v1::Mode::Unrestricted => Some(Mode::Unrestricted),
+        v1::Mode::Disabled => Some(Mode::Disabled),
+    }
+}
+
+/// A mode on the wire.
+pub(crate) fn mode_out(mode: Option<Mode>) -> v1::Mode {
+    match mode {
+        None => v1::Mode::Unspecified,
+        Some(Mode::ReadOnly) => v1::Mode::ReadOnly,
+        Some(Mode::Edit) => v1::Mode::Edit,
+        Some(Mode::Unrestricted) => v1::Mode::Unrestricted,
+        Some(Mode::Disabled) => v1::Mode::Disabled,
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     enrollment::{Enrolled, Enrollment, JoinKind, NewJoinToken, OldKey, OldKeyOutcome},
+    policy::Action,
     store::{JoinTokenRow, millis},
 };
 
@@ -109,7 +110,11 @@ impl EnrollmentService for EnrollmentDoor {
         let kind = match request.kind() {
             v1::JoinKind::Host => JoinKind::Host,
             v1::JoinKind::Gateway => JoinKind::Gateway,
-            v1::JoinKind::Operator => JoinKind::Operator,
+            v1::JoinKind::Operator => {
+                // It comes with roles, and nobody gives away more than it may.
+                caller.need_fleet(Action::AccessWrite)?;
+                JoinKind::Operator
+            }
             v1::JoinKind::Unspecified => {
                 return Err(status::invalid(
                     "kind",

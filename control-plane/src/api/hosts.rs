@@ -17,12 +17,15 @@ pub(crate) use self::messages::{facts, timestamp};
 use self::messages::{host_message, instruction_message};
 use super::{
     caller::Caller,
+    convert,
     page::{self, Query},
     status,
 };
 use crate::{
     audit,
-    hosts::{Edit, Host, Inventory, Labels},
+    connections::Connections,
+    hosts::{Edit, Host, Inventory, Labels, SelectError},
+    policy::{Action, Circumstances, Mode},
     selector::Selector,
 };
 
@@ -47,30 +50,69 @@ pub(crate) type LoadOf = Arc<dyn Fn(HostId) -> Load + Send + Sync>;
 /// `muster.v1.HostService`.
 pub(crate) struct HostDoor {
     inventory: Inventory,
+    connections: Connections,
     load: LoadOf,
 }
 
 impl HostDoor {
-    /// A door to `inventory`; `load` knows the tasks.
-    pub(crate) fn new(inventory: Inventory, load: LoadOf) -> Self {
-        Self { inventory, load }
+    /// A door to `inventory`, whose hosts are told over `connections`; `load` knows the tasks.
+    pub(crate) fn new(inventory: Inventory, connections: Connections, load: LoadOf) -> Self {
+        Self {
+            inventory,
+            connections,
+            load,
+        }
     }
 
-    fn find(&self, word: &str) -> Result<Arc<Host>, Status> {
+    /// The host, if the caller may read it: else there is none.
+    fn find(&self, caller: &Caller, word: &str) -> Result<Arc<Host>, Status> {
         if word.is_empty() {
             return Err(status::invalid("host", "is empty; give a name or an id"));
         }
-        let host = self
-            .inventory
-            .find(word)
-            .map_err(|error| status::of(&error))?;
+        let host = seen(&self.inventory, caller, word)?;
         audit::hosts([host.id]);
+        Ok(host)
+    }
+
+    /// The host, if the caller may do this to it.
+    fn find_for(&self, caller: &Caller, action: Action, word: &str) -> Result<Arc<Host>, Status> {
+        let host = self.find(caller, word)?;
+        caller.need(action, &host, Circumstances::default())?;
         Ok(host)
     }
 
     fn message(&self, host: &Host) -> v1::Host {
         host_message(host, (self.load)(host.id))
     }
+}
+
+fn seen(inventory: &Inventory, caller: &Caller, word: &str) -> Result<Arc<Host>, Status> {
+    inventory
+        .find(word)
+        .ok()
+        .filter(|host| caller.may(Action::HostRead, host))
+        .ok_or_else(|| {
+            let word = word.chars().take(80).collect();
+            status::of(&SelectError::HostNotFound(word))
+        })
+}
+
+/// Hosts that the selector means and the caller may read. Each that is named must be among them.
+pub(crate) fn select(
+    inventory: &Inventory,
+    caller: &Caller,
+    selector: &Selector,
+) -> Result<Vec<Arc<Host>>, Status> {
+    let mut found = inventory
+        .select(selector)
+        .map_err(|error| status::of(&error))?;
+    if let Selector::Hosts(words) = selector {
+        for word in words {
+            seen(inventory, caller, word)?;
+        }
+    }
+    found.retain(|host| caller.may(Action::HostRead, host));
+    Ok(found)
 }
 
 /// An empty selector means all hosts here, where nothing is run.
@@ -100,10 +142,7 @@ impl HostService for HostDoor {
         let from = query.place(&asked.page_token)?.unwrap_or_default();
         let size = page::size(asked.page_size, 100, 1000)?;
         let text = asked.query.to_lowercase();
-        let mut found = self
-            .inventory
-            .select(&selector(&asked.selector)?)
-            .map_err(|error| status::of(&error))?;
+        let mut found = select(&self.inventory, &caller, &selector(&asked.selector)?)?;
         found.retain(|host| host.contains(&text));
         let total = found.len();
         found.retain(|host| host.name >= from);
@@ -123,7 +162,8 @@ impl HostService for HostDoor {
         &self,
         request: Request<v1::GetHostRequest>,
     ) -> Result<Response<v1::GetHostResponse>, Status> {
-        let host = self.find(&request.get_ref().host)?;
+        let caller = Caller::of(&request)?;
+        let host = self.find(&caller, &request.get_ref().host)?;
         let host = Some(self.message(&host));
         Ok(Response::new(v1::GetHostResponse { host }))
     }
@@ -134,14 +174,15 @@ impl HostService for HostDoor {
         &self,
         request: Request<v1::WatchHostsRequest>,
     ) -> Result<Response<HostStream>, Status> {
+        let caller = Caller::of(&request)?;
         let selector = selector(&request.get_ref().selector)?;
-        self.inventory
-            .select(&selector)
-            .map_err(|error| status::of(&error))?;
+        select(&self.inventory, &caller, &selector)?;
         let (updates, stream) = mpsc::channel(WATCH_QUEUE);
         let watch = Watch {
             inventory: self.inventory.clone(),
             load: Arc::clone(&self.load),
+            rights: caller.policy_changed(),
+            caller,
             selector,
             shown: HashSet::new(),
             updates,
@@ -156,7 +197,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::UpdateHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find(&asked.host)?;
+        let host = self.find_for(&caller, Action::HostUpdate, &asked.host)?;
         let edit = edit(asked)?;
         if edit.name.is_some() && caller.kind == PrincipalKind::Ai {
             return Err(status::refuse(
@@ -164,9 +205,13 @@ impl HostService for HostDoor {
                 "an ai may not rename a host; ask an operator",
             ));
         }
+        // Labels are what policies see: whoever changes them must have the right to what the host becomes, too.
         let host = self
             .inventory
-            .update(host.id, edit)
+            .update(host.id, edit, |host, becomes| {
+                caller.may(Action::HostUpdate, host)
+                    && caller.may_to(Action::HostUpdate, &host.id_text, becomes)
+            })
             .await
             .map_err(|error| status::of(&error))?;
         let host = Some(self.message(&host));
@@ -179,7 +224,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::SetInstructionResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find(&asked.host)?;
+        let host = self.find_for(&caller, Action::HostInstruct, &asked.host)?;
         let instruction = self
             .inventory
             .set_instruction(host.id, &asked.text, &asked.etag, &caller.principal)
@@ -195,7 +240,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::ListInstructionsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find(&asked.host)?;
+        let host = self.find(&caller, &asked.host)?;
         let query = Query::new(&["ListInstructions", &caller.principal, &host.id_text]);
         let before = query
             .place(&asked.page_token)?
@@ -225,7 +270,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::LockHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find(&asked.host)?;
+        let host = self.find_for(&caller, Action::HostLock, &asked.host)?;
         let host = self
             .inventory
             .lock(host.id, &caller.principal, &asked.note)
@@ -241,7 +286,7 @@ impl HostService for HostDoor {
         request: Request<v1::UnlockHostRequest>,
     ) -> Result<Response<v1::UnlockHostResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let host = self.find(&request.get_ref().host)?;
+        let host = self.find_for(&caller, Action::HostLock, &request.get_ref().host)?;
         let host = self
             .inventory
             .unlock(host.id)
@@ -257,13 +302,40 @@ impl HostService for HostDoor {
         request: Request<v1::RemoveHostRequest>,
     ) -> Result<Response<v1::RemoveHostResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let host = self.find(&request.get_ref().host)?;
+        let host = self.find_for(&caller, Action::HostRemove, &request.get_ref().host)?;
         self.inventory
             .remove(host.id)
             .await
             .map_err(|error| status::of(&error))?;
         tracing::info!(host.id = %host.id, "{} removed host {}", caller.principal, host.name);
         Ok(Response::new(v1::RemoveHostResponse {}))
+    }
+
+    async fn set_host_mode(
+        &self,
+        request: Request<v1::SetHostModeRequest>,
+    ) -> Result<Response<v1::SetHostModeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let mode =
+            v1::Mode::try_from(asked.mode).map_err(|_| status::invalid("mode", "is unknown"))?;
+        let limit = convert::mode_in(mode);
+        let host = self.find(&caller, &asked.host)?;
+        let how = Circumstances {
+            mode: Some(limit.unwrap_or(Mode::Unrestricted)),
+            ..Circumstances::default()
+        };
+        caller.need(Action::HostMode, &host, how)?;
+        let host = self
+            .inventory
+            .set_mode_limit(host.id, limit, &asked.note)
+            .await
+            .map_err(|error| status::of(&error))?;
+        self.connections.tell_policy(host.id, &self.inventory);
+        let said = limit.map_or("its own mode", Mode::text);
+        tracing::info!(host.id = %host.id, "{} set host {} to {said}", caller.principal, host.name);
+        let host = Some(self.message(&host));
+        Ok(Response::new(v1::SetHostModeResponse { host }))
     }
 }
 
@@ -298,6 +370,9 @@ fn edit(asked: v1::UpdateHostRequest) -> Result<Edit, Status> {
 struct Watch {
     inventory: Inventory,
     load: LoadOf,
+    caller: Caller,
+    /// Moves when the caller's rights may have changed.
+    rights: tokio::sync::watch::Receiver<u64>,
     selector: Selector,
     shown: HashSet<HostId>,
     updates: mpsc::Sender<Result<v1::WatchHostsResponse, Status>>,
@@ -310,17 +385,37 @@ impl Watch {
         let mut caught_up = false;
         loop {
             moved.borrow_and_update();
+            if self.rights.has_changed().unwrap_or(false) {
+                self.rights.borrow_and_update();
+                self.caller = self.caller.renewed();
+                // Whatever was shown or left out is judged anew.
+                seen = 0;
+            }
             let (version, changed, removed) = self.inventory.changed_since(seen);
             seen = version;
+            let had_some = !self.shown.is_empty();
             if self.tell(&changed, removed, !caught_up).await.is_err() {
                 return;
             }
             caught_up = true;
+            if had_some && self.shown.is_empty() && !self.sees_any() {
+                let refusal = self.caller.no_longer();
+                let _ = self.updates.send(Err(refusal)).await;
+                return;
+            }
             tokio::select! {
                 changed = moved.changed() => if changed.is_err() { return },
+                _ = self.rights.changed() => self.rights.mark_changed(),
                 () = self.updates.closed() => return,
             }
         }
+    }
+
+    fn sees_any(&self) -> bool {
+        let hosts = self.inventory.everything();
+        hosts
+            .iter()
+            .any(|host| self.caller.may(Action::HostRead, host))
     }
 
     /// Sends what changed. `Err` when nobody listens any more.
@@ -336,7 +431,7 @@ impl Watch {
             .collect();
         let mut hosts = Vec::new();
         for host in changed {
-            if self.selector.matches(host.as_ref()) {
+            if self.selector.matches(host.as_ref()) && self.caller.may(Action::HostRead, host) {
                 self.shown.insert(host.id);
                 hosts.push(host_message(host, (self.load)(host.id)));
             } else if self.shown.remove(&host.id) {

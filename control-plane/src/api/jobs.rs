@@ -3,35 +3,43 @@
 pub(crate) mod attach;
 mod check;
 mod input;
+mod sight;
+mod watch;
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
-use futures_util::{Stream, stream};
+use bytes::Bytes;
+use futures_util::Stream;
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::{
         AttachTaskRequest, AttachTaskResponse, CancelJobRequest, CancelJobResponse,
-        CreateJobRequest, CreateJobResponse, GetJobRequest, GetJobResponse, JobEvent, JobUpdate,
-        ListJobsRequest, ListJobsResponse, ListTasksRequest, ListTasksResponse, ReadOutputRequest,
+        CreateJobRequest, CreateJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
+        ListJobsResponse, ListTasksRequest, ListTasksResponse, ReadOutputRequest,
         ReadOutputResponse, Reason, ReleaseJobsRequest, ReleaseJobsResponse, RunJobRequest,
         RunJobResponse, SendInputRequest, SendInputResponse, WatchJobRequest, WatchJobResponse,
-        job_event::Event, job_service_server::JobService,
+        job_service_server::JobService,
     },
 };
 use muster_runtime::telemetry::trace;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::check::Checked;
 use super::{
     caller::Caller,
-    convert, output,
+    convert,
+    hosts::select,
+    output,
     page::{self, Query},
+    rights::some_names,
     status,
 };
 use crate::{
     audit,
-    hosts::{Inventory, SelectError},
-    jobs::{CreateError, Created, Jobs, NewJob, Target, Update, Watch, WatchError, WatchEvent},
+    hosts::{Host, Inventory},
+    jobs::{CreateError, Created, Jobs, NewJob, Target, WatchError},
     output::OutputStore,
+    policy::{Circumstances, Mode, Verdict},
     selector::Selector,
     store::{
         StoreError,
@@ -105,10 +113,10 @@ fn no_task(id: TaskId) -> Status {
 impl JobDoor {
     async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
         let checked = check::create(request)?;
-        let targets = match self.targets(&checked.selector) {
-            Ok(targets) => targets,
+        let (targets, confinement) = match self.decide(caller, &checked) {
+            Ok(decided) => decided,
             Err(refusal) => {
-                // The fleet may have changed since an earlier request with this id was accepted.
+                // The fleet or the policies may have changed since an earlier request with this id was accepted.
                 let earlier = self
                     .jobs
                     .earlier(&caller.principal, &checked.request_id, &checked.digest)
@@ -125,7 +133,7 @@ impl JobDoor {
             request_digest: checked.digest,
             selector: checked.selector_text,
             action: checked.action,
-            confinement: checked.confinement,
+            confinement,
             reason: checked.reason,
             approval_id: "".into(),
             start_deadline: checked.start_deadline,
@@ -141,11 +149,45 @@ impl JobDoor {
         created.map_err(|e| status::of(&e))
     }
 
-    fn targets(&self, selector: &Selector) -> Result<Vec<Target>, Status> {
-        let hosts = self
-            .inventory
-            .select(selector)
-            .map_err(|error| status::of(&error))?;
+    /// The hosts that match, if the caller may run this on each of them, and how far it may reach there.
+    fn decide(&self, caller: &Caller, checked: &Checked) -> Result<(Vec<Target>, Bytes), Status> {
+        let hosts = self.targets(caller, &checked.selector)?;
+        let (mode, network) = convert::asked(&checked.confinement);
+        let mut plan = caller.plan(&hosts, (mode, network), Circumstances::default());
+        if plan.decision.verdict != Verdict::Allow {
+            return Err(caller.refuse_plan(&hosts, &plan));
+        }
+        // Where nothing was asked for, what no host of them permits is not asked of any.
+        let reach = hosts
+            .iter()
+            .map(|host| host.mode())
+            .max_by_key(|mode| mode.unwrap_or(Mode::Unrestricted));
+        if let (None, false, Some(Some(reach))) = (mode, plan.is_unbounded, reach)
+            && (Mode::ReadOnly..plan.mode).contains(&reach)
+        {
+            let lower = caller.plan(&hosts, (Some(reach), network), Circumstances::default());
+            if lower.decision.verdict == Verdict::Allow {
+                plan = lower;
+            }
+        }
+        if hosts.iter().all(|host| host.mode() == Some(Mode::Disabled)) {
+            let names = some_names(hosts.iter().map(|host| host.name.as_str()));
+            return Err(status::refuse(
+                Reason::ModeDisabled,
+                &format!("nothing runs on {names}: disabled; `muster host show` says by whom"),
+            ));
+        }
+        caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
+        let targets = hosts.iter().map(|host| Target {
+            host_id: host.id,
+            host_name: host.name.as_str().into(),
+        });
+        let confinement = convert::confinement(&checked.confinement, &plan);
+        Ok((targets.collect(), confinement))
+    }
+
+    fn targets(&self, caller: &Caller, selector: &Selector) -> Result<Vec<Arc<Host>>, Status> {
+        let hosts = select(&self.inventory, caller, selector)?;
         if hosts.is_empty() {
             return Err(status::refuse(
                 Reason::NoHostMatches,
@@ -161,74 +203,17 @@ impl JobDoor {
                 ),
             ));
         }
-        Ok(hosts
-            .iter()
-            .map(|host| Target {
-                host_id: host.id,
-                host_name: host.name.as_str().into(),
-            })
-            .collect())
+        Ok(hosts)
     }
 
     /// Hosts that a filter names; `None` for an empty one.
-    fn hosts(&self, selector: &str) -> Result<Option<Vec<HostId>>, Status> {
+    fn hosts(&self, caller: &Caller, selector: &str) -> Result<Option<Vec<HostId>>, Status> {
         if selector.is_empty() {
             return Ok(None);
         }
-        let hosts = Selector::parse(selector)
-            .map_err(SelectError::from)
-            .and_then(|selector| self.inventory.select(&selector))
-            .map_err(|error| status::of(&error))?;
+        let selector = Selector::parse(selector).map_err(|error| status::of(&error))?;
+        let hosts = select(&self.inventory, caller, &selector)?;
         Ok(Some(hosts.iter().map(|host| host.id).collect()))
-    }
-
-    async fn watch(&self, id: JobId, token: &str, states_only: bool) -> Result<Watch, Status> {
-        self.jobs
-            .watch(id, token, states_only)
-            .await
-            .map_err(|error| status::of(&error))?
-            .ok_or_else(|| no_job(id))
-    }
-
-    fn updates<T: Send + 'static>(
-        &self,
-        watch: Watch,
-        wrap: impl Fn(Option<JobUpdate>) -> T + Clone + Send + 'static,
-    ) -> Messages<T> {
-        let inventory = self.inventory.clone();
-        let stopping = self.jobs.stopping();
-        Box::pin(stream::try_unfold(watch, move |mut watch| {
-            let (inventory, wrap, stopping) = (inventory.clone(), wrap.clone(), stopping.clone());
-            async move {
-                let update = tokio::select! {
-                    update = watch.next() => update.map_err(|error| status::of(&error))?,
-                    () = stopping.cancelled() => {
-                        return Err(status::refuse(
-                            Reason::ShuttingDown,
-                            "the control plane is stopping; watch again with the resume token",
-                        ));
-                    }
-                };
-                Ok(update.map(|update| {
-                    let update = on_wire(&inventory, &watch, update);
-                    (wrap(Some(update)), watch)
-                }))
-            }
-        }))
-    }
-}
-
-fn on_wire(inventory: &Inventory, watch: &Watch, update: Update) -> JobUpdate {
-    let events = update.events.into_iter().map(|event| JobEvent {
-        event: Some(match event {
-            WatchEvent::Job(job) => Event::Job(convert::job(&job)),
-            WatchEvent::Task(task) => Event::Task(convert::task(inventory, watch.job(), &task)),
-            WatchEvent::Output(task_id, item) => output::event(&task_id.to_string(), item),
-        }),
-    });
-    JobUpdate {
-        events: events.collect(),
-        resume_token: update.token,
     }
 }
 
@@ -258,7 +243,9 @@ impl JobService for JobDoor {
             .create
             .ok_or_else(|| status::invalid("create", "is missing"))?;
         let created = self.create(&caller, create).await?;
-        let watch = self.watch(created.job.order.job_id, "", false).await?;
+        let watch = self
+            .watch(&caller, created.job.order.job_id, "", false)
+            .await?;
         durable(&created).await?;
         Ok(Response::new(
             self.updates(watch, |update| RunJobResponse { update }),
@@ -271,12 +258,15 @@ impl JobService for JobDoor {
         &self,
         request: Request<WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = Caller::of(&request)?;
         let WatchJobRequest {
             job_id: id,
             resume_token,
             states_only,
         } = request.into_inner();
-        let watch = self.watch(job_id(&id)?, &resume_token, states_only).await?;
+        let watch = self
+            .watch(&caller, job_id(&id)?, &resume_token, states_only)
+            .await?;
         Ok(Response::new(
             self.updates(watch, |update| WatchJobResponse { update }),
         ))
@@ -286,9 +276,9 @@ impl JobService for JobDoor {
         &self,
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let id = request.into_inner().job_id;
-        let job = self.jobs.get(job_id(&id)?).await.map_err(|e| store(&e))?;
-        let job = job.ok_or_else(|| no_job(&id))?;
+        let job = self.visible(&caller, job_id(&id)?).await?;
         Ok(Response::new(GetJobResponse {
             job: Some(convert::job(&job)),
         }))
@@ -318,10 +308,11 @@ impl JobService for JobDoor {
         let filter = JobFilter {
             job: None,
             states: states.collect::<Result<_, _>>()?,
-            hosts: self.hosts(&request.selector)?,
+            hosts: self.hosts(&caller, &request.selector)?,
             principal: request.principal,
             from,
             to,
+            visible: caller.sight(&self.inventory).filter(),
         };
         let jobs = self
             .jobs
@@ -357,8 +348,7 @@ impl JobService for JobDoor {
             "" => None,
             id => {
                 let id = job_id(id)?;
-                let known = self.jobs.get(id).await.map_err(|e| store(&e))?;
-                known.ok_or_else(|| no_job(id))?;
+                self.visible(&caller, id).await?;
                 Some(id)
             }
         };
@@ -370,7 +360,8 @@ impl JobService for JobDoor {
             task: None,
             job,
             states: states.collect::<Result<_, _>>()?,
-            hosts: self.hosts(&request.selector)?,
+            hosts: self.hosts(&caller, &request.selector)?,
+            visible: caller.sight(&self.inventory).filter(),
         };
         let mut rows = self
             .jobs
@@ -408,15 +399,24 @@ impl JobService for JobDoor {
         &self,
         request: Request<ReadOutputRequest>,
     ) -> Result<Response<ReadOutputResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id: TaskId = request.task_id.parse().map_err(|_| {
             let id: String = request.task_id.chars().take(80).collect();
             status::refuse(Reason::TaskNotFound, &format!("there is no task {id:?}"))
         })?;
+        let own = self.owns_task(&caller, id).await?;
         let changed = self.jobs.changed(id);
         let look = || async {
             let found = self.jobs.task(id).await.map_err(|e| store(&e))?;
             let (job, mut task) = found.ok_or_else(|| no_task(id))?;
+            if !own
+                && !caller
+                    .renewed()
+                    .sees_tasks_on(&self.inventory, task.host_id)
+            {
+                return Err(no_task(id));
+            }
             if let Some(size) = self.output.size_now(id) {
                 task.output_size = size;
             }
@@ -424,7 +424,8 @@ impl JobService for JobDoor {
             shown.receipt = task.receipt;
             Ok(shown)
         };
-        let response = output::read(&self.output, request, look, changed).await?;
+        let response =
+            output::read(&self.output, &caller.principal, request, look, changed).await?;
         Ok(Response::new(response))
     }
 
@@ -435,7 +436,8 @@ impl JobService for JobDoor {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = job_id(&request.job_id)?;
-        let hosts = self.hosts(&request.selector)?;
+        let hosts = self.hosts(&caller, &request.selector)?;
+        self.may_cancel(&caller, id, hosts.as_deref()).await?;
         let grace = match request.grace {
             None => None,
             Some(grace) if grace.seconds < 0 || grace.nanos < 0 => {
@@ -459,7 +461,9 @@ impl JobService for JobDoor {
         &self,
         request: Request<SendInputRequest>,
     ) -> Result<Response<SendInputResponse>, Status> {
-        Ok(Response::new(self.put_in(request.into_inner()).await?))
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(self.put_in(&caller, request).await?))
     }
 
     type AttachTaskStream = Messages<AttachTaskResponse>;

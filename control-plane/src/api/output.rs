@@ -123,9 +123,10 @@ struct Reading {
 }
 
 /// Reads output of a task. `look` returns the task as it stands; `changed`, while the task is open, wakes
-/// when it may stand elsewhere or has more output.
+/// when it may stand elsewhere or has more output. Page tokens serve this principal only.
 pub(crate) async fn read<Looked>(
     store: &OutputStore,
+    principal: &str,
     request: ReadOutputRequest,
     look: impl Fn() -> Looked,
     changed: Option<watch::Receiver<()>>,
@@ -133,7 +134,7 @@ pub(crate) async fn read<Looked>(
 where
     Looked: Future<Output = Result<v1::Task, Status>>,
 {
-    let query = query(&request);
+    let query = query(principal, &request);
     let reading = check(&request, &query)?;
     let deadline = Instant::now() + reading.wait;
     let mut changed = changed;
@@ -174,7 +175,7 @@ fn is_done(response: &ReadOutputResponse) -> bool {
             .is_some_and(|task| task.state() == lost)
 }
 
-fn query(request: &ReadOutputRequest) -> Query {
+fn query(principal: &str, request: &ReadOutputRequest) -> Query {
     let kind = match request.part {
         None | Some(AskedPart::Range(_)) => "range",
         Some(AskedPart::Tail(_)) => "tail",
@@ -182,6 +183,7 @@ fn query(request: &ReadOutputRequest) -> Query {
     };
     Query::new(&[
         "ReadOutput",
+        principal,
         &request.task_id,
         request.stream().as_str_name(),
         kind,

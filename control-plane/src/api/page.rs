@@ -35,6 +35,20 @@ impl Query {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// A token of another room, bound to this query.
+    pub(crate) fn bind(&self, token: &str) -> String {
+        format!("{}.{token}", URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    /// The token that was bound to this query; an empty one is bound to any.
+    pub(crate) fn unbind<'a>(&self, bound: &'a str) -> Option<&'a str> {
+        if bound.is_empty() {
+            return Some(bound);
+        }
+        let (digest, token) = bound.split_once('.')?;
+        (digest == URL_SAFE_NO_PAD.encode(self.0)).then_some(token)
+    }
+
     /// Where the page begins; `None` for the first.
     pub(crate) fn place(&self, token: &str) -> Result<Option<String>, Status> {
         if token.is_empty() {
@@ -79,6 +93,11 @@ mod tests {
         ] {
             assert!(other.place(&token).is_err());
         }
+        assert_eq!(query.unbind(&query.bind("there")), Some("there"));
+        assert_eq!(query.unbind(""), Some(""));
+        let other = Query::new(&["ListHosts", "operator/eve", "env=prod"]);
+        assert_eq!(other.unbind(&query.bind("there")), None);
+        assert_eq!(query.unbind("there"), None);
         assert!(query.place("!!").is_err());
         assert!(query.place("AAAA").is_err());
     }

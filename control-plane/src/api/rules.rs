@@ -1,6 +1,14 @@
 //! Who may call what. Whatever has no rule here is refused.
 
-use crate::access::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator};
+use self::Need::{Fleet, Hosts, Nothing};
+use crate::{
+    access::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
+    policy::Action::{
+        self, AccessRead, AccessWrite, AuditRead, AuthorityWrite, EnrollWrite, HostInstruct,
+        HostLock, HostMode, HostRead, HostRemove, HostUpdate, JobCancel, JobCreate, JobInput,
+        JobRead, JobRelease, PolicyRead, PolicyWrite, TokenRead, TokenWrite,
+    },
+};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,80 +19,234 @@ pub(super) enum Rule {
     Kinds(&'static [PrincipalKind]),
 }
 
+/// What policy has to permit, behind the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing: it is about the caller itself, or the caller is a host or a gateway, to which policies do not speak.
+    Nothing,
+    /// This, to the fleet; decided before the door.
+    Fleet(Action),
+    /// This, to each host; decided by the door, which knows them.
+    Hosts(Action),
+}
+
+impl Need {
+    /// Whether whoever is suspended may still call.
+    pub(super) fn is_harmless(self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Fleet(action) | Self::Hosts(action) => action.is_harmless(),
+        }
+    }
+}
+
 /// Whoever may look at the fleet and run jobs.
 const PEOPLE: Rule = Rule::Kinds(&[Operator, Ai, Automation]);
+const OPERATORS_AND_SCRIPTS: Rule = Rule::Kinds(&[Operator, Automation]);
 const OPERATOR: Rule = Rule::Kinds(&[Operator]);
 const ENROLLED: Rule = Rule::Kinds(&[Host, Gateway, Operator]);
 const HOST: Rule = Rule::Kinds(&[Host]);
 const EXCHANGER: Rule = Rule::Kinds(&[Gateway, Operator]);
 const ANY_CREDENTIAL: Rule = Rule::Kinds(&PrincipalKind::ALL);
 
-/// The rule of each method, as "package.Service/Method".
-const RULES: &[(&str, Rule)] = &[
-    ("grpc.health.v1.Health/Check", Rule::Anyone),
-    ("grpc.health.v1.Health/Watch", Rule::Anyone),
+/// The rule of each method, as "package.Service/Method", and what policy has to permit.
+const RULES: &[(&str, Rule, Need)] = &[
+    ("grpc.health.v1.Health/Check", Rule::Anyone, Nothing),
+    ("grpc.health.v1.Health/Watch", Rule::Anyone, Nothing),
     (
         "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         PEOPLE,
+        Nothing,
     ),
     (
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         PEOPLE,
+        Nothing,
     ),
-    ("muster.agent.v1.AgentService/Attach", HOST),
-    ("muster.agent.v1.AgentService/Report", HOST),
-    ("muster.agent.v1.AgentService/Upload", HOST),
-    ("muster.v1.AccessService/CreatePrincipal", OPERATOR),
-    ("muster.v1.AccessService/CreateToken", OPERATOR),
-    ("muster.v1.AccessService/ExchangeToken", EXCHANGER),
-    ("muster.v1.AccessService/GetAuthorities", ANY_CREDENTIAL),
-    ("muster.v1.AccessService/GetCaller", ANY_CREDENTIAL),
-    ("muster.v1.AccessService/ListPrincipals", OPERATOR),
-    ("muster.v1.AccessService/ListTokens", OPERATOR),
-    ("muster.v1.AccessService/LockPrincipal", OPERATOR),
-    ("muster.v1.AccessService/LockToken", OPERATOR),
-    ("muster.v1.AccessService/RevokeToken", OPERATOR),
-    ("muster.v1.AccessService/RotateAuthority", OPERATOR),
-    ("muster.v1.AccessService/UnlockPrincipal", OPERATOR),
-    ("muster.v1.AccessService/UnlockToken", OPERATOR),
-    ("muster.v1.AccessService/UpdatePrincipal", OPERATOR),
-    ("muster.v1.AuditService/ExportAudit", OPERATOR),
-    ("muster.v1.AuditService/GetAuditHead", OPERATOR),
-    ("muster.v1.AuditService/ListAudit", OPERATOR),
-    ("muster.v1.EnrollmentService/CreateJoinToken", OPERATOR),
-    ("muster.v1.EnrollmentService/Enroll", Rule::Anyone),
-    ("muster.v1.EnrollmentService/ListJoinTokens", OPERATOR),
-    ("muster.v1.EnrollmentService/RenewCertificate", ENROLLED),
-    ("muster.v1.EnrollmentService/RevokeJoinToken", OPERATOR),
-    ("muster.v1.HostService/GetHost", PEOPLE),
-    ("muster.v1.HostService/ListHosts", PEOPLE),
-    ("muster.v1.HostService/ListInstructions", PEOPLE),
-    ("muster.v1.HostService/LockHost", OPERATOR),
-    ("muster.v1.HostService/RemoveHost", OPERATOR),
-    ("muster.v1.HostService/SetInstruction", PEOPLE),
-    ("muster.v1.HostService/UnlockHost", OPERATOR),
-    ("muster.v1.HostService/UpdateHost", PEOPLE),
-    ("muster.v1.HostService/WatchHosts", PEOPLE),
-    ("muster.v1.JobService/AttachTask", PEOPLE),
-    ("muster.v1.JobService/CancelJob", PEOPLE),
-    ("muster.v1.JobService/CreateJob", PEOPLE),
-    ("muster.v1.JobService/GetJob", PEOPLE),
-    ("muster.v1.JobService/ListJobs", PEOPLE),
-    ("muster.v1.JobService/ListTasks", PEOPLE),
-    ("muster.v1.JobService/ReadOutput", PEOPLE),
-    ("muster.v1.JobService/ReleaseJobs", OPERATOR),
-    ("muster.v1.JobService/RunJob", PEOPLE),
-    ("muster.v1.JobService/SendInput", PEOPLE),
-    ("muster.v1.JobService/WatchJob", PEOPLE),
+    ("muster.agent.v1.AgentService/Attach", HOST, Nothing),
+    ("muster.agent.v1.AgentService/Report", HOST, Nothing),
+    ("muster.agent.v1.AgentService/Upload", HOST, Nothing),
+    (
+        "muster.v1.AccessService/CreatePrincipal",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/CreateToken",
+        OPERATOR,
+        Fleet(TokenWrite),
+    ),
+    ("muster.v1.AccessService/ExchangeToken", EXCHANGER, Nothing),
+    (
+        "muster.v1.AccessService/ExplainAccess",
+        PEOPLE,
+        Fleet(PolicyRead),
+    ),
+    (
+        "muster.v1.AccessService/GetAuthorities",
+        ANY_CREDENTIAL,
+        Nothing,
+    ),
+    ("muster.v1.AccessService/GetCaller", ANY_CREDENTIAL, Nothing),
+    (
+        "muster.v1.AccessService/GetPolicy",
+        PEOPLE,
+        Fleet(PolicyRead),
+    ),
+    (
+        "muster.v1.AccessService/ListPolicyVersions",
+        PEOPLE,
+        Fleet(PolicyRead),
+    ),
+    (
+        "muster.v1.AccessService/ListPrincipals",
+        OPERATOR,
+        Fleet(AccessRead),
+    ),
+    (
+        "muster.v1.AccessService/ListTokens",
+        OPERATOR,
+        Fleet(TokenRead),
+    ),
+    (
+        "muster.v1.AccessService/LockPrincipal",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/LockToken",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/ResumePrincipal",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/RevokeToken",
+        OPERATOR,
+        Fleet(TokenWrite),
+    ),
+    (
+        "muster.v1.AccessService/RotateAuthority",
+        OPERATOR,
+        Fleet(AuthorityWrite),
+    ),
+    (
+        "muster.v1.AccessService/SetPolicy",
+        OPERATOR,
+        Fleet(PolicyWrite),
+    ),
+    (
+        "muster.v1.AccessService/UnlockPrincipal",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/UnlockToken",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/UpdatePrincipal",
+        OPERATOR,
+        Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AuditService/ExportAudit",
+        OPERATOR,
+        Fleet(AuditRead),
+    ),
+    (
+        "muster.v1.AuditService/GetAuditHead",
+        OPERATOR,
+        Fleet(AuditRead),
+    ),
+    (
+        "muster.v1.AuditService/ListAudit",
+        OPERATOR,
+        Fleet(AuditRead),
+    ),
+    (
+        "muster.v1.EnrollmentService/CreateJoinToken",
+        OPERATOR,
+        Fleet(EnrollWrite),
+    ),
+    ("muster.v1.EnrollmentService/Enroll", Rule::Anyone, Nothing),
+    (
+        "muster.v1.EnrollmentService/ListJoinTokens",
+        OPERATOR,
+        Fleet(EnrollWrite),
+    ),
+    (
+        "muster.v1.EnrollmentService/RenewCertificate",
+        ENROLLED,
+        Nothing,
+    ),
+    (
+        "muster.v1.EnrollmentService/RevokeJoinToken",
+        OPERATOR,
+        Fleet(EnrollWrite),
+    ),
+    ("muster.v1.HostService/GetHost", PEOPLE, Hosts(HostRead)),
+    ("muster.v1.HostService/ListHosts", PEOPLE, Hosts(HostRead)),
+    (
+        "muster.v1.HostService/ListInstructions",
+        PEOPLE,
+        Hosts(HostRead),
+    ),
+    ("muster.v1.HostService/LockHost", OPERATOR, Hosts(HostLock)),
+    (
+        "muster.v1.HostService/RemoveHost",
+        OPERATOR,
+        Hosts(HostRemove),
+    ),
+    (
+        "muster.v1.HostService/SetHostMode",
+        OPERATORS_AND_SCRIPTS,
+        Hosts(HostMode),
+    ),
+    (
+        "muster.v1.HostService/SetInstruction",
+        PEOPLE,
+        Hosts(HostInstruct),
+    ),
+    (
+        "muster.v1.HostService/UnlockHost",
+        OPERATOR,
+        Hosts(HostLock),
+    ),
+    (
+        "muster.v1.HostService/UpdateHost",
+        PEOPLE,
+        Hosts(HostUpdate),
+    ),
+    ("muster.v1.HostService/WatchHosts", PEOPLE, Hosts(HostRead)),
+    ("muster.v1.JobService/AttachTask", PEOPLE, Hosts(JobRead)),
+    ("muster.v1.JobService/CancelJob", PEOPLE, Hosts(JobCancel)),
+    ("muster.v1.JobService/CreateJob", PEOPLE, Hosts(JobCreate)),
+    ("muster.v1.JobService/GetJob", PEOPLE, Hosts(JobRead)),
+    ("muster.v1.JobService/ListJobs", PEOPLE, Hosts(JobRead)),
+    ("muster.v1.JobService/ListTasks", PEOPLE, Hosts(JobRead)),
+    ("muster.v1.JobService/ReadOutput", PEOPLE, Hosts(JobRead)),
+    (
+        "muster.v1.JobService/ReleaseJobs",
+        OPERATOR,
+        Fleet(JobRelease),
+    ),
+    ("muster.v1.JobService/RunJob", PEOPLE, Hosts(JobCreate)),
+    ("muster.v1.JobService/SendInput", PEOPLE, Hosts(JobInput)),
+    ("muster.v1.JobService/WatchJob", PEOPLE, Hosts(JobRead)),
 ];
 
-/// The rule of a method by the path of its request: "/package.Service/Method".
-pub(super) fn of(path: &str) -> Option<Rule> {
+/// The rule of a method by the path of its request, "/package.Service/Method", and what policy has to permit.
+pub(super) fn of(path: &str) -> Option<(Rule, Need)> {
     let method = path.strip_prefix('/')?;
     RULES
-        .binary_search_by_key(&method, |(name, _)| name)
+        .binary_search_by_key(&method, |(name, _, _)| name)
         .ok()
-        .map(|found| RULES[found].1)
+        .map(|found| (RULES[found].1, RULES[found].2))
 }
 
 /// Whether a call goes on when its caller goes away. What these services change is first in the ledger and then in
@@ -169,10 +331,13 @@ pub(crate) mod tests {
 
     #[test]
     fn every_method_has_a_rule_and_every_rule_a_method() {
-        let ruled: BTreeSet<String> = RULES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let ruled: BTreeSet<String> = RULES
+            .iter()
+            .map(|(name, _, _)| (*name).to_owned())
+            .collect();
         assert_eq!(methods(), ruled);
         assert!(
-            RULES.is_sorted_by_key(|(name, _)| name),
+            RULES.is_sorted_by_key(|(name, _, _)| name),
             "searched by halves"
         );
     }
@@ -181,8 +346,8 @@ pub(crate) mod tests {
     fn without_a_credential_there_is_enrolling_and_health() {
         let open: Vec<_> = RULES
             .iter()
-            .filter(|(_, rule)| *rule == Rule::Anyone)
-            .map(|(name, _)| *name)
+            .filter(|(_, rule, _)| *rule == Rule::Anyone)
+            .map(|(name, _, _)| *name)
             .collect();
         assert_eq!(
             open,
@@ -217,7 +382,7 @@ pub(crate) mod tests {
             "EnrollmentService/CreateJoinToken",
             "EnrollmentService/RevokeJoinToken",
         ] {
-            let rule = of(&format!("/muster.v1.{method}")).unwrap();
+            let (rule, _) = of(&format!("/muster.v1.{method}")).unwrap();
             assert!(!rule.allows(Ai), "{method}");
             assert!(rule.allows(Operator), "{method}");
         }
@@ -227,8 +392,8 @@ pub(crate) mod tests {
     fn a_gateway_of_its_own_may_exchange_renew_and_ask_who_it_is() {
         let allowed: Vec<_> = RULES
             .iter()
-            .filter(|(_, rule)| *rule != Rule::Anyone && rule.allows(Gateway))
-            .map(|(name, _)| *name)
+            .filter(|(_, rule, _)| *rule != Rule::Anyone && rule.allows(Gateway))
+            .map(|(name, _, _)| *name)
             .collect();
         assert_eq!(
             allowed,
@@ -245,13 +410,18 @@ pub(crate) mod tests {
     fn what_changes_something_is_recorded() {
         let silent: Vec<_> = RULES
             .iter()
-            .map(|(name, _)| *name)
+            .map(|(name, _, _)| *name)
             .filter(|name| name.starts_with("muster.v1") && !recorded(&format!("/{name}")))
             .collect();
         assert_eq!(
             silent,
             [
+                "muster.v1.AccessService/ExplainAccess",
+                "muster.v1.AccessService/GetAuthorities",
                 "muster.v1.AccessService/GetCaller",
+                "muster.v1.AccessService/GetPolicy",
+                "muster.v1.AccessService/ListPolicyVersions",
+                "muster.v1.AccessService/ListPrincipals",
                 "muster.v1.AccessService/ListTokens",
                 "muster.v1.AuditService/ExportAudit",
                 "muster.v1.AuditService/GetAuditHead",
@@ -268,6 +438,59 @@ pub(crate) mod tests {
                 "muster.v1.JobService/WatchJob",
             ]
         );
+    }
+
+    #[test]
+    fn whatever_people_may_call_policy_decides() {
+        let undecided: Vec<_> = RULES
+            .iter()
+            .filter(|(_, rule, need)| {
+                let for_people = [Operator, Ai, Automation]
+                    .iter()
+                    .any(|kind| rule.allows(*kind));
+                for_people && *rule != Rule::Anyone && *need == Nothing
+            })
+            .map(|(name, _, _)| *name)
+            .collect();
+        assert_eq!(
+            undecided,
+            [
+                "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                "muster.v1.AccessService/ExchangeToken",
+                "muster.v1.AccessService/GetAuthorities",
+                "muster.v1.AccessService/GetCaller",
+            ],
+            "these are about the caller itself and the contract"
+        );
+        for (name, _, need) in RULES {
+            match need {
+                Nothing => {}
+                Fleet(action) => assert!(!action.is_about_hosts(), "{name}"),
+                Hosts(action) => assert!(action.is_about_hosts(), "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_suspended_may_look_and_cancel() {
+        let still: Vec<_> = RULES
+            .iter()
+            .filter(|(_, rule, need)| {
+                rule.allows(Ai) && *rule != Rule::Anyone && need.is_harmless()
+            })
+            .map(|(name, _, _)| name.rsplit('/').next().unwrap())
+            .collect();
+        assert!(still.contains(&"CancelJob") && still.contains(&"GetJob"));
+        for method in [
+            "CreateJob",
+            "RunJob",
+            "SendInput",
+            "SetInstruction",
+            "UpdateHost",
+        ] {
+            assert!(!still.contains(&method), "{method}");
+        }
     }
 
     #[test]

@@ -12,8 +12,14 @@ const SCOPES: &[(&str, Option<Scope>)] = &[
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         None,
     ),
+    ("muster.v1.AccessService/ExplainAccess", Some(FleetRead)),
     ("muster.v1.AccessService/GetAuthorities", None),
     ("muster.v1.AccessService/GetCaller", None),
+    ("muster.v1.AccessService/GetPolicy", Some(FleetRead)),
+    (
+        "muster.v1.AccessService/ListPolicyVersions",
+        Some(FleetRead),
+    ),
     ("muster.v1.HostService/GetHost", Some(FleetRead)),
     ("muster.v1.HostService/ListHosts", Some(FleetRead)),
     ("muster.v1.HostService/ListInstructions", Some(FleetRead)),
@@ -62,7 +68,7 @@ mod tests {
     fn what_only_operators_may_needs_admin() {
         for method in methods() {
             let path = format!("/{method}");
-            let rule = rules::of(&path).unwrap();
+            let (rule, _) = rules::of(&path).unwrap();
             if rule != rules::Rule::Anyone && !rule.allows(PrincipalKind::Ai) {
                 assert_eq!(of(&path), Some(Scope::Admin), "{method}");
             }

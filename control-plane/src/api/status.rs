@@ -210,6 +210,7 @@ impl Explain for NameError {
 impl Explain for EditError {
     fn reason(&self) -> Reason {
         match self {
+            Self::NotAllowed => Reason::PolicyDenied,
             Self::HostNotFound(_) => Reason::HostNotFound,
             Self::Name(error) => error.reason(),
             Self::NameTaken(_) => Reason::NameTaken,

@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, stream};
 use muster_proto::{
     agent::v1::{
-        AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, Welcome,
-        attach_request::Message as Up, attach_response::Message as Down,
+        AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, HostPolicy,
+        Welcome, attach_request::Message as Up, attach_response::Message as Down,
     },
     ids::HostId,
     v1::{Mode, Reason},
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::{convert, status},
     audit::Entry,
-    hosts::Bar,
+    hosts::{Bar, Inventory},
     jobs::Fence,
     restores::Seen,
     store::now,
@@ -83,7 +83,12 @@ pub(crate) async fn attach(
     if !uploads {
         spare_upload(&rooms, host_id).await?;
     }
-    session.greet(welcome(&rooms, &session));
+    let told = mode_limit(&rooms.inventory, host_id);
+    session.greet(welcome(&rooms, &session, told));
+    // It may have been lowered between the two.
+    if mode_limit(&rooms.inventory, host_id) != told {
+        rooms.connections.tell_policy(host_id, &rooms.inventory);
+    }
     rooms.inventory.attached(host_id);
     let trusted = hello.authorities_version;
     rooms.audit.record(
@@ -225,7 +230,19 @@ async fn challenge(rooms: &Rooms, host_id: HostId, fence: &Fence) -> Result<(), 
     }
 }
 
-fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
+/// What operators lowered a host to.
+fn mode_limit(inventory: &Inventory, host: HostId) -> Mode {
+    convert::mode_out(inventory.get(host).and_then(|host| host.mode_limit))
+}
+
+/// The message that says it.
+pub(super) fn policy(inventory: &Inventory, host: HostId) -> AttachResponse {
+    down(Down::Policy(HostPolicy {
+        mode_limit: mode_limit(inventory, host).into(),
+    }))
+}
+
+fn welcome(rooms: &Rooms, session: &Session, mode_limit: Mode) -> AttachResponse {
     let host_name = rooms
         .inventory
         .get(session.host_id)
@@ -242,8 +259,7 @@ fn welcome(rooms: &Rooms, session: &Session) -> AttachResponse {
         expected_task_ids: expected.iter().map(ToString::to_string).collect(),
         host_name,
         upload: rooms.restores.owes_upload(session.host_id),
-        // No limit is kept of any host yet.
-        mode_limit: Mode::Unspecified.into(),
+        mode_limit: mode_limit.into(),
         audit_head: rooms.head.borrow().clone(),
     }))
 }

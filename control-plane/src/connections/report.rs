@@ -212,6 +212,7 @@ impl Report {
                 }
                 let stream = convert::stream_in(chunk.stream())
                     .ok_or_else(|| status::invalid("chunk.stream", "is not said"))?;
+                let bytes = chunk.data.len() as u64;
                 let chunk = Chunk {
                     sequence: chunk.sequence,
                     stream,
@@ -224,6 +225,7 @@ impl Report {
                     .append(&self.rooms.output, self.id, chunk)
                     .await;
                 taken.map_err(|error| unavailable(&error))?;
+                (self.rooms.written)(&self.task.job.order.principal, bytes);
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }

@@ -156,6 +156,7 @@ impl Plane {
             rotation,
             audit: Audit::default(),
             head: tokio::sync::watch::channel(None).1,
+            written: std::sync::Arc::new(|_, _| {}),
             settings: ConnectionSettings::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,7 +8,10 @@ use super::{
     Bar, Host, Instruction, Inventory, Labels, Lock, NameError, check_labels, check_name,
     host::etag,
 };
-use crate::store::{Batch, StoreError, now};
+use crate::{
+    policy::{Mode, Traits},
+    store::{Batch, StoreError, now},
+};
 
 /// Bytes of an instruction: it goes into a model's context, so it is short.
 const INSTRUCTION_MAX: usize = 16 << 10;
@@ -38,6 +41,8 @@ pub(crate) enum EditError {
     NameTaken(String),
     #[error("an instruction has at most {INSTRUCTION_MAX} bytes; this one has {0}")]
     InstructionTooLong(usize),
+    #[error("policy does not let the host become that")]
+    NotAllowed,
     #[error("a note has at most {NOTE_MAX} characters; this one has {0}")]
     NoteTooLong(usize),
     #[error("the instruction has changed: its etag is {found:?}, not {given:?}; read it again")]
@@ -47,8 +52,13 @@ pub(crate) enum EditError {
 }
 
 impl Inventory {
-    /// Changes name and labels.
-    pub(crate) async fn update(&self, id: HostId, edit: Edit) -> Result<Arc<Host>, EditError> {
+    /// Changes name and labels, if `may` lets the host be what it would become.
+    pub(crate) async fn update(
+        &self,
+        id: HostId,
+        edit: Edit,
+        may: impl FnOnce(&Host, &Arc<Traits>) -> bool,
+    ) -> Result<Arc<Host>, EditError> {
         if let Some(name) = &edit.name {
             check_name(name)?;
         }
@@ -65,6 +75,9 @@ impl Inventory {
         let name = edit.name.unwrap_or_else(|| host.name.clone());
         if name != host.name && self.name_is_taken(&name) {
             return Err(EditError::NameTaken(name));
+        }
+        if !may(&host, &self.traits_of(&labels, host.mode_limit)) {
+            return Err(EditError::NotAllowed);
         }
         self.write(id, |host| {
             host.name = name;
@@ -177,6 +190,24 @@ impl Inventory {
         self.edit(id, |host| {
             host.lock = None;
             host.identity_conflict.clear();
+        })
+        .await
+    }
+
+    /// Lowers how far tasks may reach on the host, or with `None` leaves that to its own policy.
+    pub(crate) async fn set_mode_limit(
+        &self,
+        id: HostId,
+        limit: Option<Mode>,
+        note: &str,
+    ) -> Result<Arc<Host>, EditError> {
+        let length = note.chars().count();
+        if length > NOTE_MAX {
+            return Err(EditError::NoteTooLong(length));
+        }
+        self.edit(id, |host| {
+            host.mode_limit = limit;
+            host.mode_note = note.to_owned();
         })
         .await
     }

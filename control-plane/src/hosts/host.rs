@@ -13,7 +13,10 @@ use muster_proto::ids::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::presence::{Presence, PresenceLimits};
-use crate::selector::{FactKey, Subject};
+use crate::{
+    policy::{Mode, Traits},
+    selector::{FactKey, Subject},
+};
 
 /// Labels by key.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -52,6 +55,13 @@ pub(crate) struct Ceiling {
     pub(crate) roots: Vec<String>,
     /// Modes, by their numbers, that its kernel cannot enforce, with the cause.
     pub(crate) unenforceable: Vec<(i32, String)>,
+}
+
+impl Ceiling {
+    /// The highest mode; `None` if it is one that this version does not know.
+    fn mode(&self) -> Option<Mode> {
+        crate::api::convert::mode_in(self.mode.try_into().ok()?)
+    }
 }
 
 /// Which sockets tasks may open.
@@ -111,6 +121,12 @@ pub(crate) struct Host {
     pub(crate) lock: Option<Lock>,
     /// What was seen when two agents presented this identity; empty while that has not happened.
     pub(crate) identity_conflict: String,
+    /// What an operator lowered it to; `None` if nobody did.
+    pub(crate) mode_limit: Option<Mode>,
+    /// Why; may be empty.
+    pub(crate) mode_note: String,
+    /// What policy sees of it.
+    pub(crate) traits: Arc<Traits>,
     /// Judged at the last change or tick.
     pub(crate) presence: Presence,
     /// The inventory's version at the last change.
@@ -195,6 +211,16 @@ impl Pulse {
 }
 
 impl Host {
+    /// How far tasks may reach there: the lower of its own ceiling and what an operator lowered it to. `None` while
+    /// nobody has said.
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        let ceiling = self.facts.as_ref().and_then(|facts| facts.ceiling.as_ref());
+        match ceiling.and_then(Ceiling::mode) {
+            Some(ceiling) => Some(ceiling.lowered(self.mode_limit)),
+            None => self.mode_limit,
+        }
+    }
+
     /// The instruction, unless it was removed or never written.
     pub(crate) fn current_instruction(&self) -> Option<&Instruction> {
         self.instruction.as_ref().filter(|one| !one.text.is_empty())

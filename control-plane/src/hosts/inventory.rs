@@ -16,6 +16,7 @@ use super::{
     edit::EditError, host::Pulse,
 };
 use crate::{
+    policy::{Mode, Traits, TraitsKept, unknown_traits},
     selector::{ParseError, Selector},
     store::{Batch, Store, StoreError, StoredHost, now},
 };
@@ -61,6 +62,7 @@ struct Hosts {
     by_name: BTreeMap<String, HostId>,
     version: u64,
     removed: Vec<(u64, HostId)>,
+    traits: TraitsKept,
 }
 
 /// The inventory. Cheap to clone.
@@ -116,6 +118,11 @@ impl Inventory {
         self.shared.hosts.read().by_id.keys().copied().collect()
     }
 
+    /// Every host, in no order.
+    pub(crate) fn everything(&self) -> Vec<Arc<Host>> {
+        self.shared.hosts.read().by_id.values().cloned().collect()
+    }
+
     /// The host of that name or id.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<Host>, SelectError> {
         let hosts = self.shared.hosts.read();
@@ -142,6 +149,11 @@ impl Inventory {
             .filter(|host| selector.matches(host.as_ref()))
             .cloned()
             .collect())
+    }
+
+    /// What policy would see of a host with these labels and this limit.
+    pub(crate) fn traits_of(&self, labels: &Labels, limit: Option<Mode>) -> Arc<Traits> {
+        self.shared.hosts.write().traits.of(labels, limit)
     }
 
     /// Why the host may not attach; `None` if it may.
@@ -224,6 +236,8 @@ impl Inventory {
             certificate_expire_time: Some(host.certificate_expire_time),
             lock: None,
             identity_conflict: String::new(),
+            mode_limit: None,
+            mode_note: String::new(),
         })))
     }
 
@@ -350,6 +364,9 @@ impl Inventory {
         let mut hosts = self.shared.hosts.write();
         hosts.version += 1;
         host.changed = hosts.version;
+        host.traits = hosts
+            .traits
+            .renew(&host.traits, &host.labels, host.mode_limit);
         let host = Arc::new(host);
         if let Some(old) = hosts.by_id.insert(host.id, Arc::clone(&host)) {
             hosts.by_name.remove(&old.name);
@@ -425,6 +442,9 @@ fn from_stored(host: StoredHost) -> Host {
         certificate_expire_time: host.certificate_expire_time,
         lock: host.lock,
         identity_conflict: host.identity_conflict,
+        mode_limit: host.mode_limit,
+        mode_note: host.mode_note,
+        traits: unknown_traits(),
         presence: Presence::Offline,
         changed: 0,
         pulse: Pulse::new(host.last_heard_time),

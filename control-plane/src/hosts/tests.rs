@@ -132,7 +132,7 @@ async fn names_are_unique_and_ids_are_retired() {
         ..Edit::default()
     };
     assert!(matches!(
-        inventory.update(id(2), rename).await,
+        inventory.update(id(2), rename, |_, _| true).await,
         Err(EditError::NameTaken(_))
     ));
     let taken = NewHost {
@@ -185,14 +185,14 @@ async fn labels_change_as_a_set_or_one_by_one() {
         label: vec![("env".into(), Some("prod".into())), ("role".into(), None)],
         ..Edit::default()
     };
-    let host = inventory.update(id(1), edit).await.unwrap();
+    let host = inventory.update(id(1), edit, |_, _| true).await.unwrap();
     assert_eq!(host.labels, Labels::from([("env".into(), "prod".into())]));
     let bad = Edit {
         label: vec![("os".into(), Some("x".into()))],
         ..Edit::default()
     };
     assert!(matches!(
-        inventory.update(id(1), bad).await,
+        inventory.update(id(1), bad, |_, _| true).await,
         Err(EditError::Name(_))
     ));
 }

@@ -1,5 +1,4 @@
 //! What policy answers.
-#![allow(dead_code)] // Taken up by the doors together with the engine.
 
 use std::sync::Arc;
 

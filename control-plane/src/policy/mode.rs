@@ -1,5 +1,4 @@
 //! How far tasks may reach: modes and sockets, in order. Whoever lowers takes the lesser of two; nothing here raises.
-#![allow(dead_code)] // Taken up by the doors together with the engine.
 
 use std::{fmt, str::FromStr};
 

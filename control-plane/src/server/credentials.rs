@@ -35,6 +35,8 @@ impl Server {
         self.access
             .add_principal(&principal, "", &[ADMIN.to_owned()], Batch::new())
             .await?;
+        // Whoever can read this machine's data directory holds the authority's key: nothing is given away.
+        self.access.add_role(&principal, "admin").await?;
         let id = self.authority.id(SpiffeKind::Operator, name);
         let address = local_address(&self.config);
         let key = match Identity::load(directory) {

@@ -1,5 +1,6 @@
 mod attach;
 mod fake_host;
+mod policy;
 
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ use super::*;
 struct Plane {
     directory: tempfile::TempDir,
     inventory: Inventory,
+    store: Store,
+    rights: Rights,
     stop: CancellationToken,
     operator: Channel,
     identity: Identity,
@@ -43,6 +46,7 @@ impl Plane {
         let operator = directory.path().join("operator");
         server.bootstrap_operator("ada", &operator).await.unwrap();
         let inventory = server.rooms.inventory.clone();
+        let (store, rights) = (server.store.clone(), server.rights.clone());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.serve(listener, stop.clone()));
         let identity = Identity::load(&operator).unwrap();
@@ -51,6 +55,8 @@ impl Plane {
         Self {
             directory,
             inventory,
+            store,
+            rights,
             stop,
             operator,
             identity,
@@ -528,15 +534,23 @@ async fn a_call_that_waits_ends_with_its_token() {
         argv: vec!["true".to_owned()],
         ..Default::default()
     };
+    // It is its own job that it waits for: others it would not see.
+    let as_ai = |create| {
+        let mut request = Request::new(create);
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.clone());
+        request
+    };
     let job = jobs
-        .create_job(v1::CreateJobRequest {
+        .create_job(as_ai(v1::CreateJobRequest {
             request_id: "one".to_owned(),
             selector: "web-1".to_owned(),
             action: Some(v1::Action {
                 kind: Some(v1::action::Kind::Command(command)),
             }),
             ..Default::default()
-        })
+        }))
         .await
         .unwrap()
         .into_inner()

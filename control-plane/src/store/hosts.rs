@@ -6,7 +6,10 @@ use muster_proto::ids::HostId;
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{Batch, Store, StoreError, Value};
-use crate::hosts::{Facts, Host, Instruction, Labels, Lock, NewHost};
+use crate::{
+    hosts::{Facts, Host, Instruction, Labels, Lock, NewHost},
+    policy::Mode,
+};
 
 /// A host as the ledger has it, and when it was last heard.
 pub(crate) struct StoredHost {
@@ -20,6 +23,8 @@ pub(crate) struct StoredHost {
     pub(crate) certificate_expire_time: Option<i64>,
     pub(crate) lock: Option<Lock>,
     pub(crate) identity_conflict: String,
+    pub(crate) mode_limit: Option<Mode>,
+    pub(crate) mode_note: String,
 }
 
 impl Store {
@@ -89,6 +94,7 @@ fn stored_host(row: &SqliteRow) -> Result<StoredHost, StoreError> {
     let labels: String = row.try_get("labels")?;
     let facts: Option<String> = row.try_get("facts")?;
     let lock_time: Option<i64> = row.try_get("lock_time")?;
+    let mode_limit: Option<String> = row.try_get("mode_limit")?;
     let lock = match lock_time {
         None => None,
         Some(create_time) => Some(Lock {
@@ -115,6 +121,11 @@ fn stored_host(row: &SqliteRow) -> Result<StoredHost, StoreError> {
         certificate_expire_time: row.try_get("certificate_expire_time")?,
         lock,
         identity_conflict: row.try_get("identity_conflict")?,
+        mode_limit: mode_limit
+            .map(|mode| mode.parse())
+            .transpose()
+            .map_err(broken)?,
+        mode_note: row.try_get("mode_note")?,
     })
 }
 
@@ -159,7 +170,7 @@ impl Batch {
         self.push(
             "UPDATE hosts SET name = ?, labels = ?, facts = ?, last_heard_time = ?,
              certificate_expire_time = ?, lock_time = ?, lock_author = ?, lock_note = ?,
-             identity_conflict = ? WHERE host_id = ?",
+             identity_conflict = ?, mode_limit = ?, mode_note = ? WHERE host_id = ?",
             [
                 host.name.clone().into(),
                 json(&host.labels),
@@ -170,6 +181,8 @@ impl Batch {
                 lock.map(|lock| lock.author.clone()).into(),
                 lock.map(|lock| lock.note.clone()).into(),
                 host.identity_conflict.clone().into(),
+                host.mode_limit.map(|mode| mode.text().to_owned()).into(),
+                host.mode_note.clone().into(),
                 host.id_text.clone().into(),
             ],
         );

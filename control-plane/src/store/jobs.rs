@@ -239,6 +239,15 @@ pub(crate) struct After {
     pub(crate) id: String,
 }
 
+/// What somebody may see: jobs of some principals, and what ran on some hosts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visible {
+    /// As "operator/ada".
+    pub(crate) principals: Vec<String>,
+    /// Their ids.
+    pub(crate) hosts: Vec<HostId>,
+}
+
 /// Which jobs to list.
 #[derive(Debug, Default)]
 pub(crate) struct JobFilter {
@@ -254,6 +263,8 @@ pub(crate) struct JobFilter {
     pub(crate) from: Option<i64>,
     /// Created before.
     pub(crate) to: Option<i64>,
+    /// Only these; `None` keeps all.
+    pub(crate) visible: Option<Visible>,
 }
 
 /// Reads a page of jobs, newest first.
@@ -276,6 +287,12 @@ pub(crate) async fn list(
     }
     if let Some(job) = filter.job {
         query.push(" AND job_id = ").push_bind(job.to_string());
+    }
+    if let Some(visible) = &filter.visible {
+        query.push(" AND (principal IN (SELECT value FROM json_each(");
+        query.push_bind(json!(visible.principals).to_string());
+        query.push(")) OR job_id IN (SELECT job_id FROM tasks WHERE host_id IN (SELECT value FROM json_each(");
+        query.push_bind(texts(&visible.hosts)).push("))))");
     }
     if !filter.principal.is_empty() {
         query.push(" AND principal = ").push_bind(&filter.principal);
@@ -348,6 +365,8 @@ pub(crate) struct TaskFilter {
     pub(crate) states: Vec<State>,
     /// On one of these hosts; `None` keeps all.
     pub(crate) hosts: Option<Vec<HostId>>,
+    /// Only these; `None` keeps all.
+    pub(crate) visible: Option<Visible>,
 }
 
 /// A task as the ledger knows it, with its job and its place in it.
@@ -379,6 +398,14 @@ pub(crate) async fn list_tasks(
     if let Some(hosts) = &filter.hosts {
         query.push(" AND host_id IN (SELECT value FROM json_each(");
         query.push_bind(texts(hosts)).push("))");
+    }
+    if let Some(visible) = &filter.visible {
+        query.push(" AND (host_id IN (SELECT value FROM json_each(");
+        query.push_bind(texts(&visible.hosts));
+        query.push(")) OR job_id IN (SELECT job_id FROM jobs WHERE principal IN (SELECT value FROM json_each(");
+        query
+            .push_bind(json!(visible.principals).to_string())
+            .push("))))");
     }
     if let Some(task) = filter.task {
         query.push(" AND task_id = ").push_bind(task.to_string());

@@ -11,10 +11,13 @@ pub(crate) struct PrincipalRow {
     pub(crate) principal: String,
     /// The operator that owns an ai; empty if none does.
     pub(crate) owner: String,
+    /// What it is to policy.
     pub(crate) roles: Vec<String>,
     pub(crate) lock: Option<LockRow>,
     pub(crate) create_time: i64,
     pub(crate) last_used_time: Option<i64>,
+    /// When and why it was suspended.
+    pub(crate) suspended: Option<(i64, String)>,
 }
 
 impl Store {
@@ -25,7 +28,10 @@ impl Store {
             .await?
             .iter()
             .map(|row| {
+                let since: Option<i64> = row.try_get("suspend_time")?;
+                let cause: String = row.try_get("suspend_cause")?;
                 Ok(PrincipalRow {
+                    suspended: since.map(|since| (since, cause)),
                     principal: row.try_get("principal")?,
                     owner: row.try_get("owner")?,
                     roles: texts(&row.try_get::<String, _>("roles")?)?,
@@ -86,6 +92,19 @@ impl Batch {
             "UPDATE principals SET last_used_time = used.value
              FROM json_each(?) AS used WHERE principals.principal = used.key",
             [used.into()],
+        );
+    }
+
+    /// Suspends a principal, or with `None` no longer.
+    pub(crate) fn set_suspended(&mut self, principal: &str, suspended: Option<(i64, &str)>) {
+        let (since, cause) = suspended.unzip();
+        self.push(
+            "UPDATE principals SET suspend_time = ?, suspend_cause = ? WHERE principal = ?",
+            [
+                since.into(),
+                cause.unwrap_or_default().into(),
+                principal.into(),
+            ],
         );
     }
 }

@@ -390,9 +390,15 @@ async fn wrong_arguments_are_refused_with_a_way_out() {
         ),
         (
             "run",
-            json!({"target": "web-1", "command": "a", "mode": "edit"}),
-            "no argument \"mode\"",
+            json!({"target": "web-1", "command": "a", "user": "root"}),
+            "no argument \"user\"",
             "run takes target",
+        ),
+        (
+            "run",
+            json!({"target": "web-1", "command": "a", "mode": "root"}),
+            "mode is \"root\"",
+            "read-only, edit or unrestricted",
         ),
         (
             "run",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use muster_proto::v1::{Action, Command, CreateJobRequest, Script, Terminal, action};
+use muster_proto::v1::{Action, Command, CreateJobRequest, Mode, Script, Terminal, action};
 use rmcp::model::CallToolResult;
 
 use super::{
@@ -32,6 +32,7 @@ pub(super) async fn call(
         .number("max_bytes", MAX_BYTES_LIMITS)?
         .unwrap_or(MAX_BYTES);
     let key = arguments.word("key")?;
+    let mode = mode(&mut arguments)?;
     let command = command(&mut arguments)?;
     let usual = command.terminal.as_ref().map_or(WAIT, |_| WAIT_PTY);
     let wait = wait.unwrap_or(usual);
@@ -41,6 +42,7 @@ pub(super) async fn call(
         action: Some(Action {
             kind: Some(action::Kind::Command(command)),
         }),
+        mode: mode.into(),
         ..CreateJobRequest::default()
     };
     let wait_for = Duration::from_secs(wait.max(0) as u64);
@@ -51,6 +53,19 @@ pub(super) async fn call(
         job::answer(&seen.job, &seen.tasks, &sheet(max_bytes)),
         is_error,
     ))
+}
+
+fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
+    match arguments.word("mode")?.as_deref() {
+        None => Ok(Mode::Unspecified),
+        Some("read-only" | "read_only" | "plan") => Ok(Mode::ReadOnly),
+        Some("edit") => Ok(Mode::Edit),
+        Some("unrestricted" | "bypass") => Ok(Mode::Unrestricted),
+        Some(other) => Err(Refusal::new(
+            format!("mode is {:?}", other.chars().take(40).collect::<String>()),
+            "mode is read-only, edit or unrestricted; leave it out for the most you may",
+        )),
+    }
 }
 
 fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {

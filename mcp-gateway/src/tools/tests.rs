@@ -3,7 +3,7 @@ use super::*;
 /// Every byte of a definition is read by every model that connects.
 const BYTES_MAX: usize = 960;
 const INPUT_BYTES_MAX: usize = 1_150;
-const RUN_BYTES_MAX: usize = 1_400;
+const RUN_BYTES_MAX: usize = 1_540;
 
 #[test]
 fn definitions_stay_small_and_whole() {
@@ -48,7 +48,7 @@ fn definitions_stay_small_and_whole() {
             );
         }
     }
-    assert!(total <= 6_400, "all tools take {total} bytes");
+    assert!(total <= 6_540, "all tools take {total} bytes");
     let names: Vec<&str> = definitions()
         .iter()
         .map(|tool| tool.name.as_ref())
@@ -69,7 +69,7 @@ fn definitions_stay_small_and_whole() {
 #[test]
 fn what_comes_later_is_absent() {
     for tool in definitions() {
-        for later in ["mode", "max_parallel", "stop_after_failures"] {
+        for later in ["max_parallel", "stop_after_failures"] {
             assert!(
                 tool.input_schema["properties"].get(later).is_none(),
                 "{later}"

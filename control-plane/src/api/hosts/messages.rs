@@ -4,6 +4,7 @@ use muster_proto::v1;
 use prost_types::Timestamp;
 
 use super::Load;
+use crate::api::convert::mode_out;
 use crate::hosts::{Ceiling, Facts, Host, Instruction, Inventory, Network, Presence};
 
 /// A host as callers see it.
@@ -35,9 +36,9 @@ pub(crate) fn host_message(host: &Host, load: Load) -> v1::Host {
         certificate_expire_time: host.certificate_expire_time.map(timestamp),
         clock_offset: Some(signed_duration(host.pulse.clock_offset())),
         identity_conflict: host.identity_conflict.clone(),
-        // Nobody has told how far tasks may reach there.
-        mode: v1::Mode::Unspecified.into(),
-        mode_limit: v1::Mode::Unspecified.into(),
+        mode: mode_out(host.mode()).into(),
+        mode_limit: mode_out(host.mode_limit).into(),
+        mode_note: host.mode_note.clone(),
     }
 }
 

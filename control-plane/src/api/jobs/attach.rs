@@ -82,7 +82,11 @@ pub(super) async fn attach(
         None => None,
         Some(size) => Some(input::input(Some(resize(size)))?),
     };
-    let task = door.task(&open.task_id).await?;
+    let task = door.task(caller, &open.task_id).await?;
+    let types = !matches!(open.access(), WireAccess::Unspecified | WireAccess::Read);
+    if types {
+        door.may_type(caller, &task)?;
+    }
     let attachment = attachment(door, caller, &task, &open)?;
     let (control, control_out) = mpsc::channel(CONTROL_QUEUE);
     let (output, output_out) = mpsc::channel(OUTPUT_QUEUE);
@@ -95,6 +99,8 @@ pub(super) async fn attach(
         attachment,
         control,
         early: Early::new(Instant::now()),
+        caller: caller.clone(),
+        types,
     };
     let id = session.task.look(|task| task.task_id);
     let span = tracing::info_span!("attach", task.id = %id, principal = %caller.principal);
@@ -204,6 +210,9 @@ struct Session {
     attachment: Attachment,
     control: Wire,
     early: Early,
+    caller: Caller,
+    /// It may write, or may come to.
+    types: bool,
 }
 
 /// What to do after a message.
@@ -238,6 +247,7 @@ impl Session {
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut speaks = true;
+        let mut rights = self.caller.policy_changed();
         loop {
             tokio::select! {
                 shown = &mut showing => return shown,
@@ -285,6 +295,7 @@ impl Session {
                         "nothing was heard from the client for too long; attach again",
                     ));
                 }
+                Ok(()) = rights.changed() => self.judge_anew()?,
                 () = self.control.closed() => return Ok(()),
                 () = stopping.cancelled() => {
                     return Err(status::refuse(
@@ -294,6 +305,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What the client may do may have changed: whoever may not be here any more goes.
+    fn judge_anew(&mut self) -> Result<(), Status> {
+        self.caller = self.caller.renewed();
+        if !self.door.sees(&self.caller, &self.task) {
+            return Err(self.caller.no_longer());
+        }
+        if self.types {
+            self.caller.must_be_active()?;
+            self.door.may_type(&self.caller, &self.task)?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, message: AttachTaskRequest, typing: &Typing) -> Result<Next, Status> {

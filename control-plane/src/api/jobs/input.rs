@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{JobDoor, no_task, store};
 use crate::{
-    api::{convert, status},
+    api::{caller::Caller, convert, status},
     jobs::{Answer, Input, TaskRef, Writer},
 };
 
@@ -90,23 +90,27 @@ pub(super) fn refused_for(writer: &Writer) -> String {
 }
 
 impl JobDoor {
-    /// The task of that id.
-    pub(super) async fn task(&self, text: &str) -> Result<TaskRef, Status> {
+    /// The task of that id, if the caller may see it: else there is none.
+    pub(super) async fn task(&self, caller: &Caller, text: &str) -> Result<TaskRef, Status> {
         let id: TaskId = text.parse().map_err(|_| {
             let id: String = text.chars().take(80).collect();
             status::refuse(Reason::TaskNotFound, &format!("there is no task {id:?}"))
         })?;
         let found = self.jobs.find(id).await.map_err(|e| store(&e))?;
-        found.ok_or_else(|| no_task(id))
+        found
+            .filter(|task| self.sees(caller, task))
+            .ok_or_else(|| no_task(id))
     }
 
     pub(super) async fn put_in(
         &self,
+        caller: &Caller,
         request: SendInputRequest,
     ) -> Result<SendInputResponse, Status> {
         let write_id = name("write_id", &request.write_id, 1)?;
         let input = input(request.input)?;
-        let task = self.task(&request.task_id).await?;
+        let task = self.task(caller, &request.task_id).await?;
+        self.may_type(caller, &task)?;
         let writer = self.jobs.writer(task.look(|task| task.task_id));
         if let Some(writer) = writer.filter(|writer| writer.client.exclusive) {
             return Ok(SendInputResponse {

@@ -82,7 +82,14 @@ impl Fixture {
                 ..v1::Task::default()
             })
         };
-        read(&self.store, request, look, Some(self.changed.subscribe())).await
+        read(
+            &self.store,
+            "operator/ada",
+            request,
+            look,
+            Some(self.changed.subscribe()),
+        )
+        .await
     }
 
     /// Reads page by page until there is no next one.

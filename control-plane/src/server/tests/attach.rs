@@ -122,7 +122,7 @@ impl Attacher {
 }
 
 impl Plane {
-    fn jobs(&self) -> JobServiceClient<Channel> {
+    pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.operator.clone())
     }
 

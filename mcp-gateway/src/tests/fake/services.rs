@@ -148,10 +148,52 @@ impl AccessService for Fake {
     ) -> Result<Response<RotateAuthorityResponse>, Status> {
         Err(Status::unimplemented("rotate_authority"))
     }
+
+    async fn get_policy(
+        &self,
+        _: Request<GetPolicyRequest>,
+    ) -> Result<Response<GetPolicyResponse>, Status> {
+        Err(Status::unimplemented("get_policy"))
+    }
+
+    async fn set_policy(
+        &self,
+        _: Request<SetPolicyRequest>,
+    ) -> Result<Response<SetPolicyResponse>, Status> {
+        Err(Status::unimplemented("set_policy"))
+    }
+
+    async fn list_policy_versions(
+        &self,
+        _: Request<ListPolicyVersionsRequest>,
+    ) -> Result<Response<ListPolicyVersionsResponse>, Status> {
+        Err(Status::unimplemented("list_policy_versions"))
+    }
+
+    async fn explain_access(
+        &self,
+        _: Request<ExplainAccessRequest>,
+    ) -> Result<Response<ExplainAccessResponse>, Status> {
+        Err(Status::unimplemented("explain_access"))
+    }
+
+    async fn resume_principal(
+        &self,
+        _: Request<ResumePrincipalRequest>,
+    ) -> Result<Response<ResumePrincipalResponse>, Status> {
+        Err(Status::unimplemented("resume_principal"))
+    }
 }
 
 #[tonic::async_trait]
 impl HostService for Fake {
+    async fn set_host_mode(
+        &self,
+        _: Request<SetHostModeRequest>,
+    ) -> Result<Response<SetHostModeResponse>, Status> {
+        Err(Status::unimplemented("set_host_mode"))
+    }
+
     async fn list_hosts(
         &self,
         request: Request<ListHostsRequest>,

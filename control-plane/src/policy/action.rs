@@ -1,0 +1,104 @@
+//! What somebody may want to do, as policies name it.
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Action {
+    HostRead,
+    HostUpdate,
+    HostInstruct,
+    HostLock,
+    HostRemove,
+    HostMode,
+    JobCreate,
+    JobRead,
+    JobCancel,
+    JobInput,
+    JobRelease,
+    TokenRead,
+    TokenWrite,
+    EnrollWrite,
+    AccessRead,
+    AccessWrite,
+    PolicyRead,
+    PolicyWrite,
+    ApprovalRead,
+    ApprovalAnswer,
+    GrantWrite,
+    AuditRead,
+    AuthorityWrite,
+}
+
+impl Action {
+    /// Every action with its name.
+    pub(crate) const ALL: [(Self, &'static str); 23] = [
+        (Self::HostRead, "host.read"),
+        (Self::HostUpdate, "host.update"),
+        (Self::HostInstruct, "host.instruct"),
+        (Self::HostLock, "host.lock"),
+        (Self::HostRemove, "host.remove"),
+        (Self::HostMode, "host.mode"),
+        (Self::JobCreate, "job.create"),
+        (Self::JobRead, "job.read"),
+        (Self::JobCancel, "job.cancel"),
+        (Self::JobInput, "job.input"),
+        (Self::JobRelease, "job.release"),
+        (Self::TokenRead, "token.read"),
+        (Self::TokenWrite, "token.write"),
+        (Self::EnrollWrite, "enroll.write"),
+        (Self::AccessRead, "access.read"),
+        (Self::AccessWrite, "access.write"),
+        (Self::PolicyRead, "policy.read"),
+        (Self::PolicyWrite, "policy.write"),
+        (Self::ApprovalRead, "approval.read"),
+        (Self::ApprovalAnswer, "approval.answer"),
+        (Self::GrantWrite, "grant.write"),
+        (Self::AuditRead, "audit.read"),
+        (Self::AuthorityWrite, "authority.write"),
+    ];
+
+    /// As policies write it.
+    pub(crate) fn text(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The action of that name.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|(_, name)| *name == text)
+            .map(|(action, _)| action)
+    }
+
+    /// Whether it is about a host, and not about the fleet as a whole.
+    pub(crate) fn is_about_hosts(self) -> bool {
+        self <= Self::JobInput
+    }
+
+    /// Whether whoever is suspended may still do it: to look, and to cancel.
+    pub(crate) fn is_harmless(self) -> bool {
+        matches!(
+            self,
+            Self::HostRead
+                | Self::JobRead
+                | Self::JobCancel
+                | Self::TokenRead
+                | Self::AccessRead
+                | Self::PolicyRead
+                | Self::ApprovalRead
+                | Self::AuditRead
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_found_by_their_names() {
+        for (index, (action, name)) in Action::ALL.into_iter().enumerate() {
+            assert_eq!(action as usize, index, "{name}");
+            assert_eq!(Action::from_text(name), Some(action));
+        }
+        assert_eq!(Action::from_text("job.destroy"), None);
+    }
+}

@@ -1,0 +1,446 @@
+//! A set of policies: files in, checked against the schema, and made ready to be asked.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, LazyLock},
+};
+
+use cedar_policy::{
+    ActionConstraint, Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema,
+    ValidationMode, Validator,
+};
+use miette::Diagnostic as _;
+
+use super::{Action, limits::Limits};
+
+/// The files that are shipped, in force until somebody sets others.
+pub(crate) const SHIPPED: [(&str, &str); 5] = [
+    ("admin.cedar", include_str!("../../policies/admin.cedar")),
+    ("ai.cedar", include_str!("../../policies/ai.cedar")),
+    ("limits.toml", include_str!("../../policies/limits.toml")),
+    (
+        "operator.cedar",
+        include_str!("../../policies/operator.cedar"),
+    ),
+    ("viewer.cedar", include_str!("../../policies/viewer.cedar")),
+];
+
+/// What policies speak of.
+pub(crate) const SCHEMA: &str = include_str!("../../policies/muster.cedarschema");
+
+/// The file with limits; every other one holds policies.
+pub(crate) const LIMITS_FILE: &str = "limits.toml";
+
+/// Files of one set.
+const FILES_MAX: usize = 100;
+
+/// Bytes of all files of a set.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Policies of one set.
+const POLICIES_MAX: usize = 2000;
+
+/// Files by name.
+pub(crate) type Files = BTreeMap<String, String>;
+
+static CHECKER: LazyLock<Validator> = LazyLock::new(|| {
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the schema is our own");
+    Validator::new(schema)
+});
+
+/// Why files are no policies.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {cause}")]
+pub struct PolicyError {
+    /// Which file; empty if it is about all of them.
+    pub file: String,
+    /// From 1; 0 if it is about the whole file.
+    pub line: usize,
+    /// From 1.
+    pub column: usize,
+    /// What is wrong, in words.
+    pub cause: String,
+}
+
+/// What lifts a policy that does not count by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// So many approvals by principals of a role.
+    Approval { count: u32, from: Arc<str> },
+    /// A person's confirmation.
+    Confirmation,
+}
+
+/// One policy.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// Its `@id`, or its file and line.
+    pub(crate) id: Arc<str>,
+    /// Its `@text`.
+    pub(crate) text: String,
+    pub(crate) file: String,
+    pub(crate) line: usize,
+    pub(crate) need: Option<Need>,
+    pub(crate) permits: bool,
+}
+
+/// The policies that may have a say about one action.
+pub(super) struct Slice {
+    /// Those that need nothing.
+    pub(super) plain: PolicySet,
+    /// Those that permit once something is there.
+    pub(super) permits: PolicySet,
+    /// Those that forbid until something is there.
+    pub(super) forbids: PolicySet,
+}
+
+/// A set that fits the schema.
+pub(crate) struct Set {
+    pub(crate) files: Files,
+    pub(crate) limits: Limits,
+    pub(super) rules: HashMap<PolicyId, Rule>,
+    pub(super) slices: Vec<Slice>,
+    /// Hosts that policies name by their ids.
+    pub(super) named: HashSet<String>,
+    /// Words of the context that policies may look at, and that change from call to call.
+    pub(super) looks_at_time: bool,
+    pub(super) looks_at_count: bool,
+}
+
+impl Set {
+    /// The set that is shipped.
+    pub(crate) fn shipped() -> Self {
+        let files = SHIPPED.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        Self::read(files.into()).expect("the files are our own, and a test reads them")
+    }
+
+    /// Reads files and checks them.
+    pub(crate) fn read(files: Files) -> Result<Self, PolicyError> {
+        check_names(&files)?;
+        let mut policies = Vec::new();
+        let mut rules: HashMap<PolicyId, Rule> = HashMap::new();
+        let mut limits = Limits::default();
+        for (file, text) in &files {
+            if file == LIMITS_FILE {
+                limits =
+                    Limits::read(text).map_err(|(offset, cause)| at(file, text, offset, cause))?;
+                continue;
+            }
+            for (policy, rule) in read_file(file, text)? {
+                if let Some(other) = rules.get(policy.id()) {
+                    let cause = format!(
+                        "@id({:?}) is also in {}:{}",
+                        &*rule.id, other.file, other.line
+                    );
+                    return Err(PolicyError {
+                        file: file.clone(),
+                        line: rule.line,
+                        column: 1,
+                        cause,
+                    });
+                }
+                rules.insert(policy.id().clone(), rule);
+                policies.push(policy);
+            }
+        }
+        if policies.len() > POLICIES_MAX {
+            return Err(about_all(format!(
+                "a set has at most {POLICIES_MAX} policies"
+            )));
+        }
+        validate(&policies, &rules)?;
+        let named = policies.iter().flat_map(Policy::entity_literals);
+        let named = named
+            .filter(|uid| uid.type_name().to_string() == "Muster::Host")
+            .map(|uid| uid.id().unescaped().to_owned())
+            .collect();
+        let slices = Action::ALL.map(|(action, _)| slice(action, &policies, &rules));
+        let texts = || files.values();
+        // A word may be written with escapes, then it is not found as text.
+        let says = |word: &str| texts().any(|text| text.contains(word) || text.contains('\\'));
+        Ok(Self {
+            named,
+            slices: slices.into(),
+            looks_at_time: says("hour") || says("weekday"),
+            looks_at_count: says("hosts"),
+            limits,
+            rules,
+            files,
+        })
+    }
+
+    /// Whether a policy names this host by its id.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        self.named.contains(host)
+    }
+
+    /// The policy of this id.
+    pub(crate) fn rule(&self, id: &str) -> Option<&Rule> {
+        self.rules.values().find(|rule| &*rule.id == id)
+    }
+
+    /// Every policy, in the order of files and lines.
+    pub(crate) fn rules(&self) -> Vec<&Rule> {
+        let mut rules: Vec<&Rule> = self.rules.values().collect();
+        rules.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        rules
+    }
+}
+
+fn check_names(files: &Files) -> Result<(), PolicyError> {
+    if files.len() > FILES_MAX {
+        return Err(about_all(format!("a set has at most {FILES_MAX} files")));
+    }
+    if files.values().map(String::len).sum::<usize>() > BYTES_MAX {
+        return Err(about_all("a set has at most 1 MiB".to_owned()));
+    }
+    for name in files.keys() {
+        let stem = name.strip_suffix(".cedar").unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let named = !stem.is_empty() && !stem.starts_with('.') && stem.len() <= 100;
+        if name != LIMITS_FILE && !(named && stem.chars().all(plain)) {
+            let name: String = name.chars().take(80).collect();
+            return Err(about_all(format!(
+                "{name:?} is not \"limits.toml\" and no name like \"web-team.cedar\""
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn read_file(file: &str, text: &str) -> Result<Vec<(Policy, Rule)>, PolicyError> {
+    let set: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
+        let first = errors.iter().next();
+        let offset = first
+            .and_then(|error| error.labels()?.next())
+            .map_or(0, |label| label.offset());
+        at(file, text, offset, errors.to_string())
+    })?;
+    if set.templates().next().is_some() {
+        let cause = "holds a template (?principal or ?resource); write policies".to_owned();
+        return Err(at(file, text, 0, cause));
+    }
+    let mut found = Vec::new();
+    for policy in set.policies() {
+        let offset = policy.as_ref().loc().map_or(0, |loc| loc.start());
+        let (line, column) = place(text, offset);
+        let id = match policy.annotation("id") {
+            Some(id) if !id.is_empty() => id.to_owned(),
+            _ => format!("{file}:{line}"),
+        };
+        let need = need(policy).map_err(|cause| PolicyError {
+            file: file.to_owned(),
+            line,
+            column,
+            cause,
+        })?;
+        let rule = Rule {
+            id: id.as_str().into(),
+            text: policy.annotation("text").unwrap_or_default().to_owned(),
+            file: file.to_owned(),
+            line,
+            need,
+            permits: policy.effect() == Effect::Permit,
+        };
+        found.push((policy.new_id(PolicyId::new(id)), rule));
+    }
+    found.sort_by_key(|(_, rule)| rule.line);
+    Ok(found)
+}
+
+/// What `@needs` says.
+fn need(policy: &Policy) -> Result<Option<Need>, String> {
+    match policy.annotation("needs") {
+        None => Ok(None),
+        Some("confirmation") => Ok(Some(Need::Confirmation)),
+        Some("approval") => {
+            let count = policy.annotation("count").unwrap_or("1");
+            let count: u32 = count
+                .parse()
+                .ok()
+                .filter(|count| (1..=20).contains(count))
+                .ok_or_else(|| format!("@count({count:?}) is not 1 to 20"))?;
+            let from = policy.annotation("approvers").unwrap_or("admin").into();
+            Ok(Some(Need::Approval { count, from }))
+        }
+        Some(other) => Err(format!(
+            "@needs({other:?}) is neither \"approval\" nor \"confirmation\""
+        )),
+    }
+}
+
+fn validate(policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Result<(), PolicyError> {
+    let all = PolicySet::from_policies(policies.iter().cloned())
+        .map_err(|error| about_all(error.to_string()))?;
+    let result = CHECKER.validate(&all, ValidationMode::Strict);
+    let mut errors: Vec<PolicyError> = result
+        .validation_errors()
+        .map(|error| match rules.get(error.policy_id()) {
+            None => about_all(error.to_string()),
+            Some(rule) => PolicyError {
+                file: rule.file.clone(),
+                line: rule.line,
+                column: 1,
+                cause: error.to_string(),
+            },
+        })
+        .collect();
+    errors.sort_by(|a, b| (&a.file, a.line, &a.cause).cmp(&(&b.file, b.line, &b.cause)));
+    errors.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn slice(action: Action, policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Slice {
+    let uid = action_uid(action);
+    let concerned = policies
+        .iter()
+        .filter(|policy| match policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(only) => only == uid,
+            ActionConstraint::In(some) => some.contains(&uid),
+        });
+    let concerned: Vec<&Policy> = concerned.collect();
+    let of = |wanted: fn(&Rule) -> bool| {
+        let chosen = concerned
+            .iter()
+            .filter(|policy| wanted(&rules[policy.id()]));
+        PolicySet::from_policies(chosen.map(|policy| (*policy).clone()))
+            .expect("the ids are distinct in the whole set")
+    };
+    Slice {
+        plain: of(|rule| rule.need.is_none()),
+        permits: of(|rule| rule.need.is_some() && rule.permits),
+        forbids: of(|rule| rule.need.is_some() && !rule.permits),
+    }
+}
+
+pub(super) fn action_uid(action: Action) -> EntityUid {
+    uid("Muster::Action", action.text())
+}
+
+pub(super) fn uid(kind: &str, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(
+        kind.parse().expect("the names of types are our own"),
+        cedar_policy::EntityId::new(id),
+    )
+}
+
+/// An entity that has nothing but its name.
+pub(super) fn bare(uid: EntityUid) -> Entity {
+    Entity::with_uid(uid)
+}
+
+fn at(file: &str, text: &str, offset: usize, cause: String) -> PolicyError {
+    let (line, column) = place(text, offset);
+    PolicyError {
+        file: file.to_owned(),
+        line,
+        column,
+        cause,
+    }
+}
+
+fn about_all(cause: String) -> PolicyError {
+    PolicyError {
+        file: String::new(),
+        line: 0,
+        column: 0,
+        cause,
+    }
+}
+
+/// Line and column of an offset, from 1.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let start = before
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    (line, before.len() - start + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Result<Set, PolicyError> {
+        Set::read([("a.cedar".to_owned(), text.to_owned())].into())
+    }
+
+    #[test]
+    fn what_is_shipped_fits_its_schema() {
+        let set = Set::shipped();
+        assert_eq!(set.rules().len(), 8);
+        assert!(set.rules().iter().all(|rule| !rule.text.is_empty()));
+    }
+
+    #[test]
+    fn every_action_stands_in_the_schema_and_no_other() {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
+        let mut named: Vec<_> = schema
+            .actions()
+            .map(|uid| uid.id().unescaped().to_owned())
+            .collect();
+        let mut ours = Action::ALL.map(|(_, name)| name.to_owned());
+        named.sort();
+        ours.sort();
+        assert_eq!(named, ours);
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_its_place() {
+        let broken =
+            one("permit(principal, action, resource);\n\npermit(principal, action resource);")
+                .err()
+                .unwrap();
+        assert_eq!((&*broken.file, broken.line), ("a.cedar", 3), "{broken}");
+        let unknown =
+            one("permit(principal, action == Muster::Action::\"job.destroy\", resource);")
+                .err()
+                .unwrap();
+        assert_eq!(unknown.line, 1, "{unknown}");
+        let mistyped = one("\npermit(principal, action, resource) when { context.mode == 3 };")
+            .err()
+            .unwrap();
+        assert_eq!(mistyped.line, 2, "{mistyped}");
+        let fact = one("permit(principal, action, resource) when { resource.os == \"linux\" };")
+            .err()
+            .unwrap();
+        assert!(fact.cause.contains("os"), "{fact}");
+        let twice = one(
+            "@id(\"x\") permit(principal, action, resource);\n@id(\"x\") forbid(principal, action, resource);",
+        );
+        assert_eq!(twice.err().unwrap().line, 2);
+        let count =
+            one("@needs(\"approval\") @count(\"many\") forbid(principal, action, resource);");
+        assert!(count.err().unwrap().cause.contains("@count"));
+        let need = one("@needs(\"luck\") forbid(principal, action, resource);");
+        assert!(need.err().unwrap().cause.contains("luck"));
+    }
+
+    #[test]
+    fn a_label_is_looked_at_only_where_it_was_asked_for() {
+        let sure = "permit(principal, action == Muster::Action::\"host.read\", resource) \
+                    when { resource.hasTag(\"env\") && resource.getTag(\"env\") == \"dev\" };";
+        one(sure).unwrap();
+        let unsure = "permit(principal, action == Muster::Action::\"host.read\", resource) \
+                      when { resource.getTag(\"env\") == \"dev\" };";
+        assert!(
+            one(unsure).is_err(),
+            "a host without the label would be an error"
+        );
+    }
+
+    #[test]
+    fn files_have_names_and_limits() {
+        let named = |name: &str| Set::read([(name.to_owned(), String::new())].into());
+        for name in ["a.cedar", "web-team_2.cedar"] {
+            named(name).unwrap();
+        }
+        for name in ["", ".cedar", "..cedar", "a.txt", "../a.cedar", "a/b.cedar"] {
+            assert!(named(name).is_err(), "{name:?}");
+        }
+        let long = Set::read([("a.cedar".to_owned(), "/".repeat(BYTES_MAX + 1))].into());
+        assert!(long.is_err());
+    }
+}
