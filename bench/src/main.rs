@@ -16,6 +16,7 @@ mod footprint;
 mod locks;
 mod mcp;
 mod meter;
+mod policy;
 mod process;
 mod reference;
 mod sandbox;
@@ -135,6 +136,18 @@ enum Benchmark {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// What policy takes to decide: once, and about a job on many hosts. Starts nothing
+    Policy {
+        /// Hosts of the job
+        #[arg(long, default_value_t = 10_000)]
+        hosts: usize,
+        /// Policies beside those that are shipped
+        #[arg(long, default_value_t = 100)]
+        policies: usize,
+        /// Different sets of labels
+        #[arg(long, default_value_t = 1_000)]
+        sets: usize,
+    },
     /// Many agents on one control plane: connections with an identity each, which answer without a process
     Agents {
         /// How many
@@ -177,6 +190,11 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         Benchmark::Sandbox { samples, rounds } => {
             return sandbox::run(&binaries, samples, rounds).await;
         }
+        Benchmark::Policy {
+            hosts,
+            policies,
+            sets,
+        } => return policy::run(hosts, policies, sets),
         _ => {}
     }
     let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
@@ -197,9 +215,10 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
-        Benchmark::Footprint { .. } | Benchmark::Supervisors { .. } | Benchmark::Sandbox { .. } => {
-            Ok(())
-        }
+        Benchmark::Footprint { .. }
+        | Benchmark::Supervisors { .. }
+        | Benchmark::Sandbox { .. }
+        | Benchmark::Policy { .. } => Ok(()),
         Benchmark::All => {
             commands::latency(&fleet, 500, Duration::ZERO).await?;
             commands::rate(&fleet, 4_000, 32).await?;
@@ -210,7 +229,8 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
             drop(fleet);
             supervisors::run(&binaries, 10).await?;
             sandbox::run(&binaries, 300, 4).await?;
-            footprint::run(&binaries, 20).await
+            footprint::run(&binaries, 20).await?;
+            policy::run(10_000, 100, 1_000)
         }
     }
 }

@@ -33,6 +33,6 @@ pub use backup::{BackedUp, BackupError, Restored, back_up, default_target, resto
 pub use config::{Config, OauthConfig};
 pub use enrollment::JoinKind;
 pub use output::OutputConfig;
-pub use policy::{PolicyError, PolicyFiles, TriedCase};
+pub use policy::{DecisionTimes, PolicyError, PolicyFiles, TriedCase};
 pub use server::{Server, ServerError};
 pub use store::OpenError;

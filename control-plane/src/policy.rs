@@ -37,7 +37,7 @@ pub(crate) use self::{
     usage::Usage,
 };
 pub use self::{
-    offline::{PolicyFiles, TriedCase},
+    offline::{DecisionTimes, PolicyFiles, TriedCase},
     set::PolicyError,
 };
 use crate::store::{Batch, Store, StoreError, StoredPolicies, now};

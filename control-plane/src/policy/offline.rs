@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use serde::Deserialize;
 
 use super::{
     Action, Circumstances, Files, Hour, Judge, Mode, NetworkAccess, PolicyError, Resource, Set,
-    Source, TraitsKept, Verdict, Who,
+    Source, Target, TraitsKept, Verdict, Who, plan,
 };
 
 /// Cases of one table.
@@ -36,6 +37,19 @@ impl TriedCase {
     pub fn holds(&self) -> bool {
         self.expected == self.found
     }
+}
+
+/// How long decisions took.
+#[derive(Debug, Clone)]
+pub struct DecisionTimes {
+    /// Each decision that had to be thought about.
+    pub thought: Vec<Duration>,
+    /// A whole job, the first time.
+    pub first: Duration,
+    /// The same job again.
+    pub again: Duration,
+    /// On how many hosts it was denied.
+    pub denied: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +138,59 @@ impl PolicyFiles {
                     .map_err(|problem| format!("{name}: {problem}"))
             })
             .collect()
+    }
+
+    /// How long it takes to decide about a job of an ai on so many hosts with so many different sets of labels: each
+    /// decision that has to be thought about, a whole job the first time, and a whole job once it is remembered.
+    pub fn time(&self, hosts: usize, sets: usize) -> DecisionTimes {
+        let who = Who {
+            principal: "ai/claude".into(),
+            owner: "operator/ada".into(),
+            roles: ["ai".into()].into(),
+        };
+        let mut kept = TraitsKept::default();
+        let traits: Vec<_> = (0..hosts)
+            .map(|host| {
+                let set = (host % sets.max(1)).to_string();
+                let labels = [("env", "prod"), ("role", "web"), ("set", &*set)];
+                let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                kept.of(&labels.into(), None)
+            })
+            .collect();
+        let targets: Vec<Target<'_>> = traits
+            .iter()
+            .map(|traits| Target { id: "h-1", traits })
+            .collect();
+        let how = Circumstances {
+            mode: Some(Mode::Edit),
+            network: Some(NetworkAccess::All),
+            ..Circumstances::default()
+        };
+        let fresh = || {
+            let set = Set::read(self.0.set.files.clone()).expect("it was read before");
+            Judge::new(set, 0)
+        };
+        let judge = fresh();
+        let timed = traits.iter().take(sets).map(|traits| {
+            let begun = Instant::now();
+            let about = Resource::Host("h-1", traits);
+            judge.judge(&who, Action::JobCreate, about, how, Hour::default());
+            begun.elapsed()
+        });
+        let thought = timed.collect();
+        let judge = fresh();
+        let job = || {
+            let begun = Instant::now();
+            let plan = plan(&judge, &who, &targets, (None, None), how, Hour::default());
+            (begun.elapsed(), plan.denied.len())
+        };
+        let (first, denied) = job();
+        DecisionTimes {
+            thought,
+            first,
+            again: job().0,
+            denied,
+        }
     }
 
     fn try_case(&self, case: &Case, name: &str) -> Result<TriedCase, String> {
@@ -228,6 +295,12 @@ expect = "allow"
         assert!(tried[0].holds() && tried[0].rules == ["ai-edits"]);
         assert!(!tried[1].holds());
         assert_eq!((&*tried[1].name, &*tried[1].found), ("case 2", "deny"));
+    }
+
+    #[test]
+    fn a_job_that_is_timed_is_decided() {
+        let times = PolicyFiles::shipped().time(50, 5);
+        assert_eq!((times.thought.len(), times.denied), (5, 0));
     }
 
     #[test]
