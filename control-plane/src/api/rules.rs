@@ -460,6 +460,7 @@ pub(crate) mod tests {
                 "muster.v1.AccessService/ExchangeToken",
                 "muster.v1.AccessService/GetAuthorities",
                 "muster.v1.AccessService/GetCaller",
+                "muster.v1.EnrollmentService/RenewCertificate",
             ],
             "these are about the caller itself and the contract"
         );

@@ -226,6 +226,61 @@ fn asked(job_id: &str, task_id: &str) -> BTreeMap<&'static str, Vec<u8>> {
             .encode_to_vec(),
         ),
         (
+            "AccessService/CreatePrincipal",
+            v1::CreatePrincipalRequest {
+                kind: PrincipalKind::Operator.into(),
+                name: "mine".to_owned(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/UpdatePrincipal",
+            v1::UpdatePrincipalRequest {
+                principal: "operator/vic".to_owned(),
+                roles: vec!["admin".to_owned()],
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/LockPrincipal",
+            v1::LockPrincipalRequest {
+                principal: "operator/local".to_owned(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/UnlockPrincipal",
+            v1::UnlockPrincipalRequest {
+                principal: "operator/local".to_owned(),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/LockToken",
+            v1::LockTokenRequest {
+                token_id: "k-1".to_owned(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/UnlockToken",
+            v1::UnlockTokenRequest {
+                token_id: "k-1".to_owned(),
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/RotateAuthority",
+            v1::RotateAuthorityRequest {
+                step: v1::rotate_authority_request::Step::Begin.into(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        (
             "HostService/LockHost",
             v1::LockHostRequest {
                 host: host(),
@@ -293,7 +348,7 @@ fn asked(job_id: &str, task_id: &str) -> BTreeMap<&'static str, Vec<u8>> {
 /// Methods that change nothing, whoever calls.
 fn looks(method: &str) -> bool {
     let name = method.rsplit('/').next().unwrap();
-    ["Get", "List", "Watch", "Read", "Explain"]
+    ["Get", "List", "Watch", "Read", "Explain", "Export"]
         .iter()
         .any(|verb| name.starts_with(verb))
 }
@@ -319,7 +374,9 @@ async fn whoever_only_views_has_no_effect_anywhere() {
     let viewer = plane
         .token(PrincipalKind::Operator, "vic", &["viewer"])
         .await;
-    let nothing = plane.token(PrincipalKind::Operator, "nil", &[]).await;
+    let nothing = plane
+        .token(PrincipalKind::Operator, "nil", &["nobody"])
+        .await;
     let before = plane.ledger().await;
     for token in [&viewer, &nothing] {
         for method in crate::api::methods() {
