@@ -23,11 +23,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-#[allow(unused_imports, reason = "policies record their decisions")]
-pub(crate) use self::call::decided;
 use self::flood::Flood;
 pub(crate) use self::{
-    call::{Call, Taken, effect, hosts, principal, take},
+    call::{Call, Taken, decided, effect, hosts, principal, take},
     entry::{Entry, Verdict},
     heads::{HeadError, Heads},
 };

@@ -61,7 +61,8 @@ async fn a_job_that_only_the_intake_had_is_in_the_log_once() {
     let path = export(&fleet, "log").await;
     let made = format!("\"job\":\"{}\"", task.job_id);
     let create = "muster.v1.JobService/CreateJob";
-    assert_eq!(entries(&path, create, &[&made, &task.host_id]), 1);
+    let said = [&made, &task.host_id, "\"rules\":[\"admin-does-all\"]"];
+    assert_eq!(entries(&path, create, &said), 1);
     let ended = format!("\"task\":\"{}\"", task.task_id);
     assert_eq!(entries(&path, "task.end", &[&ended, "succeeded"]), 1);
     assert_eq!(entries(&path, "audit.begin", &[]), 1);

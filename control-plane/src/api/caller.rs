@@ -174,7 +174,11 @@ impl<S> Judged<S> {
         match need {
             // The door asks for each host.
             Need::Nothing | Need::Hosts(_) => {}
-            Need::Fleet(action) => caller.need_fleet(action)?,
+            Need::Fleet(action) => {
+                let judged = caller.judged_fleet(action);
+                entry.rules.clone_from(&judged.rules);
+                caller.allowed_fleet(action, &judged)?;
+            }
         }
         if let Some(scope) = super::scopes::of(request.uri().path())
             && !scopes.reaches(scope)

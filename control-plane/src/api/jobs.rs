@@ -31,7 +31,7 @@ use super::{
     hosts::select,
     output,
     page::{self, Query},
-    rights::some_names,
+    rights::{on_record, some_names},
     status,
 };
 use crate::{
@@ -154,7 +154,9 @@ impl JobDoor {
         let hosts = self.targets(caller, &checked.selector)?;
         let (mode, network) = convert::asked(&checked.confinement);
         let mut plan = caller.plan(&hosts, (mode, network), Circumstances::default());
-        if plan.decision.verdict != Verdict::Allow {
+        let decision = &plan.decision;
+        audit::decided(on_record(&decision.verdict), &decision.rules);
+        if decision.verdict != Verdict::Allow {
             return Err(caller.refuse_plan(&hosts, &plan));
         }
         // Where nothing was asked for, what no host of them permits is not asked of any.

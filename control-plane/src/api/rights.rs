@@ -12,6 +12,7 @@ use tonic::Status;
 use super::{caller::Caller, status};
 use crate::{
     access::{Access, AccessError, Principal},
+    audit,
     hosts::{Host, Inventory},
     policy::{
         Action, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Policy, Resource,
@@ -204,6 +205,16 @@ pub(crate) fn some_names<'a>(mut names: impl ExactSizeIterator<Item = &'a str>) 
     }
 }
 
+/// A verdict as the audit log has it.
+pub(super) fn on_record(verdict: &Verdict) -> audit::Verdict {
+    match verdict {
+        Verdict::Allow => audit::Verdict::Allow,
+        Verdict::Deny => audit::Verdict::Deny,
+        Verdict::NeedsApproval { .. } => audit::Verdict::NeedsApproval,
+        Verdict::NeedsConfirmation => audit::Verdict::NeedsConfirmation,
+    }
+}
+
 impl Caller {
     /// The caller as it stands now: what policy sees of it may have changed since the call began.
     pub(crate) fn renewed(&self) -> Self {
@@ -270,6 +281,7 @@ impl Caller {
         };
         let about = Resource::Host(&host.id_text, &host.traits);
         let judged = self.rights.judge(&self.who, action, about, how);
+        audit::decided(on_record(&judged.verdict), &judged.rules);
         if judged.verdict == Verdict::Allow {
             return Ok(());
         }
@@ -281,9 +293,17 @@ impl Caller {
 
     /// Refused unless it may do this to the fleet.
     pub(crate) fn need_fleet(&self, action: Action) -> Result<(), Status> {
-        let judged = self
-            .rights
-            .judge(&self.who, action, Resource::Fleet, self.how());
+        self.allowed_fleet(action, &self.judged_fleet(action))
+    }
+
+    /// What policy says of doing this to the fleet.
+    pub(super) fn judged_fleet(&self, action: Action) -> Arc<Judgement> {
+        self.rights
+            .judge(&self.who, action, Resource::Fleet, self.how())
+    }
+
+    /// Refused unless that allows it.
+    pub(super) fn allowed_fleet(&self, action: Action, judged: &Judgement) -> Result<(), Status> {
         if judged.verdict == Verdict::Allow {
             return Ok(());
         }

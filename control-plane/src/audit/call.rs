@@ -159,7 +159,6 @@ pub(crate) fn principal(principal: impl ToString) {
 }
 
 /// This is how the call was decided, by these rules.
-#[allow(dead_code, reason = "policies record their decisions")]
 pub(crate) fn decided(verdict: Verdict, rules: &[Arc<str>]) {
     change(|entry| {
         entry.verdict = verdict;

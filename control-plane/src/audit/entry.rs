@@ -25,10 +25,8 @@ pub(crate) enum Verdict {
     /// It may not.
     Deny,
     /// Not before others have agreed.
-    #[allow(dead_code, reason = "policies that answer so record it")]
     NeedsApproval,
     /// Not before the caller has confirmed it.
-    #[allow(dead_code, reason = "policies that answer so record it")]
     NeedsConfirmation,
 }
 
