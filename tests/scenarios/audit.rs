@@ -61,7 +61,7 @@ async fn a_job_that_only_the_intake_had_is_in_the_log_once() {
     let path = export(&fleet, "log").await;
     let made = format!("\"job\":\"{}\"", task.job_id);
     let create = "muster.v1.JobService/CreateJob";
-    let said = [&made, &task.host_id, "\"rules\":[\"admin-does-all\"]"];
+    let said = [&made, &task.host_id, "admin-does-all"];
     assert_eq!(entries(&path, create, &said), 1);
     let ended = format!("\"task\":\"{}\"", task.task_id);
     assert_eq!(entries(&path, "task.end", &[&ended, "succeeded"]), 1);

@@ -155,7 +155,6 @@ impl<S> Judged<S> {
             entry.via = format!("{}/{}", id.kind.segment(), id.name).into();
         }
         entry.rules.push("kinds".into());
-        let scopes = caller.scopes;
         let rule = rule.filter(|(rule, _)| rule.allows(caller.principal.kind));
         let Some((_, need)) = rule else {
             let message = format!(
@@ -165,6 +164,11 @@ impl<S> Judged<S> {
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
         };
+        if let Some(scope) = super::scopes::of(request.uri().path())
+            && !caller.scopes.reaches(scope)
+        {
+            return Err(status::out_of_scope(scope));
+        }
         let caller = Caller::new(caller, self.rights.clone());
         if !need.is_harmless()
             && let Some((_, cause)) = self.rights.access.suspended(&caller.principal)
@@ -179,11 +183,6 @@ impl<S> Judged<S> {
                 entry.rules.clone_from(&judged.rules);
                 caller.allowed_fleet(action, &judged)?;
             }
-        }
-        if let Some(scope) = super::scopes::of(request.uri().path())
-            && !scopes.reaches(scope)
-        {
-            return Err(status::out_of_scope(scope));
         }
         Ok(Some(caller))
     }
