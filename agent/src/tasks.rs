@@ -118,6 +118,7 @@ struct Inner {
 
 impl Tasks {
     /// Opens journal and spool in the agent's directory and takes up what an earlier agent left.
+    #[allow(clippy::too_many_arguments)] // Each is a part of its own, made by whoever knows it.
     pub(crate) fn open(
         directory: PathBuf,
         supervisors: Arc<Pool>,

@@ -113,6 +113,7 @@ impl Tasks {
     }
 
     /// The command of an offer, or why it is not started.
+    #[allow(clippy::result_large_err)] // An end is what an offer comes to, not a rare error.
     pub(super) fn admit(
         &self,
         sealed: &SealedOffer,

@@ -106,6 +106,7 @@ impl Tasks {
     }
 
     /// Starts what an earlier agent had taken and not started, if it is still in time.
+    #[allow(clippy::result_large_err)] // As in `admit`.
     pub(super) fn start_waiting(&self) {
         let waiting = std::mem::take(&mut *self.0.waiting.lock());
         for task in waiting {
