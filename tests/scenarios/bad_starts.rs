@@ -167,12 +167,15 @@ async fn a_full_disk_on_a_host_costs_output_and_says_so() {
         .start()
         .await;
     let host = fleet.host("web-1").await;
+    let go = fleet.directory().join("go");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.02; done", go.display());
     let job = fleet
         .operator()
-        .run("web-1", "seq 1 400000; echo end")
+        .run("web-1", format!("{wait}; seq 1 400000; echo end"))
         .await;
-    host.wire().carried_up(64 << 10).await;
+    job.reaches(State::Running).await;
     host.wire().cut();
+    fs::write(&go, "").unwrap();
     eventually(PATIENCE, "the process ends", || async {
         fleet.processes("seq").is_empty().then_some(())
     })

@@ -4,7 +4,6 @@
 //! `MUSTER_CUT_S=600 cargo test --release -p muster-tests --test scenarios catch_up -- --nocapture`
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -16,6 +15,7 @@ use muster_proto::v1::{OutputStream, host::Presence, task::State};
 use muster_tests::{
     PATIENCE, eventually,
     fleet::Fleet,
+    flow::{Flow, Lines},
     operator::{Operator, Seen},
     tally::Tally,
 };
@@ -23,9 +23,6 @@ use tokio::task::JoinSet;
 
 /// Seconds of the cut in the suite.
 const CUT_S: u64 = 3;
-
-/// Lines of one piece of output.
-const LINES: u64 = 20_000;
 
 /// Pieces that the cut of the suite makes at most, and those of a second of a longer one: some 3 MB/s.
 const PIECES: u64 = 1_000;
@@ -158,23 +155,10 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     callers.have_sampled(BEFORE_MIN, PATIENCE).await;
     let mut before = callers.end().await;
 
-    let (go, pieces) = (
-        fleet.directory().join("go"),
-        fleet.directory().join("pieces"),
-    );
+    let flow = Flow::new(fleet.directory());
     let pause = cut.as_secs_f64() / PIECES.max(cut_s * PIECES_PER_S) as f64;
-    let job = operator
-        .run(
-            "web-1",
-            format!(
-                "{}; i=0; until [ -e '{}' ]; do seq $((i*{LINES}+1)) $((i*{LINES}+{LINES})); i=$((i+1)); \
-                 sleep {pause}; done; echo $i > '{}'",
-                tally.mark(),
-                go.display(),
-                pieces.display()
-            ),
-        )
-        .await;
+    let text = format!("{}; {}", tally.mark(), flow.script(pause));
+    let job = operator.run("web-1", text).await;
     host.wire().carried_up(1 << 20).await;
     host.wire().cut();
     let cut_at = Instant::now();
@@ -192,7 +176,7 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     let mended = Instant::now();
     let callers = Callers::begin(&operator, CALLERS);
     callers.have_sampled(DURING_MIN, PATIENCE * 2).await;
-    fs::write(&go, "").unwrap();
+    flow.stop();
     eventually(limit + PATIENCE, "it catches up", || async {
         job.task().await.output_complete.then_some(())
     })
@@ -201,12 +185,10 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     let mut during = callers.end().await;
     job.succeeds().await;
 
-    let pieces: u64 = fs::read_to_string(pieces).unwrap().trim().parse().unwrap();
     let mut expected = Lines::default();
     job.output_into(OutputStream::Stdout, |bytes| expected.follow(bytes))
         .await;
-    assert_eq!(expected.last, pieces * LINES, "all lines came");
-    assert!(expected.rest.is_empty());
+    expected.ended_with(flow.lines());
     let backlog = expected.bytes - known as u64;
     eprintln!(
         "cut of {cut:?}: {} MiB caught up in {caught_up:?}",
@@ -219,30 +201,5 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     assert!(during.start.len() >= DURING_MIN && during.cancel.len() >= DURING_MIN);
     for times in [&during.start, &during.cancel] {
         assert!(percentile(times, 99) < CONTROL_P99_MAX);
-    }
-}
-
-/// What `seq` writes, as it comes.
-#[derive(Default)]
-struct Lines {
-    last: u64,
-    bytes: u64,
-    /// The beginning of a line.
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// These bytes are what comes next, to the byte.
-    fn follow(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.rest.extend_from_slice(bytes);
-        let whole = self.rest.iter().rposition(|byte| *byte == b'\n');
-        let after = self.rest.split_off(whole.map_or(0, |at| at + 1));
-        let lines = std::mem::replace(&mut self.rest, after);
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            self.last += 1;
-            let expected = format!("{}\n", self.last);
-            assert!(line == expected.as_bytes(), "{line:?} for {expected:?}");
-        }
     }
 }

@@ -11,6 +11,7 @@ pub mod dice;
 pub mod echo_host;
 pub mod fake_agent;
 pub mod fleet;
+pub mod flow;
 pub mod mcp;
 pub mod operator;
 pub mod process;
