@@ -10,11 +10,14 @@ use parking_lot::RwLock;
 
 use super::{
     Action, Circumstances, Traits, Verdict, Who,
-    set::{Need, Set, Slice, action_uid, bare, uid},
+    set::{Need, Set, Slice, Type, action_uid, bare},
 };
 
 /// Judgements that are remembered; then it begins anew.
 const REMEMBERED_MAX: usize = 200_000;
+
+/// Slices of the policies that are kept, each for an action and some roles; then it begins anew.
+const SLICES_MAX: usize = 1000;
 
 /// What an action is about.
 #[derive(Debug, Clone, Copy)]
@@ -65,12 +68,16 @@ struct Key {
     hour: Hour,
 }
 
+/// Of somebody, as they were given.
+type Roles = Arc<[Arc<str>]>;
+
 /// A set of policies that is asked.
 pub(crate) struct Judge {
     pub(crate) set: Set,
     /// As in the ledger; 0 is the shipped one.
     pub(crate) version: i64,
     remembered: RwLock<HashMap<Key, Arc<Judgement>>>,
+    slices: RwLock<HashMap<(Action, Roles), Arc<Slice>>>,
     authorizer: Authorizer,
     actions: Vec<EntityUid>,
 }
@@ -82,6 +89,7 @@ impl Judge {
             set,
             version,
             remembered: RwLock::default(),
+            slices: RwLock::default(),
             authorizer: Authorizer::new(),
             actions: Action::ALL.map(|(action, _)| action_uid(action)).into(),
         }
@@ -142,9 +150,9 @@ impl Judge {
         circumstances: Circumstances,
         hour: Hour,
     ) -> Judgement {
-        let slice = &self.set.slices[action as usize];
+        let slice = self.slice(who, action);
         match self.question(who, action, key, circumstances, hour) {
-            Ok((request, entities)) => self.answer(slice, &request, &entities, circumstances),
+            Ok((request, entities)) => self.answer(&slice, &request, &entities, circumstances),
             // Nothing that anybody may write makes an entity that cannot be; if one is, it may nothing.
             Err(error) => {
                 tracing::error!(%error, "a question to policy could not be put: {error}");
@@ -154,6 +162,21 @@ impl Judge {
                 }
             }
         }
+    }
+
+    /// The policies that may have a say.
+    fn slice(&self, who: &Who, action: Action) -> Arc<Slice> {
+        let key = (action, Arc::clone(&who.roles));
+        if let Some(known) = self.slices.read().get(&key) {
+            return Arc::clone(known);
+        }
+        let slice = Arc::new(self.set.slice(action, &who.all_roles()));
+        let mut slices = self.slices.write();
+        if slices.len() >= SLICES_MAX {
+            slices.clear();
+        }
+        slices.insert(key, Arc::clone(&slice));
+        slice
     }
 
     fn question(
@@ -166,7 +189,7 @@ impl Judge {
     ) -> Result<(Request, Entities), Box<dyn std::error::Error>> {
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let number = |number: u32| RestrictedExpression::new_long(number.into());
-        let asker = uid("Muster::Principal", &who.principal);
+        let asker = Type::Principal.uid(&who.principal);
         let principal = Entity::new_with_tags(
             asker.clone(),
             [
@@ -174,16 +197,14 @@ impl Judge {
                 ("name".to_owned(), text(who.name())),
                 ("owner".to_owned(), text(&who.owner)),
             ],
-            who.all_roles()
-                .into_iter()
-                .map(|role| uid("Muster::Role", role)),
+            who.all_roles().into_iter().map(|role| Type::Role.uid(role)),
             [],
         )?;
-        let fleet = uid("Muster::Fleet", "all");
+        let fleet = Type::Fleet.uid("all");
         let (about, resource) = match &key.traits {
             None => (fleet.clone(), bare(fleet)),
             Some(traits) => {
-                let host = uid("Muster::Host", key.host.as_deref().unwrap_or_default());
+                let host = Type::Host.uid(key.host.as_deref().unwrap_or_default());
                 let mode = traits.limit.map_or("unrestricted", |limit| limit.text());
                 let labels = traits.labels.iter();
                 let entity = Entity::new_with_tags(

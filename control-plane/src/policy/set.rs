@@ -6,8 +6,8 @@ use std::{
 };
 
 use cedar_policy::{
-    ActionConstraint, Effect, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema,
-    ValidationMode, Validator,
+    ActionConstraint, Effect, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
+    PolicySet, PrincipalConstraint, Schema, ValidationMode, Validator,
 };
 use miette::Diagnostic as _;
 
@@ -84,7 +84,7 @@ pub(crate) struct Rule {
     pub(crate) permits: bool,
 }
 
-/// The policies that may have a say about one action.
+/// The policies that may have a say about one action of whoever has certain roles.
 pub(super) struct Slice {
     /// Those that need nothing.
     pub(super) plain: PolicySet,
@@ -99,7 +99,7 @@ pub(crate) struct Set {
     pub(crate) files: Files,
     pub(crate) limits: Limits,
     pub(super) rules: HashMap<PolicyId, Rule>,
-    pub(super) slices: Vec<Slice>,
+    policies: Vec<Policy>,
     /// Hosts that policies name by their ids.
     pub(super) named: HashSet<String>,
     /// Words of the context that policies may look at, and that change from call to call.
@@ -151,22 +151,44 @@ impl Set {
         validate(&policies, &rules)?;
         let named = policies.iter().flat_map(Policy::entity_literals);
         let named = named
-            .filter(|uid| uid.type_name().to_string() == "Muster::Host")
+            .filter(|uid| *uid.type_name() == TYPES[Type::Host as usize])
             .map(|uid| uid.id().unescaped().to_owned())
             .collect();
-        let slices = Action::ALL.map(|(action, _)| slice(action, &policies, &rules));
         let texts = || files.values();
         // A word may be written with escapes, then it is not found as text.
         let says = |word: &str| texts().any(|text| text.contains(word) || text.contains('\\'));
         Ok(Self {
             named,
-            slices: slices.into(),
+            policies,
             looks_at_time: says("hour") || says("weekday"),
             looks_at_count: says("hosts"),
             limits,
             rules,
             files,
         })
+    }
+
+    /// The policies to ask about an action of whoever has these roles: each that is asked costs time, whether it
+    /// applies or not.
+    pub(super) fn slice(&self, action: Action, roles: &[&str]) -> Slice {
+        let action = action_uid(action);
+        let concerned = self
+            .policies
+            .iter()
+            .filter(|policy| is_about_action(policy, &action) && is_about_roles(policy, roles));
+        let concerned: Vec<&Policy> = concerned.collect();
+        let of = |wanted: fn(&Rule) -> bool| {
+            let chosen = concerned
+                .iter()
+                .filter(|policy| wanted(&self.rules[policy.id()]));
+            PolicySet::from_policies(chosen.map(|policy| (*policy).clone()))
+                .expect("the ids are distinct in the whole set")
+        };
+        Slice {
+            plain: of(|rule| rule.need.is_none()),
+            permits: of(|rule| rule.need.is_some() && rule.permits),
+            forbids: of(|rule| rule.need.is_some() && !rule.permits),
+        }
     }
 
     /// Whether a policy names this host by its id.
@@ -289,39 +311,57 @@ fn validate(policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Result<(), 
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
-fn slice(action: Action, policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Slice {
-    let uid = action_uid(action);
-    let concerned = policies
-        .iter()
-        .filter(|policy| match policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(only) => only == uid,
-            ActionConstraint::In(some) => some.contains(&uid),
-        });
-    let concerned: Vec<&Policy> = concerned.collect();
-    let of = |wanted: fn(&Rule) -> bool| {
-        let chosen = concerned
-            .iter()
-            .filter(|policy| wanted(&rules[policy.id()]));
-        PolicySet::from_policies(chosen.map(|policy| (*policy).clone()))
-            .expect("the ids are distinct in the whole set")
-    };
-    Slice {
-        plain: of(|rule| rule.need.is_none()),
-        permits: of(|rule| rule.need.is_some() && rule.permits),
-        forbids: of(|rule| rule.need.is_some() && !rule.permits),
+/// Whether a policy is about this action, as far as its head says.
+fn is_about_action(policy: &Policy, action: &EntityUid) -> bool {
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(only) => only == *action,
+        ActionConstraint::In(some) => some.contains(action),
+    }
+}
+
+/// Whether a policy is about somebody with these roles, as far as its head says.
+fn is_about_roles(policy: &Policy, roles: &[&str]) -> bool {
+    match policy.principal_constraint() {
+        PrincipalConstraint::In(whole) | PrincipalConstraint::IsIn(_, whole) => {
+            *whole.type_name() != TYPES[Type::Role as usize]
+                || roles.contains(&whole.id().unescaped())
+        }
+        _ => true,
     }
 }
 
 pub(super) fn action_uid(action: Action) -> EntityUid {
-    uid("Muster::Action", action.text())
+    Type::Action.uid(action.text())
 }
 
-pub(super) fn uid(kind: &str, id: &str) -> EntityUid {
-    EntityUid::from_type_name_and_id(
-        kind.parse().expect("the names of types are our own"),
-        cedar_policy::EntityId::new(id),
-    )
+/// The types of the schema that a question is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Type {
+    Principal,
+    Role,
+    Fleet,
+    Host,
+    Action,
+}
+
+/// Read once: to read the names of one question takes as long as to answer it.
+static TYPES: LazyLock<[EntityTypeName; 5]> = LazyLock::new(|| {
+    [
+        "Muster::Principal",
+        "Muster::Role",
+        "Muster::Fleet",
+        "Muster::Host",
+        "Muster::Action",
+    ]
+    .map(|name| name.parse().expect("the names of types are our own"))
+});
+
+impl Type {
+    /// The entity of this type that has this id.
+    pub(super) fn uid(self, id: &str) -> EntityUid {
+        EntityUid::from_type_name_and_id(TYPES[self as usize].clone(), EntityId::new(id))
+    }
 }
 
 /// An entity that has nothing but its name.

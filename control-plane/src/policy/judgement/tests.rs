@@ -293,3 +293,27 @@ fn the_hour_counts_where_a_policy_looks_at_it() {
         }
     );
 }
+
+#[test]
+fn only_policies_of_other_roles_are_not_asked() {
+    let judge = judge(
+        "permit(principal in Muster::Role::\"viewer\", action == Muster::Action::\"job.create\", resource);
+         forbid(principal is Muster::Principal in Muster::Role::\"guest\", action, resource);
+         forbid(principal == Muster::Principal::\"operator/eve\", action, resource);",
+    );
+    let may = |name: &str, roles: &[&str]| {
+        create(&judge, &who(name, roles), Circumstances::default()) == Verdict::Allow
+    };
+    // An admin is a viewer too.
+    assert!(may("operator/ada", &["admin"]) && may("operator/bob", &["viewer"]));
+    assert!(!may("operator/cy", &["dba"]) && !may("operator/dan", &["viewer", "guest"]));
+    assert!(!may("operator/eve", &["admin"]));
+    let asked = |roles: &[&str]| {
+        let slice = judge.set.slice(Action::JobCreate, roles);
+        slice.plain.policies().count()
+    };
+    assert_eq!(
+        (asked(&["dba"]), asked(&["viewer"]), asked(&["guest"])),
+        (1, 2, 2)
+    );
+}
