@@ -23,6 +23,9 @@ use crate::{
 
 const WARM_UP: usize = 20;
 
+/// Calls of an ai: with more within a minute it would be suspended, as the shipped limits say.
+const OF_AN_AI_MAX: usize = 550;
+
 /// Runs `true` on a host to its end, and checks how it ended.
 pub(crate) async fn run_true(client: &Client, host: &str) -> anyhow::Result<()> {
     let mut watch = client.run(command(host, &["true"])).await?;
@@ -43,10 +46,12 @@ pub(crate) async fn run_true(client: &Client, host: &str) -> anyhow::Result<()> 
 
 /// One after the other, each kind in turn, so that noise hits all alike. `pause` goes ahead of each.
 pub(crate) async fn latency(fleet: &Fleet, samples: usize, pause: Duration) -> anyhow::Result<()> {
-    let mut mcp = McpClient::connect(fleet.mcp, &fleet.mcp_token).await?;
+    let mut script = McpClient::connect(fleet.mcp, &fleet.script_token).await?;
+    let mut ai = McpClient::connect(fleet.mcp, &fleet.ai_token).await?;
     let mut limit = Samples::default();
     let mut grpc = Samples::default();
     let mut over_mcp = Samples::default();
+    let mut confined = Samples::default();
     let mut openssh = Samples::default();
     let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&["true"]));
     let gateway = fleet.gateway.cpu();
@@ -60,8 +65,16 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize, pause: Duration) -> a
         let remote = started.elapsed();
         wait(pause).await;
         let started = Instant::now();
-        mcp.run_true(HOST).await?;
+        script.run_true(HOST).await?;
         let through_gateway = started.elapsed();
+        if round < OF_AN_AI_MAX {
+            wait(pause).await;
+            let started = Instant::now();
+            ai.run_true(HOST).await?;
+            if round >= WARM_UP {
+                confined.add(started.elapsed());
+            }
+        }
         let over_ssh = ssh.as_deref().map(reference::spawn_and_wait).transpose()?;
         if round >= WARM_UP {
             over_ssh.into_iter().for_each(|time| openssh.add(time));
@@ -79,13 +92,16 @@ pub(crate) async fn latency(fleet: &Fleet, samples: usize, pause: Duration) -> a
     limit.print("local spawn and wait", &limit);
     grpc.print("gRPC, RunJob", &limit);
     over_mcp.print("MCP over HTTP, run", &limit);
+    confined.print("the same by an ai, confined", &limit);
     if ssh.is_some() {
         openssh.print("ssh over an open connection", &limit);
     }
-    let gateway = fleet.gateway.cpu_since(gateway) / (samples + WARM_UP) as u32;
+    let calls = samples + WARM_UP;
+    let calls_of_gateway = calls + calls.min(OF_AN_AI_MAX);
+    let gateway = fleet.gateway.cpu_since(gateway) / calls_of_gateway as u32;
     println!(
         "CPU us each: {}; gateway {} for a call over MCP",
-        usage.each(2 * (samples + WARM_UP)),
+        usage.each(calls + calls_of_gateway),
         gateway.as_micros()
     );
     Ok(())

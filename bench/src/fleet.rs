@@ -35,8 +35,10 @@ pub(crate) struct Fleet {
     pub(crate) client: Client,
     /// Where the gateway listens.
     pub(crate) mcp: SocketAddr,
-    /// The token of an AI client.
-    pub(crate) mcp_token: String,
+    /// The token of a script, which may do here what the operator may.
+    pub(crate) script_token: String,
+    /// The token of an AI client, whose tasks are confined.
+    pub(crate) ai_token: String,
     /// OpenSSH, if it is to be measured too.
     pub(crate) ssh: Option<Ssh>,
     _directory: TempDir,
@@ -67,19 +69,16 @@ impl Fleet {
             &root.join("gateway.log"),
         )?;
         reachable(&mut gateway, mcp, &root.join("gateway.log")).await?;
-        let request = CreateTokenRequest {
-            kind: PrincipalKind::Ai.into(),
-            name: "bench".to_owned(),
-            ..CreateTokenRequest::default()
-        };
-        let token = client.access().create_token(request).await?.into_inner();
+        let script_token = token(&client, PrincipalKind::Automation).await?;
+        let ai_token = token(&client, PrincipalKind::Ai).await?;
         Ok(Fleet {
             agent,
             gateway,
             control_plane,
             client,
             mcp,
-            mcp_token: token.bearer_token,
+            script_token,
+            ai_token,
             ssh,
             _directory: directory,
         })
@@ -241,4 +240,14 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 
 fn read(log: &Path) -> String {
     fs::read_to_string(log).unwrap_or_default()
+}
+
+async fn token(client: &Client, kind: PrincipalKind) -> anyhow::Result<String> {
+    let request = CreateTokenRequest {
+        kind: kind.into(),
+        name: "bench".to_owned(),
+        ..CreateTokenRequest::default()
+    };
+    let token = client.access().create_token(request).await?.into_inner();
+    Ok(token.bearer_token)
 }
