@@ -407,7 +407,12 @@ async fn blocking<T: Send + 'static>(
     act: impl FnOnce(&Segments) -> Result<T, OutputError> + Send + 'static,
 ) -> Result<T, OutputError> {
     let segments = segments.clone();
-    match tokio::task::spawn_blocking(move || act(&segments)).await {
+    let turn = segments.turn().await;
+    let work = move || {
+        let _turn = turn;
+        act(&segments)
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(log::stopping()),
     }

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -13,6 +14,7 @@ use nix::{
     fcntl::{FallocateFlags, fallocate},
     sys::statvfs::statvfs,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     OutputError,
@@ -25,10 +27,15 @@ use super::{
 const DROPPED: &str = "dropped by the control plane to stay within its limits";
 const DAMAGED: &str = "damaged on the control plane's disk";
 
+/// How many work on the files at once. More would not make a disk faster; but each is a thread, and what a thread has
+/// read stays with it for a while after others have let go of it: with a thread for each of 64 readers that was a GiB.
+const AT_ONCE: usize = 8;
+
 /// The directory of the segments.
 #[derive(Debug, Clone)]
 pub(super) struct Segments {
     directory: PathBuf,
+    turns: Arc<Semaphore>,
 }
 
 /// One segment file.
@@ -47,7 +54,14 @@ impl Segments {
     pub(super) fn new(directory: &Path) -> Segments {
         Segments {
             directory: directory.to_owned(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
         }
+    }
+
+    /// Waits until fewer than may work on the files do.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        turn.expect("the semaphore is never closed")
     }
 
     /// Where a segment is.
