@@ -6,6 +6,7 @@
 
 mod client;
 mod connection;
+mod crowd;
 mod server;
 mod spiffe;
 mod web;

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -14,13 +14,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use super::{SpiffeId, TlsError, server::Registration};
+use super::{SpiffeId, TlsError, server::Held};
+
+/// How HTTP/2 begins has so many bytes, always the same.
+const PREFACE_BYTES: usize = 24;
 
 /// What a client certificate says, once it was verified.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,6 +84,9 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The certificate, if the other end presented one.
     pub certificate: Option<PeerCertificate>,
+    /// Bytes of messages that are on their way in, on all connections of this identity: to be counted by whoever reads
+    /// them, so that there is a limit to what can be begun and never ended.
+    pub incoming: Arc<AtomicUsize>,
     closing: CancellationToken,
     cut: CancellationToken,
 }
@@ -97,11 +104,13 @@ impl Peer {
     pub(super) fn new(
         address: SocketAddr,
         certificate: Option<PeerCertificate>,
+        incoming: Arc<AtomicUsize>,
         cut: CancellationToken,
     ) -> Self {
         Self {
             address,
             certificate,
+            incoming,
             closing: CancellationToken::new(),
             cut,
         }
@@ -121,6 +130,11 @@ impl Peer {
     /// How long streams have to say why they end.
     const LAST_WORDS: Duration = Duration::from_millis(250);
 
+    /// Cancelled, it cuts the connection.
+    pub(super) fn gives_way(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
     pub(super) fn close(self: &Arc<Self>) {
         self.closing.cancel();
         let cut = self.cut.clone();
@@ -136,7 +150,9 @@ pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: Arc<Peer>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _registration: Option<Registration>,
+    /// Until when HTTP/2 has to begin: a server of it would wait without limit.
+    begins: Option<(Pin<Box<Sleep>>, usize)>,
+    _held: Held,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -144,15 +160,17 @@ impl TlsConnection {
     pub(super) fn new(
         stream: TlsStream<TcpStream>,
         peer: Arc<Peer>,
-        registration: Option<Registration>,
+        held: Held,
         slot: OwnedSemaphorePermit,
+        preface: Duration,
     ) -> Self {
         let cut = Box::pin(peer.cut.clone().cancelled_owned());
         Self {
             stream,
             peer,
             cut,
-            _registration: registration,
+            begins: Some((Box::pin(tokio::time::sleep(preface)), PREFACE_BYTES)),
+            _held: held,
             _slot: slot,
         }
     }
@@ -187,7 +205,17 @@ impl AsyncRead for TlsConnection {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((limit, left)) = &mut self.begins {
+            *left = left.saturating_sub(buf.filled().len() - before);
+            if *left == 0 {
+                self.begins = None;
+            } else if read.is_pending() && limit.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

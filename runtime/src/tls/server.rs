@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -21,14 +21,16 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
 };
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Peer, PeerCertificate, SpiffeId, TlsConnection, TlsError, certified_key, provider, root_store,
+    Peer, PeerCertificate, SpiffeId, SpiffeKind, TlsConnection, TlsError, certified_key,
+    crowd::{Crowd, Place},
+    provider, root_store,
 };
 
 /// Decides who may open a connection, after the certificate itself was found good.
@@ -42,9 +44,10 @@ pub trait Admission: Send + Sync {
 pub struct AcceptLimits {
     /// Handshakes that are worked on at once.
     pub handshakes: usize,
-    /// How long a handshake may take, waiting included.
+    /// How long a handshake may take, waiting included; and HTTP/2, to begin after it.
     pub handshake_timeout: Duration,
-    /// Open connections; more are dropped as they come.
+    /// Open connections; more are dropped as they come. Those without a certificate are at most a quarter of them, and so
+    /// many more may be shaking hands; of both, the oldest gives way.
     pub connections: usize,
 }
 
@@ -61,6 +64,13 @@ impl Default for AcceptLimits {
 /// How long a handshake keeps its permit, waiting for the other end included. Without it, as many strangers as there
 /// are permits could keep everybody out.
 const PROMPT: Duration = Duration::from_millis(250);
+
+/// Open connections of one identity, unless it is a host's: an operator's certificate serves many commands at once.
+const OF_ONE_MAX: usize = 1_024;
+
+/// Open connections of one host. Its agent has two, more where it reports hundreds of tasks, and those of before a cut
+/// until they are found dead. Where yet more come, the oldest is closed.
+const OF_HOST_MAX: usize = 64;
 
 /// Connections that may wait to be accepted: a fleet that dials in at once finds room. The kernel caps it at
 /// `net.core.somaxconn`, 4096 since Linux 5.4.
@@ -194,8 +204,13 @@ impl ServerTls {
         stop: CancellationToken,
         sender: mpsc::Sender<io::Result<TlsConnection>>,
     ) {
-        let slots = Arc::new(Semaphore::new(limits.connections));
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+        let rooms = Rooms {
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            strangers: Crowd::new(limits.connections / 4),
+            preface: limits.handshake_timeout,
+        };
+        let shaking = Crowd::new(limits.connections / 4);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -210,21 +225,21 @@ impl ServerTls {
                     continue;
                 }
             };
-            let Ok(slot) = slots.clone().try_acquire_owned() else {
-                tracing::warn!(%address, "a connection was dropped: {} are open", limits.connections);
-                continue;
-            };
-            let handshake = self
-                .clone()
-                .handshake(socket, address, handshakes.clone(), slot);
+            let gives_way = CancellationToken::new();
+            let place = shaking.enter(gives_way.clone());
+            let handshake = self.clone().handshake(socket, address, rooms.clone());
             let sender = sender.clone();
             let limit = limits.handshake_timeout;
             let stop = stop.clone();
             tokio::spawn(async move {
                 let outcome = tokio::select! {
                     outcome = tokio::time::timeout(limit, handshake) => outcome,
+                    () = gives_way.cancelled() => {
+                        return tracing::debug!(%address, "a handshake gave way to newer ones");
+                    }
                     () = stop.cancelled() => return,
                 };
+                drop(place);
                 match outcome {
                     Ok(Ok(connection)) => {
                         // The receiver is gone only while the server stops.
@@ -243,14 +258,14 @@ impl ServerTls {
         self,
         socket: TcpStream,
         address: SocketAddr,
-        handshakes: Arc<Semaphore>,
-        slot: OwnedSemaphorePermit,
+        rooms: Rooms,
     ) -> io::Result<TlsConnection> {
         // Without it, Nagle and delayed acknowledgements cost 40 ms a message.
         socket.set_nodelay(true)?;
         // Whoever sends nothing occupies no handshake: the permit is taken once the hello is here.
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
-        let permit = handshakes.acquire_owned().await.map_err(io::Error::other)?;
+        let permit = rooms.handshakes.acquire_owned().await;
+        let permit = permit.map_err(io::Error::other)?;
         // Nor does whoever says hello and then nothing more: it goes on without one, and its time runs out.
         let mut shaking = std::pin::pin!(hello.into_stream(self.config.clone()));
         let prompt = tokio::time::timeout(PROMPT, &mut shaking).await;
@@ -263,16 +278,47 @@ impl ServerTls {
             Some([leaf, ..]) => Some(PeerCertificate::from_der(leaf).map_err(io::Error::other)?),
             _ => None,
         };
-        let peer = Arc::new(Peer::new(address, certificate, self.open.all.child_token()));
-        let registration = peer.spiffe_id().map(|id| self.open.register(id, &peer));
+        let incoming = match &certificate {
+            Some(certificate) => self.open.incoming(&certificate.spiffe_id),
+            None => Arc::default(),
+        };
+        let cut = self.open.all.child_token();
+        let peer = Arc::new(Peer::new(address, certificate, incoming, cut));
+        let Ok(slot) = rooms.slots.try_acquire_owned() else {
+            tracing::warn!(%address, "a connection was dropped: there is no room for more");
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        let held = match peer.spiffe_id() {
+            Some(id) => Held::Known(self.open.register(id, &peer)),
+            None => Held::Stranger(rooms.strangers.enter(peer.gives_way())),
+        };
         // Locked between the verifier's look and the registration: `close` may have missed this one.
         if let Some(id) = peer.spiffe_id()
             && !self.admission.admits(id)
         {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(TlsConnection::new(stream, peer, registration, slot))
+        Ok(TlsConnection::new(stream, peer, held, slot, rooms.preface))
     }
+}
+
+/// What there is room for. Cheap to clone.
+#[derive(Clone)]
+struct Rooms {
+    slots: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    /// Those without a certificate, after their handshake.
+    strangers: Arc<Crowd>,
+    /// How long HTTP/2 may take to begin.
+    preface: Duration,
+}
+
+/// What a connection holds while it is open.
+pub(super) enum Held {
+    /// A line in the list of its identity.
+    Known(#[allow(dead_code, reason = "held, not read")] Registration),
+    /// A place among those without one.
+    Stranger(#[allow(dead_code, reason = "held, not read")] Place),
 }
 
 /// The certificate that is presented, exchangeable while connections are open.
@@ -375,16 +421,30 @@ struct OpenConnections {
 
 impl OpenConnections {
     fn register(self: &Arc<Self>, identity: &SpiffeId, peer: &Arc<Peer>) -> Registration {
+        let most = match identity.kind {
+            SpiffeKind::Host => OF_HOST_MAX,
+            _ => OF_ONE_MAX,
+        };
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        peers
-            .entry(identity.clone())
-            .or_default()
-            .push(peer.clone());
+        let own = peers.entry(identity.clone()).or_default();
+        own.push(peer.clone());
+        if own.len() > most {
+            // Its line goes at once, or a flood would close it again and again.
+            own.remove(0).close();
+        }
+        drop(peers);
         Registration {
             open: self.clone(),
             identity: identity.clone(),
             peer: peer.clone(),
         }
+    }
+
+    /// What is on its way in from an identity, counted for all of its connections.
+    fn incoming(&self, identity: &SpiffeId) -> Arc<AtomicUsize> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = peers.get(identity).and_then(|own| own.last());
+        own.map_or_else(Arc::default, |peer| Arc::clone(&peer.incoming))
     }
 
     fn identified(&self) -> Vec<Arc<Peer>> {
