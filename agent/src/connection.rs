@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use muster_proto::{
     agent::v1::{
         AttachRequest, AttachResponse, Authorities, AuthoritiesTaken, Goodbye, Heartbeat, Hello,
@@ -88,6 +90,8 @@ struct Seen {
     path: PathBuf,
     generation: String,
     ledger_position: i64,
+    /// Proves that position.
+    seal: Bytes,
 }
 
 impl Connection {
@@ -212,6 +216,7 @@ impl Connection {
             capabilities: vec!["upload".to_owned()],
             seen_generation: self.seen.generation.clone(),
             seen_ledger_position: self.seen.ledger_position,
+            seen_ledger_seal: self.seen.seal.clone(),
             time: Some(self.clock.host_time()),
             instance_id: self.instance_id.clone(),
             authorities_version: self.taken.load(Ordering::Relaxed),
@@ -305,9 +310,11 @@ impl Live<'_> {
         connection
             .standing
             .attached(&connection.address, &welcome.host_name);
-        connection
-            .seen
-            .note(&welcome.generation, welcome.ledger_position);
+        connection.seen.note(
+            &welcome.generation,
+            welcome.ledger_position,
+            &welcome.ledger_seal,
+        );
         if let Some(head) = welcome.audit_head.clone() {
             connection.take_head(head);
         }
@@ -336,7 +343,8 @@ impl Live<'_> {
                 if let Some(time) = &ack.time {
                     self.connection.clock.set(time);
                 }
-                self.connection.seen.advance(ack.ledger_position);
+                let seen = &mut self.connection.seen;
+                seen.advance(ack.ledger_position, &ack.ledger_seal);
             }
             Some(Message::Authorities(authorities)) => self.take(authorities),
             Some(Message::Policy(policy)) => {
@@ -430,15 +438,21 @@ impl Live<'_> {
 impl Seen {
     fn load(path: PathBuf) -> Self {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let (generation, position) = text.trim().split_once(' ').unwrap_or_default();
+        let mut words = text.split_ascii_whitespace();
+        let mut word = || words.next().unwrap_or_default();
         Self {
-            generation: generation.to_owned(),
-            ledger_position: position.parse().unwrap_or(0),
+            generation: word().to_owned(),
+            ledger_position: word().parse().unwrap_or(0),
+            // An older agent has written none.
+            seal: HEXLOWER
+                .decode(word().as_bytes())
+                .unwrap_or_default()
+                .into(),
             path,
         }
     }
 
-    fn note(&mut self, generation: &str, ledger_position: i64) {
+    fn note(&mut self, generation: &str, ledger_position: i64, seal: &Bytes) {
         if self.generation != generation {
             if !self.generation.is_empty() {
                 tracing::warn!("the control plane was restored from a backup, or is another one");
@@ -446,13 +460,18 @@ impl Seen {
             generation.clone_into(&mut self.generation);
             self.ledger_position = 0;
         }
-        self.advance(ledger_position);
+        // The same position is told again with a seal to one that had none.
+        if self.seal.is_empty() && ledger_position == self.ledger_position {
+            self.seal = seal.clone();
+        }
+        self.advance(ledger_position, seal);
         self.store();
     }
 
-    fn advance(&mut self, ledger_position: i64) {
+    fn advance(&mut self, ledger_position: i64, seal: &Bytes) {
         if ledger_position > self.ledger_position {
             self.ledger_position = ledger_position;
+            self.seal = seal.clone();
             self.store();
         }
     }
@@ -460,7 +479,8 @@ impl Seen {
     /// A stale file after a power cut only makes a rollback show later, so it is not synced.
     fn store(&self) {
         let new = self.path.with_extension("new");
-        let text = format!("{} {}\n", self.generation, self.ledger_position);
+        let seal = HEXLOWER.encode(&self.seal);
+        let text = format!("{} {} {seal}\n", self.generation, self.ledger_position);
         let stored = std::fs::File::options()
             .write(true)
             .create(true)

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use muster_proto::ids::HostId;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     hosts::Inventory,
     jobs::Jobs,
+    seal::Sealer,
     store::{Store, StoreError, Writer, now, random_name, restores as rows},
 };
 
@@ -28,6 +30,7 @@ pub(crate) struct Restores(Arc<Shared>);
 
 struct Shared {
     writer: Writer,
+    sealer: Arc<Sealer>,
     /// How far the ledger had come when it was opened.
     opened_position: i64,
     /// Tasks from before are those that a ledger which was set back may be wrong about.
@@ -57,6 +60,14 @@ pub(crate) struct Seen<'a> {
     pub(crate) generation: &'a str,
     /// The highest position under it.
     pub(crate) position: i64,
+    /// What proves that it was told that.
+    pub(crate) seal: &'a [u8],
+}
+
+/// A position that a host is told, and what proves that later.
+pub(crate) struct Told {
+    pub(crate) position: i64,
+    pub(crate) seal: Bytes,
 }
 
 /// Why a ledger must have been set back.
@@ -78,12 +89,22 @@ fn judge(seen: Seen<'_>, generation: &str, known: bool, told: i64) -> Option<Set
     }
 }
 
+/// What is sealed: that a host was told a position. No offer reads like this.
+fn statement(host: HostId, generation: &str, position: i64) -> Vec<u8> {
+    format!("muster ledger seen 1\n{host}\n{generation}\n{position}").into_bytes()
+}
+
 impl Restores {
     /// Reads what the ledger says, and which hosts owe what they know.
-    pub(crate) async fn load(store: &Store, inventory: &Inventory) -> Result<Self, StoreError> {
+    pub(crate) async fn load(
+        store: &Store,
+        inventory: &Inventory,
+        sealer: Arc<Sealer>,
+    ) -> Result<Self, StoreError> {
         let remembered = rows::load(&store.readers, &store.generation).await?;
         let restores = Self(Arc::new(Shared {
             writer: store.writer.clone(),
+            sealer,
             opened_position: store.position,
             opened_time: now(),
             standing: Mutex::new(Standing {
@@ -106,12 +127,26 @@ impl Restores {
         Arc::clone(&self.0.standing.lock().generation)
     }
 
-    /// Notes that a host is told this position; returns it.
-    pub(crate) fn tell(&self, host: HostId, position: i64) -> i64 {
-        let mut standing = self.0.standing.lock();
-        let told = standing.told.entry(host).or_default();
-        *told = position.max(*told);
-        position
+    /// Notes that a host is told this position; returns it with its seal.
+    pub(crate) fn tell(&self, host: HostId, position: i64) -> Told {
+        let generation = {
+            let mut standing = self.0.standing.lock();
+            let told = standing.told.entry(host).or_default();
+            *told = position.max(*told);
+            Arc::clone(&standing.generation)
+        };
+        let statement = statement(host, &generation, position);
+        Told {
+            position,
+            seal: self.0.sealer.seal(&statement).into(),
+        }
+    }
+
+    /// The seal that comes with a position, for a host that a test makes up.
+    #[cfg(test)]
+    pub(crate) fn sealed(&self, host: HostId, generation: &str, position: i64) -> Bytes {
+        let statement = statement(host, generation, position);
+        self.0.sealer.seal(&statement).into()
     }
 
     /// Whether a host owes what it knows since before the restore.
@@ -130,6 +165,15 @@ impl Restores {
             standing.earlier.contains(seen.generation),
             told.max(self.0.opened_position),
         )?;
+        // Whoever could make the ledger look set back could hold up everybody's tasks.
+        let statement = statement(host, seen.generation, seen.position);
+        if !self.0.sealer.holds(&statement, seen.seal) {
+            tracing::warn!(
+                host.id = %host,
+                "{host} says that it has seen a later ledger, and cannot prove it; it is not believed"
+            );
+            return None;
+        }
         if standing.noticed.contains(&host) {
             tracing::warn!(
                 host.id = %host,
@@ -235,6 +279,7 @@ mod tests {
         let seen = Seen {
             generation,
             position,
+            seal: &[],
         };
         judge(seen, "now", generation == "before", told)
     }

@@ -406,14 +406,15 @@ async fn open_rooms(
         OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
     let connections = Connections::new(store.starts, load_fences(&store.readers).await?);
     let syncer = store.writer.syncer().clone();
+    let sealer = Arc::new(sealer);
     let dispatcher = Dispatcher::new(
         connections.clone(),
         inventory.clone(),
-        Arc::new(sealer),
+        sealer.clone(),
         store.control_plane_id.clone(),
         syncer.clone(),
     );
-    let restores = Restores::load(store, &inventory).await?;
+    let restores = Restores::load(store, &inventory, sealer).await?;
     let jobs = Jobs::load(store.clone(), output.clone(), dispatcher).await?;
     let (audit, standing) = (Audit::default(), restores.clone());
     let generation = Arc::new(move || standing.generation());

@@ -164,6 +164,7 @@ async fn notice_set_back(rooms: &Rooms, host_id: HostId, hello: &Hello) -> Resul
     let seen = Seen {
         generation: &hello.seen_generation,
         position: hello.seen_ledger_position,
+        seal: &hello.seen_ledger_seal,
     };
     if rooms.restores.judge(host_id, seen).is_none() {
         return Ok(());
@@ -249,11 +250,13 @@ fn welcome(rooms: &Rooms, session: &Session, mode_limit: Mode) -> AttachResponse
         .map(|host| host.name.clone())
         .unwrap_or_default();
     let expected = rooms.jobs.expected(session.host_id);
+    // What is not durable may be lost without a restore, and must not look like one.
+    let told = rooms.restores.tell(session.host_id, rooms.syncer.durable());
     down(Down::Welcome(Welcome {
         session_epoch: session.epoch,
         generation: rooms.restores.generation().to_string(),
-        // What is not durable may be lost without a restore, and must not look like one.
-        ledger_position: rooms.restores.tell(session.host_id, rooms.syncer.durable()),
+        ledger_position: told.position,
+        ledger_seal: told.seal,
         time: Some(convert::timestamp(now())),
         heartbeat_interval: Some(convert::duration(rooms.settings.heartbeat_interval)),
         expected_task_ids: expected.iter().map(ToString::to_string).collect(),
@@ -413,10 +416,12 @@ async fn handle(
             {
                 rooms.jobs.heard(session.host_id, heard);
             }
+            let told = rooms.restores.tell(session.host_id, rooms.syncer.durable());
             // Lost if the queue is full: then the connection is busy, which is a sign of life too.
             session.send(down(Down::HeartbeatAck(HeartbeatAck {
                 time: Some(convert::timestamp(now())),
-                ledger_position: rooms.restores.tell(session.host_id, rooms.syncer.durable()),
+                ledger_position: told.position,
+                ledger_seal: told.seal,
             })));
         }
         Up::Facts(facts) => set_facts(rooms, session.host_id, facts),

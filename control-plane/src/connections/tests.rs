@@ -129,16 +129,16 @@ impl Plane {
             .unwrap();
         let fences = store::jobs::load_fences(&store.readers).await.unwrap();
         let connections = Connections::new(store.starts, fences);
-        let sealer = Sealer::open(&directory.join("seal.key")).unwrap();
+        let sealer = std::sync::Arc::new(Sealer::open(&directory.join("seal.key")).unwrap());
         let syncer = store.writer.syncer().clone();
         let dispatcher = Dispatcher::new(
             connections.clone(),
             inventory.clone(),
-            sealer.into(),
+            sealer.clone(),
             store.control_plane_id.clone(),
             syncer.clone(),
         );
-        let restores = Restores::load(&store, &inventory).await.unwrap();
+        let restores = Restores::load(&store, &inventory, sealer).await.unwrap();
         let jobs = Jobs::load(store.clone(), output.clone(), dispatcher)
             .await
             .unwrap();

@@ -22,6 +22,42 @@ async fn hold(plane: &Plane, job: JobId) -> Hold {
 }
 
 #[tokio::test]
+async fn whoever_only_says_that_it_has_seen_more_holds_up_nobody() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let generation = plane.rooms.restores.generation();
+    let position = plane.store.position + 1;
+    let sealed = |host, generation: &str, position| {
+        let restores = &plane.rooms.restores;
+        restores.sealed(host, generation, position)
+    };
+    let other = HostId::from_bytes(&[8; 32]);
+    for seal in [
+        Bytes::new(),
+        sealed(other, &generation, position),
+        sealed(host(), &generation, position - 1),
+        sealed(host(), "another", position),
+    ] {
+        let lie = Hello {
+            seen_generation: generation.to_string(),
+            seen_ledger_position: position,
+            seen_ledger_seal: seal,
+            ..Agent::hello("boot", "journal", 5)
+        };
+        let agent = Agent::attach_with(&plane, lie).await;
+        assert_eq!(*agent.welcome.generation, *generation);
+        assert_eq!(restores(&plane).await, (0, 0));
+        let told = agent.welcome.ledger_position;
+        let seal = sealed(host(), &generation, told);
+        assert_eq!(
+            agent.welcome.ledger_seal, seal,
+            "what it was told it can prove"
+        );
+    }
+    plane.close().await;
+}
+
+#[tokio::test]
 async fn a_host_that_has_seen_more_has_old_tasks_held_before_it_is_offered_any() {
     let directory = TempDir::new().unwrap();
     let plane = Plane::open(directory.path()).await;
@@ -34,6 +70,7 @@ async fn a_host_that_has_seen_more_has_old_tasks_held_before_it_is_offered_any()
     let seen = |position| Hello {
         seen_generation: generation.to_string(),
         seen_ledger_position: position,
+        seen_ledger_seal: plane.rooms.restores.sealed(host(), &generation, position),
         capabilities: vec!["upload".into()],
         ..Agent::hello("boot", "journal", 5)
     };
