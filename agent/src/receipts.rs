@@ -45,13 +45,17 @@ impl Receipts {
             reason: ended.reason,
             exit_code: ended.exit_code,
             signal: ended.signal.clone(),
-            start_time: task.started,
+            start_time: task.started.as_ref().and_then(|started| started.time),
             end_time: ended.time,
             run_time: ended.run_time,
             output_digest: task
                 .output
                 .map_or_else(Bytes::new, |digest| Bytes::copy_from_slice(&digest)),
-            confinement: Bytes::new(),
+            confinement: task
+                .started
+                .as_ref()
+                .and_then(|started| started.confinement.as_ref())
+                .map_or_else(Bytes::new, |applied| applied.encode_to_vec().into()),
         };
         signer
             .sign(&receipt)

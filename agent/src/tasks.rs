@@ -26,7 +26,6 @@ use muster_proto::{
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use prost::Message;
-use prost_types::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -90,7 +89,8 @@ pub(crate) struct TaskEnd<'a> {
     pub(crate) id: TaskId,
     pub(crate) host_id: &'a str,
     pub(crate) sealed_offer: &'a Bytes,
-    pub(crate) started: Option<Timestamp>,
+    /// What is known of its start, if it started.
+    pub(crate) started: Option<task_state::Started>,
     pub(crate) output: Option<Hash>,
 }
 
@@ -449,7 +449,7 @@ impl Tasks {
                 id: task.id,
                 host_id: &self.0.host_id,
                 sealed_offer: &task.sealed_offer,
-                started: task.start_time(),
+                started: task.started_as(),
                 output: task.spool.digest(),
             },
             &ended,

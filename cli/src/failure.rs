@@ -70,6 +70,12 @@ impl Failure {
         Self::usage(format!("{}: {error}", path.display()))
     }
 
+    /// About what is in this file.
+    pub(crate) fn about(mut self, path: &std::path::Path) -> Self {
+        self.message = format!("{}: {}", path.display(), self.message);
+        self
+    }
+
     pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self

@@ -57,7 +57,8 @@ pub(crate) enum JobCommand {
     /// Show what a task's host signed when it was over
     #[command(after_help = "Examples:
   muster job receipt t-wsdt62jxq96s0mt8h9pf
-  muster job receipt t-wsdt62jxq96s0mt8h9pf --verify")]
+  muster job receipt t-wsdt62jxq96s0mt8h9pf --verify --save t-wsdt62jxq96s0mt8h9pf.receipt
+  muster job receipt verify t-wsdt62jxq96s0mt8h9pf.receipt --ca ca.pem")]
     Receipt(receipt::Receipt),
     /// End a job's processes: politely, then, after the grace, hard
     Cancel {
@@ -153,21 +154,24 @@ impl JobState {
 }
 
 pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, Failure> {
-    let client = operator.connect().await?;
+    // Not every command needs one: a receipt that was kept in a file is checked without.
+    let connect = || operator.connect();
     match command {
-        JobCommand::List(list) => list.run(&client, operator.json).await?,
-        JobCommand::Get { job_id } => get(&client, job_id, operator.json).await?,
+        JobCommand::List(list) => list.run(&connect().await?, operator.json).await?,
+        JobCommand::Get { job_id } => get(&connect().await?, job_id, operator.json).await?,
         JobCommand::Watch { job_id } => {
+            let client = connect().await?;
             let watch = client.watch(&job_id, "");
             return follow::follow(&client, watch, operator.json).await;
         }
-        JobCommand::Attach(attach) => return attach.run(&client, operator.json).await,
-        JobCommand::Input(input) => input.run(&client, operator.json).await?,
-        JobCommand::Replay(replay) => return replay.run(&client).await,
-        JobCommand::Receipt(receipt) => receipt.run(&client, operator).await?,
-        JobCommand::Output(output) => output.run(&client, operator.json).await?,
+        JobCommand::Attach(attach) => return attach.run(&connect().await?, operator.json).await,
+        JobCommand::Input(input) => input.run(&connect().await?, operator.json).await?,
+        JobCommand::Replay(replay) => return replay.run(&connect().await?).await,
+        JobCommand::Receipt(receipt) => receipt.run(operator).await?,
+        JobCommand::Output(output) => output.run(&connect().await?, operator.json).await?,
         JobCommand::Release { job_ids, all } => {
             let request = ReleaseJobsRequest { job_ids, all };
+            let client = connect().await?;
             let answer = client.jobs().release_jobs(request).await?.into_inner();
             let (jobs, tasks) = (answer.released_jobs, answer.released_tasks);
             if operator.json {
@@ -182,6 +186,7 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
             grace,
             detach,
         } => {
+            let client = connect().await?;
             let job = client.cancel(&job_id, &host, grace).await;
             let mut job = job.map_err(|error| Failure::in_selector(error, &host))?;
             if !detach && host.is_empty() {

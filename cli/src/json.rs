@@ -3,8 +3,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use muster_proto::v1::{
-    Action, AttachInputResult, Facts, Host, InputStatus, Instruction, Job, JoinToken, Lock,
-    OutputChunk, OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer, action,
+    Action, AttachInputResult, Confinement, Facts, Host, InputStatus, Instruction, Job, JoinToken,
+    Lock, OutputChunk, OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer,
+    action,
 };
 use serde_json::{Value, json};
 
@@ -214,6 +215,21 @@ pub(crate) fn task(task: &Task) -> Value {
         "cancel_time": rfc3339(task.cancel_time.as_ref()),
         "disconnect_time": rfc3339(task.disconnect_time.as_ref()),
         "late_result": some(&task.late_result),
+        "confinement": task.confinement.as_ref().map(confinement),
+        "doubt": some(&task.doubt),
+    })
+}
+
+/// How far a task was confined, as its host says.
+pub(crate) fn confinement(applied: &Confinement) -> Value {
+    json!({
+        "mode": some(mode::text(applied.mode())),
+        "network": applied.network.as_ref().map(|network| json!({
+            "access": word(network.access().as_str_name(), "ACCESS_"),
+            "allow": network.allow,
+        })),
+        "roots": applied.roots,
+        "features": applied.features,
     })
 }
 

@@ -13,7 +13,9 @@ use data_encoding::HEXLOWER;
 
 pub use self::{
     head::{Head, HeadError},
-    receipt::{OUTPUT_DIGESTED_MAX, OutputDigest, ReceiptSigner, check_receipt, sha256},
+    receipt::{
+        OUTPUT_DIGESTED_MAX, OutputDigest, ReceiptSigner, check_receipt, read_receipt, sha256,
+    },
     signed::{Purpose, SignatureError},
     verify::{Finding, Report, verify},
 };

@@ -9,6 +9,7 @@ pub(crate) mod convert;
 pub(crate) mod enrollment;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
+mod measured;
 pub(crate) mod output;
 pub(crate) mod page;
 mod policies;

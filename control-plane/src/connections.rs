@@ -3,8 +3,11 @@
 //! Each attach is a session with an epoch: the newest one of a host counts, frames of an older one
 //! are refused. A session's stream ends with what its `End` says.
 
+mod arrivals;
+mod confined;
 mod driver;
 pub(crate) mod offer;
+mod receipts;
 mod reconcile;
 pub(crate) mod renumber;
 mod report;
@@ -19,7 +22,11 @@ use std::{
     time::Duration,
 };
 
-use muster_proto::{agent::v1::AttachResponse, ids::HostId, v1::AuditHead};
+use muster_proto::{
+    agent::v1::AttachResponse,
+    ids::{HostId, TaskId},
+    v1::AuditHead,
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -28,7 +35,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub(crate) use self::{driver::attach, report::report, upload::upload};
+use self::arrivals::{ATTACHES, Pace};
+pub(crate) use self::{driver::attach, receipts::Receipts, report::report, upload::upload};
 use crate::{
     audit::Audit,
     hosts::{Bar, Inventory},
@@ -76,6 +84,8 @@ pub(crate) struct Rooms {
     pub(crate) restores: Restores,
     /// Whom hosts are to trust.
     pub(crate) rotation: Rotation,
+    /// Whether what hosts sign verifies.
+    pub(crate) receipts: Receipts,
     /// What hosts do is recorded.
     pub(crate) audit: Audit,
     /// The newest head of that record, which hosts are given.
@@ -131,6 +141,44 @@ pub(crate) struct Session {
     challenged: Mutex<Option<Instant>>,
     /// The agent's clock minus ours, milliseconds.
     clock_offset: AtomicI64,
+    /// The streams that report its tasks.
+    reports: Reports,
+    /// What ends the upload that is under way, if one is: another takes its place.
+    upload: Mutex<CancellationToken>,
+    /// The host's facts are being written.
+    // Held for a look only.
+    facts: Mutex<FactsWriting>,
+}
+
+/// Facts are written one time after the other, however often they change.
+#[derive(Default)]
+struct FactsWriting {
+    busy: bool,
+    again: bool,
+}
+
+/// One stream reports a task at a time: the newest.
+// Held for a look only.
+#[derive(Default)]
+struct Reports(Mutex<HashMap<TaskId, CancellationToken>>);
+
+impl Reports {
+    /// Another stream reports the task from now on. Returns what is cancelled when yet another does.
+    fn begin(&self, task: TaskId) -> CancellationToken {
+        let superseded = CancellationToken::new();
+        let older = self.0.lock().insert(task, superseded.clone());
+        if let Some(older) = older {
+            older.cancel();
+        }
+        superseded
+    }
+
+    /// That stream is over.
+    fn end(&self, task: TaskId, superseded: &CancellationToken) {
+        if !superseded.is_cancelled() {
+            self.0.lock().remove(&task);
+        }
+    }
 }
 
 impl Session {
@@ -186,10 +234,12 @@ impl Session {
         self.clock_offset.store(milliseconds, Ordering::Relaxed);
     }
 
-    /// A time of the agent's clock by ours, Unix milliseconds; never in the future.
+    /// A time of the agent's clock by ours, Unix milliseconds; never in the future, nor before there were any.
     fn our_time(&self, theirs: Option<i64>, now: i64) -> i64 {
         theirs.map_or(now, |time| {
-            (time - self.clock_offset.load(Ordering::Relaxed)).min(now)
+            let offset = self.clock_offset.load(Ordering::Relaxed);
+            // An agent may say anything.
+            time.saturating_sub(offset).clamp(0, now.max(0))
         })
     }
 }
@@ -199,9 +249,10 @@ impl Session {
 pub(crate) struct Connections(Arc<Shared>);
 
 struct Shared {
-    // Both held for a look-up only.
+    // Each held for a look-up only.
     sessions: Mutex<HashMap<HostId, Arc<Session>>>,
     fences: Mutex<HashMap<HostId, Heard>>,
+    arrivals: Mutex<HashMap<HostId, Pace>>,
     next_epoch: AtomicI64,
     stopping: CancellationToken,
 }
@@ -213,6 +264,7 @@ impl Connections {
         Self(Arc::new(Shared {
             sessions: Mutex::default(),
             fences: Mutex::new(fences),
+            arrivals: Mutex::default(),
             next_epoch: AtomicI64::new((starts << 32) + 1),
             stopping: CancellationToken::new(),
         }))
@@ -222,6 +274,17 @@ impl Connections {
     pub(crate) fn current(&self, host: HostId) -> Option<Arc<Session>> {
         let session = self.0.sessions.lock().get(&host).cloned();
         session.filter(|session| session.is_open())
+    }
+
+    /// Whether a host may attach now, as far as it has not done so all the time.
+    fn may_attach(&self, host: HostId) -> bool {
+        let now = Instant::now();
+        let mut arrivals = self.0.arrivals.lock();
+        arrivals
+            .entry(host)
+            .or_insert_with(|| Pace::new(ATTACHES, now))
+            .take(now)
+            .is_ok()
     }
 
     /// Ends a host's session, if it has one.
@@ -294,6 +357,9 @@ impl Connections {
             heard: Mutex::new(Instant::now()),
             challenged: Mutex::new(None),
             clock_offset: AtomicI64::new(0),
+            reports: Reports::default(),
+            upload: Mutex::new(CancellationToken::new()),
+            facts: Mutex::default(),
         });
         (session, messages)
     }

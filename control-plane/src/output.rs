@@ -222,8 +222,8 @@ impl OutputStore {
     }
 
     /// Takes a chunk: returns once it is visible to readers, which is before it is durable. Waits while
-    /// the disk does not keep up. What was taken before is ignored.
-    pub(crate) async fn append(&self, task_id: TaskId, chunk: Chunk) -> Result<(), OutputError> {
+    /// the disk does not keep up. What was taken before is ignored. Says whether it is new.
+    pub(crate) async fn append(&self, task_id: TaskId, chunk: Chunk) -> Result<bool, OutputError> {
         let Chunk {
             sequence,
             stream,
@@ -259,7 +259,7 @@ impl OutputStore {
             content: Content::Missing { length, cause },
             time: None,
         };
-        self.take(task_id, item).await
+        self.take(task_id, item).await.map(drop)
     }
 
     /// Checks that all output up to `last_sequence` was taken, since the host says that this was the last.
@@ -356,7 +356,7 @@ impl OutputStore {
         .await;
     }
 
-    async fn take(&self, task_id: TaskId, item: Item) -> Result<(), OutputError> {
+    async fn take(&self, task_id: TaskId, item: Item) -> Result<bool, OutputError> {
         let task = self.task(task_id).await?;
         let payload_bytes = frame::payload_bytes(&item);
         if payload_bytes > frame::PAYLOAD_BYTES_MAX {
@@ -378,10 +378,12 @@ impl OutputStore {
             });
         })?;
         match admission {
-            Admission::Taken(_) => reservation.hand_over(),
-            Admission::Duplicate => {}
+            Admission::Taken(_) => {
+                reservation.hand_over();
+                Ok(true)
+            }
+            Admission::Duplicate => Ok(false),
         }
-        Ok(())
     }
 
     async fn task(&self, task_id: TaskId) -> Result<Arc<Task>, OutputError> {

@@ -99,6 +99,11 @@ impl Rotation {
         (self.0.authority.trusted(), version)
     }
 
+    /// By whose certificates somebody may have signed what still counts.
+    pub(crate) fn recognized(&self) -> Vec<CertificateDer<'static>> {
+        self.0.authority.recognized()
+    }
+
     /// The version now and from now on.
     pub(crate) fn versions(&self) -> watch::Receiver<i64> {
         self.0.authority.versions()

@@ -41,7 +41,7 @@ use crate::{
     audit::{Audit, Heads},
     authority::{Authority, AuthorityError},
     config::Config,
-    connections::{ConnectionSettings, Connections, Rooms, Written},
+    connections::{ConnectionSettings, Connections, Receipts, Rooms, Written},
     dispatcher::Dispatcher,
     enrollment::{Enrollment, EnrollmentError},
     hosts::{Bar, Inventory, PresenceLimits},
@@ -64,6 +64,9 @@ const STREAMS_MAX: u32 = 200;
 
 /// More than all streams of a connection may send together, so that one that is not read never holds up another.
 const CONNECTION_WINDOW: u32 = (STREAMS_MAX + 1) * STREAM_WINDOW;
+
+/// Bytes of a request to enroll, which strangers may make.
+const ENROLLMENT_MESSAGE_MAX: usize = 64 << 10;
 
 /// Between signs of life of a connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -289,10 +292,13 @@ impl Server {
                     .build_v1alpha()
                     .expect("the descriptors are our own"),
             )
-            .add_service(EnrollmentServiceServer::new(EnrollmentDoor::new(
-                self.enrollment.clone(),
-                self.address(),
-            )))
+            .add_service(
+                EnrollmentServiceServer::new(EnrollmentDoor::new(
+                    self.enrollment.clone(),
+                    self.address(),
+                ))
+                .max_decoding_message_size(ENROLLMENT_MESSAGE_MAX),
+            )
             .add_service(AccessServiceServer::new(AccessDoor::new(
                 self.access.clone(),
                 self.rooms.jobs.clone(),
@@ -426,6 +432,7 @@ async fn open_rooms(
         output,
         syncer,
         restores,
+        receipts: Receipts::new(rotation.clone()),
         rotation,
         head: heads.latest(),
         audit,

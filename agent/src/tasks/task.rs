@@ -17,7 +17,6 @@ use muster_proto::{
     v1::InputStatus,
 };
 use parking_lot::Mutex;
-use prost_types::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{overflow::Overflow, spool::Spool};
@@ -176,10 +175,10 @@ impl Task {
         self.inner.lock().started.clone()
     }
 
-    /// When its process started, by this host's clock.
-    pub(crate) fn start_time(&self) -> Option<Timestamp> {
+    /// When its process started, by this host's clock, and how far it is confined.
+    pub(crate) fn started_as(&self) -> Option<task_state::Started> {
         match self.start()?.event? {
-            task_state::Event::Started(started) => started.time,
+            task_state::Event::Started(started) => Some(started),
             task_state::Event::Ended(_) => None,
         }
     }

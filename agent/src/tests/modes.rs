@@ -67,7 +67,8 @@ async fn a_task_is_confined_as_its_offer_says_and_its_report_says_how() {
         .await;
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Succeeded);
-    assert_eq!(task.started.unwrap().confinement, None);
+    let applied = task.started.unwrap().confinement;
+    assert_eq!(applied, Some(asking(Mode::Unrestricted)));
     assert!(file.exists());
 }
 

@@ -3,7 +3,7 @@
 use muster_proto::v1::{Job, Task, action};
 
 use crate::{
-    json,
+    json, mode,
     run::result,
     screen::{Fields, Rows, bytes, clean},
     time,
@@ -49,11 +49,15 @@ pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
         fields.add("cancelled", format!("{when} by {}", job.cancelled_by));
     }
     fields.add("note", &job.note);
-    let mut rows = Rows::new(&["HOST", "STATE", "TIME", "OUTPUT", "TASK", "REMARK"]);
+    if let [task] = tasks {
+        fields.add("confined", confined(task));
+    }
+    let mut rows = Rows::new(&["HOST", "STATE", "MODE", "TIME", "OUTPUT", "TASK", "REMARK"]);
     for task in tasks {
         rows.add([
             task.host_name.clone(),
             json::task_state(task).replace('_', " "),
+            applied_mode(task).to_owned(),
             run_time(task),
             output(task),
             task.task_id.clone(),
@@ -61,6 +65,35 @@ pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
         ]);
     }
     format!("{}\n{}", fields.render(), rows.render())
+}
+
+/// The mode that the host says it applied.
+fn applied_mode(task: &Task) -> &'static str {
+    let applied = task.confinement.as_ref();
+    applied.map_or("", |applied| mode::text(applied.mode()))
+}
+
+/// "edit below /srv/app; network none; by landlock-7, seccomp"; empty where nothing was told.
+fn confined(task: &Task) -> String {
+    let Some(applied) = &task.confinement else {
+        return String::new();
+    };
+    let mut words = mode::text(applied.mode()).to_owned();
+    if !applied.roots.is_empty() {
+        words.push_str(&format!(" below {}", applied.roots.join(", ")));
+    }
+    if let Some(network) = &applied.network {
+        let access = json::word(network.access().as_str_name(), "ACCESS_");
+        let network = match network.allow.is_empty() {
+            true => access,
+            false => network.allow.join(", "),
+        };
+        words.push_str(&format!("; network {network}"));
+    }
+    if !applied.features.is_empty() {
+        words.push_str(&format!("; by {}", applied.features.join(", ")));
+    }
+    words
 }
 
 /// "failed (3 succeeded, 1 failed)"; the counts only where they say more.
@@ -156,12 +189,21 @@ fn remark(task: &Task) -> String {
     // The state stands beside it already.
     let state = json::task_state(task).replace('_', " ");
     let rest = outcome.strip_prefix(&state).unwrap_or(&outcome);
-    clean(rest.trim_start_matches([':', ' '])).into_owned()
+    let mut remark = clean(rest.trim_start_matches([':', ' '])).into_owned();
+    if !task.doubt.is_empty() {
+        if !remark.is_empty() {
+            remark.push_str("; ");
+        }
+        remark.push_str(&format!("in doubt: {}", clean(&task.doubt)));
+    }
+    remark
 }
 
 #[cfg(test)]
 mod tests {
-    use muster_proto::v1::{Action, Command, Reason, Script, job, task};
+    use muster_proto::v1::{
+        Action, Command, Confinement, Mode, Network, Reason, Script, job, network, task,
+    };
 
     use super::*;
 
@@ -231,5 +273,31 @@ mod tests {
             ..Task::default()
         };
         assert_eq!(remark(&task), "");
+    }
+
+    #[test]
+    fn what_a_host_applied_and_what_speaks_against_it_are_told() {
+        let applied = Confinement {
+            mode: Mode::Edit.into(),
+            network: Some(Network {
+                access: network::Access::None.into(),
+                allow: Vec::new(),
+            }),
+            roots: vec!["/srv/app".to_owned()],
+            features: vec!["landlock-7".to_owned(), "seccomp".to_owned()],
+        };
+        let task = Task {
+            state: task::State::Succeeded.into(),
+            confinement: Some(applied),
+            doubt: "the receipt does not verify: it cannot be read".to_owned(),
+            ..Task::default()
+        };
+        let words = "edit below /srv/app; network none; by landlock-7, seccomp";
+        assert_eq!(confined(&task), words);
+        assert_eq!(
+            remark(&task),
+            "in doubt: the receipt does not verify: it cannot be read"
+        );
+        assert_eq!(confined(&Task::default()), "");
     }
 }

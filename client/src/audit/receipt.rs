@@ -97,13 +97,18 @@ impl ReceiptSigner {
     }
 }
 
+/// Reads what a receipt says. Whether its signature counts is for [`check_receipt`] to say.
+pub fn read_receipt(signed: &SignedReceipt) -> Result<Receipt, SignatureError> {
+    Receipt::decode(Bytes::clone(&signed.receipt))
+        .map_err(|error| SignatureError(format!("it cannot be read: {error}")))
+}
+
 /// Reads a receipt whose host signed it, by the word of one of these authorities.
 pub fn check_receipt(
     signed: &SignedReceipt,
     authorities: &[CertificateDer<'_>],
 ) -> Result<Receipt, SignatureError> {
-    let receipt = Receipt::decode(Bytes::clone(&signed.receipt))
-        .map_err(|error| SignatureError(format!("it cannot be read: {error}")))?;
+    let receipt = read_receipt(signed)?;
     let time = receipt.end_time.unwrap_or_default();
     let signer = Purpose::Receipt.check(
         &signed.receipt,

@@ -18,6 +18,23 @@ const TIME_STAMPING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08];
 #[error("{0}")]
 pub struct SignatureError(pub(super) String);
 
+fn failed(cause: &str, error: String) -> SignatureError {
+    SignatureError(format!("{cause}: {error}"))
+}
+
+/// The certificate that signs, and the others.
+fn split<C: AsRef<[u8]>>(chain: &[C]) -> Result<(CertificateDer<'_>, &[C]), SignatureError> {
+    let (leaf, intermediates) = chain
+        .split_first()
+        .ok_or_else(|| SignatureError("there is no certificate".to_owned()))?;
+    Ok((CertificateDer::from(leaf.as_ref()), intermediates))
+}
+
+fn read<'a>(leaf: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, SignatureError> {
+    EndEntityCert::try_from(leaf)
+        .map_err(|error| failed("the certificate cannot be read", error.to_string()))
+}
+
 /// What a signature is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -57,16 +74,34 @@ impl Purpose {
         authorities: &[CertificateDer<'_>],
         time: i64,
     ) -> Result<SpiffeId, SignatureError> {
-        let failed = |cause: &str, error: String| SignatureError(format!("{cause}: {error}"));
-        let (leaf, intermediates) = chain
-            .split_first()
-            .ok_or_else(|| SignatureError("there is no certificate".to_owned()))?;
-        let leaf = CertificateDer::from(leaf.as_ref());
-        let certificate = EndEntityCert::try_from(&leaf)
-            .map_err(|error| failed("the certificate cannot be read", error.to_string()))?;
-        certificate
+        self.check_signature(text, signature, chain)?;
+        self.check_chain(chain, authorities, time)
+    }
+
+    /// Checks that the first certificate's key signed `text` for this purpose. Whether that certificate counts is for
+    /// [`Purpose::check_chain`] to say.
+    pub fn check_signature(
+        self,
+        text: &[u8],
+        signature: &[u8],
+        chain: &[impl AsRef<[u8]>],
+    ) -> Result<(), SignatureError> {
+        let (leaf, _) = split(chain)?;
+        read(&leaf)?
             .verify_signature(ECDSA_P256_SHA256, &self.message(text), signature)
-            .map_err(|_| SignatureError("the signature is not the certificate's".to_owned()))?;
+            .map_err(|_| SignatureError("the signature is not the certificate's".to_owned()))
+    }
+
+    /// Checks that one of these authorities certified the first certificate for this purpose, at this time (Unix
+    /// milliseconds). Returns whom it names.
+    pub fn check_chain(
+        self,
+        chain: &[impl AsRef<[u8]>],
+        authorities: &[CertificateDer<'_>],
+        time: i64,
+    ) -> Result<SpiffeId, SignatureError> {
+        let (leaf, intermediates) = split(chain)?;
+        let certificate = read(&leaf)?;
         let anchors: Vec<_> = authorities
             .iter()
             .filter_map(|authority| anchor_from_trusted_cert(authority).ok())

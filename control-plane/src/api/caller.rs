@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::{
+    measured::Measured,
     rights::Rights,
     rules::{self, Need, Rule},
     status,
@@ -344,6 +345,10 @@ where
         {
             let call = Arc::clone(call);
             request = request.map(|body| Body::new(Digested { body, call }));
+        }
+        if let Some(peer) = peer(&request).cloned() {
+            let known = shut_out.is_some();
+            request = request.map(|body| Body::new(Measured::new(body, &peer, known)));
         }
         // tower: what was polled ready must be what is called.
         let response = self.inner.call(request);

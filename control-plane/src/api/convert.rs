@@ -5,11 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as agent, task_state::Ended},
-    ids::{HostId, TaskId},
-    v1::{
-        self, Action, Confinement, InputStatus, Reason, Receipt, SignedReceipt, job, task,
-        task_input,
-    },
+    v1::{self, Action, Confinement, InputStatus, Reason, job, task, task_input},
 };
 use prost::Message as _;
 
@@ -28,7 +24,10 @@ use crate::{
 const WORDS_MAX: usize = 1024;
 
 /// Bytes of a receipt, with a certificate: it has about 900.
-const RECEIPT_MAX: usize = 8 << 10;
+pub(crate) const RECEIPT_MAX: usize = 16 << 10;
+
+/// Roots, features and addresses of a confinement that a host reports.
+const CONFINEMENT_PARTS_MAX: usize = 32;
 
 /// A timestamp as Unix milliseconds.
 pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
@@ -71,7 +70,7 @@ pub(crate) fn stream_in(stream: v1::OutputStream) -> Option<Stream> {
 }
 
 /// How a task ended, by our clock at `time`; `None` if the state is not final.
-pub(crate) fn ending(ended: Ended, time: i64, task_id: TaskId, host_id: HostId) -> Option<Ending> {
+pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
     let state = match ended.state() {
         task::State::Succeeded => State::Succeeded,
         task::State::Failed => State::Failed,
@@ -86,7 +85,10 @@ pub(crate) fn ending(ended: Ended, time: i64, task_id: TaskId, host_id: HostId) 
         | task::State::Running => return None,
     };
     Some(Ending {
-        receipt: receipt(&ended.receipt, task_id, host_id),
+        // Whether it verifies is found out later; what is not kept is missed then.
+        receipt: Some(ended.receipt.clone())
+            .filter(|receipt| receipt.len() <= RECEIPT_MAX)
+            .unwrap_or_default(),
         state,
         reason: ended.reason(),
         exit_code: ended.exit_code,
@@ -101,22 +103,23 @@ pub(crate) fn ending(ended: Ended, time: i64, task_id: TaskId, host_id: HostId) 
     })
 }
 
-/// A receipt as it came, if it is about this task and of this host. Whether its signature counts is for those to say
-/// who look at it: to check it costs more than all else that a task costs here.
-fn receipt(bytes: &Bytes, task_id: TaskId, host_id: HostId) -> Bytes {
-    if bytes.len() > RECEIPT_MAX {
+/// How far a host says that a task is confined, cut to what a host has reason to say; empty if it does not.
+pub(crate) fn confinement_in(applied: Option<Confinement>) -> Bytes {
+    let Some(mut applied) = applied else {
         return Bytes::new();
+    };
+    let cut_all = |texts: &mut Vec<String>| {
+        texts.truncate(CONFINEMENT_PARTS_MAX);
+        texts
+            .iter_mut()
+            .for_each(|text| *text = words(std::mem::take(text)));
+    };
+    cut_all(&mut applied.roots);
+    cut_all(&mut applied.features);
+    if let Some(network) = &mut applied.network {
+        cut_all(&mut network.allow);
     }
-    let own = SignedReceipt::decode(Bytes::clone(bytes))
-        .and_then(|signed| Receipt::decode(signed.receipt))
-        .is_ok_and(|receipt| {
-            receipt.task_id == task_id.to_string() && receipt.host_id == host_id.to_string()
-        });
-    if own {
-        Bytes::clone(bytes)
-    } else {
-        Bytes::new()
-    }
+    applied.encode_to_vec().into()
 }
 
 /// A task's state.
@@ -310,7 +313,11 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
         cancel_time: task.cancel_time.map(timestamp),
         disconnect_time: disconnect_time.map(timestamp),
         late_result: task.late_result.clone(),
+        confinement: (!task.confinement.is_empty())
+            .then(|| Confinement::decode(Bytes::clone(&task.confinement)).ok())
+            .flatten(),
         receipt: Bytes::new(),
+        doubt: task.doubt.clone(),
     }
 }
 
@@ -397,6 +404,20 @@ mod tests {
             assert_eq!(millis(&timestamp(time)), time);
         }
         assert_eq!(duration_millis(&duration_ms(1234)), 1234);
+    }
+
+    #[test]
+    fn a_confinement_is_cut_to_what_a_host_has_reason_to_say() {
+        assert!(confinement_in(None).is_empty());
+        let applied = Confinement {
+            roots: vec!["/srv".repeat(10_000); 10_000],
+            features: vec!["x".to_owned()],
+            ..Confinement::default()
+        };
+        let kept = Confinement::decode(confinement_in(Some(applied))).unwrap();
+        assert_eq!(kept.roots.len(), CONFINEMENT_PARTS_MAX);
+        assert_eq!(kept.roots[0].len(), WORDS_MAX);
+        assert_eq!(kept.features, ["x"]);
     }
 
     #[test]

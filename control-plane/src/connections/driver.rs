@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 
 use super::{
     End, Rooms, Session,
+    arrivals::{MESSAGES, Pace},
     offer::down,
     reconcile::{self, Verdict},
 };
@@ -35,6 +36,12 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long agents wait, plus jitter, before they come back to a control plane that stops.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// No clock is further off, milliseconds: a hundred years.
+const CLOCK_OFFSET_MAX: i64 = 100 * 365 * 24 * 3600 * 1000;
+
+/// Between two times that the facts of a host are written.
+const WRITE_FACTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Characters of the ids that an agent makes.
 const ID_MAX: usize = 128;
@@ -54,6 +61,12 @@ pub(crate) async fn attach(
         Err(_) => return Err(status::invalid("hello", "did not come within 10 s")),
     };
     let fence = fence(&hello)?;
+    if !rooms.connections.may_attach(host_id) {
+        return Err(status::refuse(
+            Reason::RateLimited,
+            "the host attaches too often; it may once a second",
+        ));
+    }
     challenge(&rooms, host_id, &fence).await?;
     refuse_barred(&rooms, host_id)?;
     notice_set_back(&rooms, host_id, &hello).await?;
@@ -75,7 +88,7 @@ pub(crate) async fn attach(
         set_clock(&rooms, &session, convert::millis(time));
     }
     if let Some(facts) = hello.facts {
-        set_facts(&rooms, host_id, facts);
+        set_facts(&rooms, &session, facts);
     }
     // The older session ends first: what it offers after the welcome was written, nobody would ask for.
     rooms.connections.enter(&session);
@@ -268,13 +281,18 @@ fn welcome(rooms: &Rooms, session: &Session, mode_limit: Mode) -> AttachResponse
 }
 
 fn set_clock(rooms: &Rooms, session: &Session, theirs: i64) {
-    let offset = theirs - now();
+    // An agent may say anything.
+    let offset = theirs
+        .saturating_sub(now())
+        .clamp(-CLOCK_OFFSET_MAX, CLOCK_OFFSET_MAX);
     session.set_clock_offset(offset);
     rooms.inventory.clock_offset(session.host_id, offset);
 }
 
 /// Shows what the host is, and writes it behind.
-fn set_facts(rooms: &Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
+fn set_facts(rooms: &Rooms, session: &Arc<Session>, facts: muster_proto::v1::Facts) {
+    let host_id = session.host_id;
+    let facts = convert::facts(facts);
     if !facts.audit_conflict.is_empty() {
         let words = &facts.audit_conflict;
         tracing::error!(host.id = %host_id, "{host_id} keeps heads that contradict the audit log: {words}");
@@ -286,13 +304,34 @@ fn set_facts(rooms: &Rooms, host_id: HostId, facts: muster_proto::v1::Facts) {
         );
     }
     let inventory = &rooms.inventory;
-    if !inventory.show_facts(host_id, convert::facts(facts)) {
+    if !inventory.show_facts(host_id, facts) {
         return;
     }
-    let inventory = inventory.clone();
+    {
+        let mut writing = session.facts.lock();
+        if writing.busy {
+            writing.again = true;
+            return;
+        }
+        writing.busy = true;
+    }
+    let (inventory, session) = (inventory.clone(), Arc::clone(session));
     tokio::spawn(async move {
-        if let Err(error) = inventory.write_facts(host_id).await {
-            tracing::warn!(%error, "the facts of {host_id} were not written: {error}");
+        loop {
+            if let Err(error) = inventory.write_facts(host_id).await {
+                tracing::warn!(%error, "the facts of {host_id} were not written: {error}");
+            }
+            // What changes meanwhile is written with what changes then.
+            tokio::select! {
+                () = tokio::time::sleep(WRITE_FACTS_EVERY) => {}
+                _ = session.ended() => {}
+            }
+            let mut writing = session.facts.lock();
+            if !writing.again {
+                writing.busy = false;
+                return;
+            }
+            writing.again = false;
         }
     });
 }
@@ -326,7 +365,7 @@ async fn note_taken(rooms: &Rooms, host_id: HostId, version: i64) {
 
 async fn listen(
     rooms: &Rooms,
-    session: &Session,
+    session: &Arc<Session>,
     mut incoming: Streaming<AttachRequest>,
     held: &HashSet<String>,
     mut trusted: i64,
@@ -339,6 +378,7 @@ async fn listen(
     let mut versions = rooms.rotation.versions();
     // Where nothing was ever rotated there is nothing to tell.
     versions.mark_changed();
+    let mut pace = Pace::new(MESSAGES, Instant::now());
     loop {
         tokio::select! {
             end = session.ended() => return end,
@@ -372,6 +412,13 @@ async fn listen(
                 if let Some(end) = handle(rooms, session, held, message).await {
                     return end;
                 }
+                // Whoever says more than any agent has to say is not read for a while, and waits.
+                if let Err(pause) = pace.take(Instant::now()) {
+                    tokio::select! {
+                        end = session.ended() => return end,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
             }
         }
     }
@@ -399,12 +446,15 @@ fn tell_authorities(rooms: &Rooms, session: &Session, trusted: &mut i64) -> bool
 
 async fn handle(
     rooms: &Rooms,
-    session: &Session,
+    session: &Arc<Session>,
     held: &HashSet<String>,
     message: Up,
 ) -> Option<End> {
     match message {
-        Up::Hello(_) => tracing::warn!("a second hello was ignored"),
+        Up::Hello(_) => {
+            tracing::warn!("the agent says hello a second time");
+            return Some(End::Silent);
+        }
         Up::Heartbeat(beat) => {
             if let Some(time) = &beat.time {
                 set_clock(rooms, session, convert::millis(time));
@@ -424,14 +474,18 @@ async fn handle(
                 ledger_seal: told.seal,
             })));
         }
-        Up::Facts(facts) => set_facts(rooms, session.host_id, facts),
+        Up::Facts(facts) => set_facts(rooms, session, facts),
         Up::NotHeld(not_held) => {
-            for id in not_held.task_ids {
-                if held.contains(&id) {
-                    tracing::warn!(task.id = %id, "the host holds {id} and says that it does not");
+            let mut contradicted = 0;
+            for id in &not_held.task_ids {
+                if held.contains(id) {
+                    contradicted += 1;
                 } else {
-                    judge(rooms, session, &id).await;
+                    judge(rooms, session, id);
                 }
+            }
+            if contradicted > 0 {
+                tracing::warn!("the host holds {contradicted} tasks and says that it does not");
             }
             session.look();
         }
@@ -446,15 +500,12 @@ async fn handle(
     None
 }
 
-async fn judge(rooms: &Rooms, session: &Session, id: &str) {
+fn judge(rooms: &Rooms, session: &Session, id: &str) {
     let Ok(task_id) = id.parse() else { return };
-    let task = match rooms.jobs.find(task_id).await {
-        Ok(Some(task)) => task,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::error!(%error, "a task could not be looked up: {error}");
-            return;
-        }
+    // What the welcome asked about is not final, so it is in memory; whatever else a host names costs no look at the
+    // ledger.
+    let Some(task) = rooms.jobs.find_live(task_id) else {
+        return;
     };
     let verdict = task.look(|task| {
         // What was offered in this session left after the question that this answers.

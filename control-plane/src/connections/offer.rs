@@ -6,7 +6,6 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as wire, AttachResponse, attach_response::Message},
     ids::{HostId, TaskId},
-    v1::{Action, Confinement},
 };
 use prost::Message as _;
 
@@ -20,6 +19,46 @@ use crate::{
 pub(crate) struct Sealed {
     bytes: Bytes,
     seal: Vec<u8>,
+}
+
+/// A `SealedOffer` whose action and confinement are the bytes that the rooms keep: read and written anew, a map could
+/// come out in another order, and an offer that is made again must be the same to the byte.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Kept {
+    #[prost(string, tag = "1")]
+    task_id: String,
+    #[prost(string, tag = "2")]
+    job_id: String,
+    #[prost(string, tag = "3")]
+    host_id: String,
+    #[prost(string, tag = "4")]
+    host_name: String,
+    #[prost(string, tag = "5")]
+    principal: String,
+    #[prost(string, tag = "6")]
+    request_id: String,
+    #[prost(bytes = "bytes", tag = "7")]
+    request_digest: Bytes,
+    #[prost(string, tag = "8")]
+    selector: String,
+    #[prost(bytes = "bytes", tag = "9")]
+    action: Bytes,
+    #[prost(message, optional, tag = "10")]
+    not_after: Option<prost_types::Timestamp>,
+    #[prost(message, optional, tag = "11")]
+    create_time: Option<prost_types::Timestamp>,
+    #[prost(int32, tag = "12")]
+    ordinal: i32,
+    #[prost(message, optional, tag = "13")]
+    lost_after: Option<prost_types::Duration>,
+    #[prost(string, tag = "14")]
+    control_plane_id: String,
+    #[prost(bytes = "bytes", tag = "15")]
+    confinement: Bytes,
+    #[prost(string, tag = "16")]
+    reason: String,
+    #[prost(string, tag = "17")]
+    approval_id: String,
 }
 
 /// What an offer says that came back under our seal.
@@ -42,7 +81,14 @@ pub(crate) fn seal(
     ordinal: u32,
     task: &Task,
 ) -> Sealed {
-    let offer = wire::SealedOffer {
+    let bytes = bytes(control_plane_id, order, ordinal, task);
+    let seal = sealer.seal(&bytes);
+    Sealed { bytes, seal }
+}
+
+/// An offer as it is sealed: the same for the same task, whenever it is made.
+pub(crate) fn bytes(control_plane_id: &str, order: &Order, ordinal: u32, task: &Task) -> Bytes {
+    let offer = Kept {
         task_id: task.task_id.to_string(),
         job_id: order.job_id.to_string(),
         host_id: task.host_id.to_string(),
@@ -51,22 +97,17 @@ pub(crate) fn seal(
         request_id: order.request_id.to_string(),
         request_digest: Bytes::copy_from_slice(&order.request_digest),
         selector: order.selector.to_string(),
-        // The rooms keep actions as the bytes that the door checked.
-        action: Action::decode(order.action.clone()).ok(),
+        action: order.action.clone(),
         not_after: Some(convert::timestamp(order.start_deadline_time)),
         create_time: Some(convert::timestamp(order.create_time)),
         ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
         lost_after: Some(convert::duration_ms(order.lost_after)),
         control_plane_id: control_plane_id.to_owned(),
-        confinement: (!order.confinement.is_empty())
-            .then(|| Confinement::decode(order.confinement.clone()).ok())
-            .flatten(),
+        confinement: order.confinement.clone(),
         reason: order.reason.to_string(),
         approval_id: order.approval_id.to_string(),
     };
-    let bytes = Bytes::from(offer.encode_to_vec());
-    let seal = sealer.seal(&bytes);
-    Sealed { bytes, seal }
+    offer.encode_to_vec().into()
 }
 
 /// Opens an offer; `None` unless this control plane sealed these very bytes.
@@ -79,7 +120,7 @@ pub(crate) fn unseal(
     if !sealer.holds(bytes, seal) {
         return None;
     }
-    let offer = wire::SealedOffer::decode(bytes).ok()?;
+    let offer = Kept::decode(bytes).ok()?;
     if offer.control_plane_id != control_plane_id {
         return None;
     }
@@ -93,12 +134,8 @@ pub(crate) fn unseal(
             request_id: offer.request_id.into(),
             request_digest: offer.request_digest.as_ref().try_into().ok()?,
             selector: offer.selector.into(),
-            action: offer.action?.encode_to_vec().into(),
-            confinement: offer
-                .confinement
-                .map(|confinement| confinement.encode_to_vec())
-                .unwrap_or_default()
-                .into(),
+            action: offer.action,
+            confinement: offer.confinement,
             reason: offer.reason.into(),
             approval_id: offer.approval_id.into(),
             create_time: convert::millis(&offer.create_time?),
@@ -130,5 +167,66 @@ pub(crate) fn cancel(order: &Order, task: &Task) -> AttachResponse {
 pub(super) fn down(message: Message) -> AttachResponse {
     AttachResponse {
         message: Some(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::{
+        ids::JobId,
+        v1::{Action, Command, Confinement, Mode, action},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_offer_reads_as_the_contract_has_it_and_is_the_same_each_time() {
+        let environment = (0..20).map(|number| (format!("V{number}"), "x".to_owned()));
+        let action = Action {
+            kind: Some(action::Kind::Command(Command {
+                argv: vec!["true".to_owned()],
+                env: environment.collect(),
+                ..Command::default()
+            })),
+        };
+        let confinement = Confinement {
+            mode: Mode::Edit.into(),
+            ..Confinement::default()
+        };
+        let order = Order {
+            job_id: JobId::from_bytes(&[1; 32]),
+            principal: "operator/ada".into(),
+            request_id: "r-1".into(),
+            request_digest: [2; 32],
+            selector: "all".into(),
+            action: action.encode_to_vec().into(),
+            confinement: confinement.encode_to_vec().into(),
+            reason: "to see".into(),
+            approval_id: "p-1".into(),
+            create_time: 5,
+            start_deadline_time: 605,
+            lost_after: 7,
+        };
+        let (task, host) = (TaskId::from_bytes(&[3; 32]), HostId::from_bytes(&[4; 32]));
+        let task = Task::new(task, host, "web-1".into(), None, 5);
+        let offer = bytes("c-1", &order, 9, &task);
+        assert_eq!(offer, bytes("c-1", &order, 9, &task));
+        let read = wire::SealedOffer::decode(offer.clone()).unwrap();
+        assert_eq!(read.action, Some(action));
+        assert_eq!(read.confinement, Some(confinement));
+        assert_eq!(read.task_id, task.task_id.to_string());
+        assert_eq!((read.ordinal, &*read.control_plane_id), (9, "c-1"));
+        assert_eq!((&*read.reason, &*read.approval_id), ("to see", "p-1"));
+        // Nothing of the contract is left out.
+        let again = Kept::decode(&read.encode_to_vec()[..]).unwrap();
+        let kept = Kept::decode(offer).unwrap();
+        assert_eq!(
+            (again.host_name, again.request_digest, again.selector),
+            (kept.host_name, kept.request_digest, kept.selector)
+        );
+        assert_eq!(
+            (again.not_after, again.create_time, again.lost_after),
+            (kept.not_after, kept.create_time, kept.lost_after)
+        );
     }
 }

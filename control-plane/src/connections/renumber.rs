@@ -32,7 +32,12 @@ impl Renumbering {
     }
 
     fn note(&self, ours: i64, theirs: i64) {
-        self.pairs.lock().0.push_back((ours, theirs));
+        let mut pairs = self.pairs.lock();
+        match pairs.0.back_mut() {
+            // What comes again and again is noted once.
+            Some((last, known)) if *last == ours => *known = theirs,
+            _ => pairs.0.push_back((ours, theirs)),
+        }
     }
 
     /// The host's sequence up to which all is durable, once it is up to ours.
@@ -75,13 +80,13 @@ impl Renumbering {
         Ok(())
     }
 
-    /// Takes a chunk, or what is new of it.
+    /// Takes a chunk, or what is new of it. Says whether anything was.
     pub(super) async fn append(
         &self,
         output: &OutputStore,
         id: TaskId,
         chunk: Chunk,
-    ) -> Result<(), OutputError> {
+    ) -> Result<bool, OutputError> {
         if !self.differs() {
             match output.append(id, chunk.clone()).await {
                 Err(error) if is_behind(&error) => self.differs.store(true, Ordering::Relaxed),
@@ -94,7 +99,7 @@ impl Renumbering {
         let end = output.end(id, Some(chunk.stream)).await?;
         let Some(known) = known(theirs, chunk.offset, length, end)? else {
             self.note(last, theirs);
-            return Ok(());
+            return Ok(false);
         };
         let skip = usize::try_from(known).unwrap_or(usize::MAX);
         let new = Chunk {
@@ -105,7 +110,7 @@ impl Renumbering {
         };
         output.append(id, new).await?;
         self.note(last + 1, theirs);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a gap, or what is new of it.
@@ -160,7 +165,7 @@ fn is_behind(error: &OutputError) -> bool {
 
 /// How many bytes of what begins at `offset` are known where a stream ends at `end`; `None`: all of them.
 fn known(sequence: i64, offset: i64, length: i64, end: i64) -> Result<Option<i64>, OutOfOrder> {
-    if offset > end {
+    if offset > end || offset < 0 {
         return Err(OutOfOrder::Offset {
             sequence,
             expected: end,
@@ -184,6 +189,18 @@ mod tests {
         assert_eq!(known(1, 0, 5, 3), Ok(Some(3)));
         assert_eq!(known(1, 5, 5, 5), Ok(Some(0)));
         assert!(known(1, 6, 5, 5).is_err(), "a hole is no gap");
+        for offset in [i64::MIN, -1, i64::MAX] {
+            assert!(known(1, offset, 5, 5).is_err(), "{offset}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_again_and_again_takes_no_more_room() {
+        let renumbering = Renumbering::default();
+        for theirs in 0..10_000 {
+            renumbering.note(7, theirs);
+        }
+        assert_eq!(renumbering.pairs.lock().0.len(), 1);
     }
 
     #[tokio::test]

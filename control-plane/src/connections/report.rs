@@ -2,17 +2,28 @@
 
 mod inputs;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use futures_util::Stream;
+use muster_client::audit::sha256;
 use muster_proto::{
     agent::v1::{
         Ack, Open, ReportRequest, ReportResponse, Resume, Settled, TaskState,
-        report_request::Message as Up, report_response::Message as Down, task_state::Event,
+        report_request::Message as Up,
+        report_response::Message as Down,
+        task_state::{Ended, Event},
     },
     ids::{HostId, TaskId},
     v1::Reason,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -22,7 +33,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use self::inputs::Inputs;
-use super::{Rooms, Session, driver::refusal, offer::Unsealed, renumber::Renumbering};
+use super::{Rooms, Session, confined, driver::refusal, offer::Unsealed, renumber::Renumbering};
 use crate::{
     api::{convert, status},
     jobs::{AdoptError, TaskRef},
@@ -32,6 +43,9 @@ use crate::{
 
 /// How long a stream may take to say which task it reports.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an agent that does not read has for the last message.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Messages down that may wait: acknowledgements, of which a later one replaces an earlier, and input.
 const QUEUE: usize = 8;
@@ -60,7 +74,7 @@ pub(crate) async fn report(
         .current(host_id)
         .filter(|session| session.epoch == open.session_epoch)
         .ok_or_else(|| refusal(super::End::Superseded))?;
-    let task = task(&rooms, &session, &open).await?;
+    let (task, offer_digest) = task(&rooms, &session, &open).await?;
     let (wire, messages) = mpsc::channel(QUEUE);
     if !open.fresh {
         // What is taken and not durable yet comes again: the agent lets go of all before this.
@@ -73,6 +87,7 @@ pub(crate) async fn report(
         let _ = wire.try_send(Ok(down(Down::Resume(Resume { after_sequence }))));
     }
     let id = task.look(|task| task.task_id);
+    let superseded = session.reports.begin(id);
     let span = tracing::info_span!("report", task.id = %id, host.id = %host_id);
     tokio::spawn(
         async move {
@@ -86,10 +101,20 @@ pub(crate) async fn report(
                 wire,
                 recorded,
                 numbers: Renumbering::default(),
+                offer_digest,
+                ended: Mutex::default(),
+                complained: AtomicBool::new(false),
             };
-            if let Err(status) = report.run(incoming, inputs).await {
+            let run = report.run(incoming, inputs);
+            let outcome = tokio::select! {
+                outcome = run => outcome,
+                // The agent goes on with another stream, and does not listen to this one any more.
+                () = superseded.cancelled() => Ok(()),
+            };
+            report.session.reports.end(id, &superseded);
+            if let Err(status) = outcome {
                 tracing::warn!("a report ended: {}", status.message());
-                let _ = report.wire.send(Err(status)).await;
+                let _ = timeout(LAST_WORDS, report.wire.send(Err(status))).await;
             }
         }
         .instrument(span),
@@ -97,14 +122,20 @@ pub(crate) async fn report(
     Ok(ReceiverStream::new(messages))
 }
 
-/// The task that is reported: known, or adopted from its sealed offer.
-async fn task(rooms: &Rooms, session: &Session, open: &Open) -> Result<TaskRef, Status> {
+/// The task that is reported: known, or adopted from its sealed offer. With the digest of that offer, if it came along.
+async fn task(
+    rooms: &Rooms,
+    session: &Session,
+    open: &Open,
+) -> Result<(TaskRef, Option<Bytes>), Status> {
     let id: TaskId = open
         .task_id
         .parse()
         .map_err(|_| status::invalid("open.task_id", "is no task id"))?;
-    let unsealed = || rooms.jobs.unseal(&open.sealed_offer, &open.seal);
     let own = |offer: &Unsealed| offer.host_id == session.host_id && offer.task_id == id;
+    let unsealed = rooms.jobs.unseal(&open.sealed_offer, &open.seal);
+    let unsealed = unsealed.filter(own);
+    let digest = unsealed.as_ref().map(|_| sha256(&open.sealed_offer));
     let found = rooms.jobs.find(id).await.map_err(|e| status::of(&e))?;
     if let Some(task) = found {
         if task.look(|task| task.host_id) != session.host_id {
@@ -113,14 +144,21 @@ async fn task(rooms: &Rooms, session: &Session, open: &Open) -> Result<TaskRef, 
                 "the task belongs to another host",
             ));
         }
-        if task.look(|task| task.offered.is_none()) && unsealed().is_some_and(|offer| own(&offer)) {
-            rooms
-                .jobs
-                .proved_offered(&task, session.fence.clone(), session.epoch);
+        if task.look(|task| task.offered.is_none()) {
+            if unsealed.is_some() {
+                rooms
+                    .jobs
+                    .proved_offered(&task, session.fence.clone(), session.epoch);
+            } else if task.look(|task| !task.state.is_final()) {
+                return Err(status::refuse(
+                    Reason::SealInvalid,
+                    "the task was not offered to this host",
+                ));
+            }
         }
-        return Ok(task);
+        return Ok((task, digest));
     }
-    let offer = unsealed().filter(own).ok_or_else(|| {
+    let offer = unsealed.ok_or_else(|| {
         status::refuse(
             Reason::SealInvalid,
             "the task is unknown, and the offer is not sealed by this control plane for this host",
@@ -136,10 +174,13 @@ async fn task(rooms: &Rooms, session: &Session, open: &Open) -> Result<TaskRef, 
             session.fence.clone(),
         )
         .await;
-    adopted.map_err(|error| match error {
-        AdoptError::Ids => status::refuse(Reason::SealInvalid, &error.to_string()),
-        AdoptError::Store(error) => status::of(&error),
-    })
+    match adopted {
+        Ok(task) => Ok((task, digest)),
+        Err(error @ AdoptError::Ids) => {
+            Err(status::refuse(Reason::SealInvalid, &error.to_string()))
+        }
+        Err(AdoptError::Store(error)) => Err(status::of(&error)),
+    }
 }
 
 struct Report {
@@ -152,6 +193,13 @@ struct Report {
     recorded: bool,
     /// How the agent counts its output.
     numbers: Renumbering,
+    /// Of the offer as the agent holds it, if it showed that under our seal.
+    offer_digest: Option<Bytes>,
+    /// The end as it was reported, with its receipt, and when that was by our clock.
+    // Held for a look only.
+    ended: Mutex<Option<(Ended, i64)>>,
+    /// It was noted in the log that the report makes no sense.
+    complained: AtomicBool,
 }
 
 impl Report {
@@ -198,6 +246,11 @@ impl Report {
     }
 
     async fn take(&self, message: Up) -> Result<(), Status> {
+        let is_output = matches!(message, Up::Chunk(_) | Up::Gap(_) | Up::Kept(_));
+        if is_output && self.has_all().await? {
+            // Nothing comes after the end.
+            return Ok(());
+        }
         match message {
             Up::Open(_) => Err(status::invalid("open", "comes once")),
             // Taken where the inputs are.
@@ -224,8 +277,10 @@ impl Report {
                     .numbers
                     .append(&self.rooms.output, self.id, chunk)
                     .await;
-                taken.map_err(|error| unavailable(&error))?;
-                (self.rooms.written)(&self.task.job.order.principal, bytes);
+                // What was known before is nothing that the task has written.
+                if taken.map_err(|error| unavailable(&error))? {
+                    (self.rooms.written)(&self.task.job.order.principal, bytes);
+                }
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }
@@ -249,6 +304,9 @@ impl Report {
                     .numbers
                     .last(&self.rooms.output, self.id, end.last_sequence);
                 let last = last.await.map_err(|error| unavailable(&error))?;
+                // What was reported counts, even if its host would end before it.
+                let known = self.rooms.output.last_sequence(self.id).await;
+                let last = last.max(known.map_err(|error| unavailable(&error))?);
                 let complete = self.rooms.output.complete(self.id, last);
                 complete.await.map_err(|error| unavailable(&error))?;
                 self.rooms.jobs.output_ended(&self.task, last);
@@ -261,6 +319,15 @@ impl Report {
                 Ok(())
             }
         }
+    }
+
+    /// Whether all output is here that there will ever be.
+    async fn has_all(&self) -> Result<bool, Status> {
+        let Some(end) = self.task.look(|task| task.output_end) else {
+            return Ok(false);
+        };
+        let last = self.rooms.output.last_sequence(self.id).await;
+        Ok(last.map_err(|error| unavailable(&error))? >= end)
     }
 
     /// A report that contradicts what is known changes nothing; it is logged, and settled all the
@@ -280,19 +347,41 @@ impl Report {
         };
         let taken = match state.event {
             Some(Event::Started(started)) => {
-                self.rooms.jobs.started(&self.task, time(started.time))
+                let confinement = convert::confinement_in(started.confinement);
+                let weaker = confined::weaker(&self.task.job.order.confinement, &confinement);
+                let taken = self
+                    .rooms
+                    .jobs
+                    .started(&self.task, time(started.time), confinement);
+                if let (Ok(()), Some(words)) = (&taken, weaker) {
+                    self.rooms.jobs.doubt(&self.task, &words);
+                }
+                taken
             }
             Some(Event::Ended(ended)) => {
                 let at = time(ended.time);
-                match convert::ending(ended, at, self.id, self.session.host_id) {
-                    Some(ending) => self.rooms.jobs.ended(&self.task, ending),
-                    None => return tracing::error!("a report ends a task with no final state"),
+                match convert::ending(ended.clone(), at) {
+                    Some(ending) => {
+                        let taken = self.rooms.jobs.ended(&self.task, ending);
+                        if taken.is_ok() {
+                            *self.ended.lock() = Some((ended, at));
+                        }
+                        taken
+                    }
+                    None => return self.complain("a report ends a task with no final state"),
                 }
             }
             None => return,
         };
         if let Err(error) = taken {
-            tracing::error!(%error, "a report contradicts the ledger: {error}");
+            self.complain(&format!("a report contradicts the ledger: {error}"));
+        }
+    }
+
+    /// Once a report: an agent that says such things may say them all the time.
+    fn complain(&self, words: &str) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            tracing::error!("{words}");
         }
     }
 
@@ -302,6 +391,16 @@ impl Report {
         let all_durable = async {
             let output = durable.wait_for(|sequence| *sequence >= last).await;
             output.map_err(|_| refusal(super::End::Stopping))?;
+            // The caller has its answer by now, and what is found is written with the rest.
+            let ended = self.ended.lock().take();
+            if let Some((ended, at)) = ended {
+                let offer = self.offer_digest.clone();
+                let checked = self
+                    .rooms
+                    .check_receipt(&self.task, &ended, at, offer)
+                    .await;
+                checked.map_err(|error| unavailable(&error))?;
+            }
             let written = self.rooms.jobs.durable().await;
             written.map_err(|error| status::of(&error))
         };
@@ -309,8 +408,9 @@ impl Report {
             settled = all_durable => settled?,
             end = self.session.ended() => return Err(refusal(end)),
         }
-        // An agent that is gone asks again.
-        let _ = self.wire.send(Ok(down(Down::Settled(Settled {})))).await;
+        // An agent that is gone, or does not read, asks again.
+        let settled = self.wire.send(Ok(down(Down::Settled(Settled {}))));
+        let _ = timeout(LAST_WORDS, settled).await;
         Ok(())
     }
 }

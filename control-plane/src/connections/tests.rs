@@ -153,6 +153,7 @@ impl Plane {
             output,
             syncer,
             restores,
+            receipts: super::Receipts::new(rotation.clone()),
             rotation,
             audit: Audit::default(),
             head: tokio::sync::watch::channel(None).1,

@@ -5,11 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::Stream;
+use muster_client::audit::sha256;
 use muster_proto::{
     agent::v1::{
         KnownTasks, RecalledTask, RecalledTasks, TakenTasks, UploadComplete, UploadRequest,
-        UploadResponse, WantedTasks, upload_request::Message as Up,
+        UploadResponse, WantedTasks, task_state::Ended, upload_request::Message as Up,
         upload_response::Message as Down,
     },
     ids::{HostId, TaskId},
@@ -17,6 +19,7 @@ use muster_proto::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
@@ -60,6 +63,9 @@ pub(crate) async fn upload(
     // What is uploaded now counts for this generation, whatever begins meanwhile.
     let generation = rooms.restores.generation();
     let (wire, messages) = mpsc::channel(1);
+    let superseded = CancellationToken::new();
+    let older = std::mem::replace(&mut *session.upload.lock(), superseded.clone());
+    older.cancel();
     let span = tracing::info_span!("upload", host.id = %host_id);
     tokio::spawn(
         async move {
@@ -69,9 +75,13 @@ pub(crate) async fn upload(
                 generation,
                 wire,
             };
-            if let Err(status) = upload.run(incoming).await {
+            let outcome = tokio::select! {
+                outcome = upload.run(incoming) => outcome,
+                () = superseded.cancelled() => Err(refusal(super::End::Superseded)),
+            };
+            if let Err(status) = outcome {
                 tracing::warn!("an upload ended: {}", status.message());
-                let _ = upload.wire.send(Err(status)).await;
+                let _ = timeout(SILENCE_MAX, upload.wire.send(Err(status))).await;
             }
         }
         .instrument(span),
@@ -135,7 +145,8 @@ impl Upload {
         let message = UploadResponse {
             message: Some(message),
         };
-        let _ = self.wire.send(Ok(message)).await;
+        // Nor is one waited for that does not read: others wait for its turn.
+        let _ = timeout(SILENCE_MAX, self.wire.send(Ok(message))).await;
     }
 
     async fn known(&self, known: KnownTasks) -> Result<WantedTasks, Status> {
@@ -164,16 +175,23 @@ impl Upload {
         let mut written = Vec::new();
         for task in recalled.tasks {
             let id = task.task_id.clone();
+            let digest = sha256(&task.sealed_offer);
+            let ended = task.ended.clone().unwrap_or_default();
             let Some(task) = self.read(task) else {
                 refused_task_ids.push(id);
                 continue;
             };
-            let task_id = task.task_id;
+            let (task_id, time) = (task.task_id, task.ending.time);
+            let digest = task.offer.is_some().then_some(digest);
             let fence = self.session.fence.clone();
             let taken = self.rooms.jobs.recall(self.session.host_id, fence, task);
             match taken.await {
-                Ok(0) => {}
-                Ok(last) => written.push((task_id, last)),
+                Ok(last) => {
+                    if last > 0 {
+                        written.push((task_id, last));
+                    }
+                    self.check(task_id, &ended, time, digest).await?;
+                }
                 Err(error @ RecallError::Unsealed) => {
                     tracing::warn!(task.id = %id, "a recalled task is refused: {error}");
                     refused_task_ids.push(id);
@@ -197,6 +215,26 @@ impl Upload {
         Ok(TakenTasks { refused_task_ids })
     }
 
+    /// Marks a task whose receipt does not verify.
+    async fn check(
+        &self,
+        id: TaskId,
+        ended: &Ended,
+        time: i64,
+        offer_digest: Option<Bytes>,
+    ) -> Result<(), Status> {
+        let found = self.rooms.jobs.find(id).await;
+        let Some(task) = found.map_err(|error| status::of(&error))? else {
+            return Ok(());
+        };
+        // What is lost and has its end already keeps the receipt that came with that.
+        let checked = self
+            .rooms
+            .check_receipt(&task, ended, time, offer_digest)
+            .await;
+        checked.map_err(|error| status::of(&error))
+    }
+
     /// What the agent says of one task; `None` if that is no settled task.
     fn read(&self, task: RecalledTask) -> Option<Recalled> {
         let task_id: TaskId = task.task_id.parse().ok()?;
@@ -209,8 +247,11 @@ impl Upload {
         Some(Recalled {
             task_id,
             offer: self.rooms.jobs.unseal(&task.sealed_offer, &task.seal),
-            start_time: task.started.map(|started| time(started.time.as_ref())),
-            ending: convert::ending(ended, at, task_id, self.session.host_id)?,
+            started: task.started.map(|started| {
+                let at = time(started.time.as_ref());
+                (at, convert::confinement_in(started.confinement))
+            }),
+            ending: convert::ending(ended, at)?,
             stdout_bytes: task.stdout_bytes,
             stderr_bytes: task.stderr_bytes,
         })

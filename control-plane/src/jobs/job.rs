@@ -368,16 +368,45 @@ impl Job {
         })
     }
 
-    /// The process runs. Says whether that is new.
-    pub(crate) fn started(&self, ordinal: u32, time: i64) -> Result<bool, NotAllowed> {
+    /// The process runs, and is confined so far as the host says. Says whether that is new.
+    pub(crate) fn started(
+        &self,
+        ordinal: u32,
+        time: i64,
+        confinement: Bytes,
+    ) -> Result<bool, NotAllowed> {
         self.change(|inner| {
-            let new = inner.step(ordinal, Event::Started, time)?;
+            let mut new = inner.step(ordinal, Event::Started, time)?;
             if new {
                 inner.tasks[ordinal as usize].start_time = Some(time);
                 inner.start_time = Some(inner.start_time.map_or(time, |first| first.min(time)));
+            }
+            // What was said first stands.
+            let task = &mut inner.tasks[ordinal as usize];
+            if task.confinement.is_empty() && !confinement.is_empty() {
+                task.confinement = confinement;
+                new = true;
+            }
+            if new {
                 inner.touch(ordinal);
             }
             Ok(new)
+        })
+    }
+
+    /// Something speaks against what the host says of the task. Says whether that is new.
+    pub(crate) fn doubt(&self, ordinal: u32, words: &str) -> bool {
+        self.change(|inner| {
+            let task = &mut inner.tasks[ordinal as usize];
+            if task.doubt.split("; ").any(|known| known == words) {
+                return false;
+            }
+            if !task.doubt.is_empty() {
+                task.doubt.push_str("; ");
+            }
+            task.doubt.push_str(words);
+            inner.touch(ordinal);
+            true
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use muster_proto::ids::{HostId, TaskId};
 
 use super::{AdoptError, Ending, Fence, Jobs, State};
@@ -20,8 +21,8 @@ pub(crate) struct Recalled {
     pub(crate) task_id: TaskId,
     /// Its offer, if its seal is ours.
     pub(crate) offer: Option<Unsealed>,
-    /// When it started, if it did.
-    pub(crate) start_time: Option<i64>,
+    /// When it started, if it did, and how far it was confined.
+    pub(crate) started: Option<(i64, Bytes)>,
     /// How it ended.
     pub(crate) ending: Ending,
     /// How many bytes it wrote to standard output, or to its terminal.
@@ -119,8 +120,8 @@ impl Jobs {
                 })?
             }
         };
-        let taken = match recalled.start_time {
-            Some(time) => self.started(&task, time),
+        let taken = match recalled.started {
+            Some((time, confinement)) => self.started(&task, time, confinement),
             None => Ok(()),
         }
         .and_then(|()| self.ended(&task, recalled.ending));
@@ -158,8 +159,8 @@ impl Jobs {
         };
         let mut sequence = output.last_sequence(id).await?;
         for (stream, offset, length) in [
-            (main, offset, stdout_bytes - stdout - pty),
-            (Stream::Stderr, stderr, stderr_bytes - stderr),
+            (main, offset, stdout_bytes.saturating_sub(stdout + pty)),
+            (Stream::Stderr, stderr, stderr_bytes.saturating_sub(stderr)),
         ] {
             if length > 0 {
                 sequence += 1;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use muster_client::audit::sha256;
 use muster_proto::{
     ids::{HostId, TaskId},
     v1::Reason,
@@ -10,8 +12,12 @@ use muster_proto::{
 use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
 use crate::{
     audit::Entry,
+    connections::offer,
     store::{StoreError, jobs as rows, now},
 };
+
+/// Characters of one thing that speaks against a host's word.
+const DOUBT_MAX: usize = 300;
 
 /// A task of a job in memory.
 #[derive(Clone)]
@@ -52,9 +58,8 @@ pub(crate) enum AdoptError {
 impl Jobs {
     /// The task, from memory or from the ledger.
     pub(crate) async fn find(&self, id: TaskId) -> Result<Option<TaskRef>, StoreError> {
-        let live = self.0.live.lock().tasks.get(&id).cloned();
-        if let Some((job, ordinal)) = live {
-            return Ok(Some(TaskRef::new(job, ordinal)));
+        if let Some(task) = self.find_live(id) {
+            return Ok(Some(task));
         }
         let Some(job_id) = rows::job_of(&self.0.store.readers, &id.to_string()).await? else {
             return Ok(None);
@@ -64,6 +69,12 @@ impl Jobs {
             let ordinal = job.ordinal(id)?;
             Some(TaskRef::new(job, ordinal))
         }))
+    }
+
+    /// The task, if it is in memory, as every task is that is not final.
+    pub(crate) fn find_live(&self, id: TaskId) -> Option<TaskRef> {
+        let live = self.0.live.lock().tasks.get(&id).cloned();
+        live.map(|(job, ordinal)| TaskRef::new(job, ordinal))
     }
 
     /// Takes in a task that a host holds under our seal and the ledger has lost, with its job.
@@ -134,12 +145,44 @@ impl Jobs {
         }
     }
 
-    /// The host says that the process runs, since `time`.
-    pub(crate) fn started(&self, task: &TaskRef, time: i64) -> Result<(), NotAllowed> {
-        if task.job.started(task.ordinal, time)? {
+    /// The host says that the process runs since `time`, and how far it is confined.
+    pub(crate) fn started(
+        &self,
+        task: &TaskRef,
+        time: i64,
+        confinement: Bytes,
+    ) -> Result<(), NotAllowed> {
+        if task.job.started(task.ordinal, time, confinement)? {
             self.mark(&task.job, [task.ordinal]);
         }
         Ok(())
+    }
+
+    /// Something speaks against what the host says of the task: it stands beside that, and in the audit log.
+    pub(crate) fn doubt(&self, task: &TaskRef, words: &str) {
+        let words: String = words.chars().take(DOUBT_MAX).collect();
+        if !task.job.doubt(task.ordinal, &words) {
+            return;
+        }
+        let (task_id, host_id) = task.look(|task| (task.task_id, task.host_id));
+        let job_id = task.job.order.job_id;
+        tracing::warn!(task.id = %task_id, host.id = %host_id, "a host's word about a task is in doubt: {words}");
+        let entry = Entry::new("task.doubt")
+            .by(format!("host/{host_id}"))
+            .on(host_id)
+            .with("job", job_id)
+            .with("task", task_id)
+            .with("words", &words);
+        let recorder = &self.0.recorder;
+        recorder.mark_for(&task.job, [task.ordinal], Some(entry.text()));
+    }
+
+    /// The digest of the offer that this task was, or would be, sealed in.
+    pub(crate) fn offer_digest(&self, task: &TaskRef) -> Bytes {
+        let control_plane_id = &self.0.store.control_plane_id;
+        let offer =
+            task.look(|kept| offer::bytes(control_plane_id, &task.job.order, task.ordinal, kept));
+        sha256(&offer)
     }
 
     /// The host says how the task ended.

@@ -99,6 +99,10 @@ pub(crate) struct Task {
     pub(crate) hold: Hold,
     /// The host's signed receipt, serialized; empty without one.
     pub(crate) receipt: Bytes,
+    /// A serialized `muster.v1.Confinement`: how far it is confined, as its host says; empty while that is not told.
+    pub(crate) confinement: Bytes,
+    /// What speaks against the host's word, for people; empty where nothing does.
+    pub(crate) doubt: String,
     /// The audit log says how it ended. Not stored: it is in one transaction with the final state.
     pub(crate) end_recorded: bool,
 }
@@ -135,6 +139,8 @@ impl Task {
             late_result: String::new(),
             hold: Hold::None,
             receipt: Bytes::new(),
+            confinement: Bytes::new(),
+            doubt: String::new(),
             end_recorded: false,
         }
     }

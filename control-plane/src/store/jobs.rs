@@ -30,7 +30,7 @@ const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, select
 const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message, state_time, offered_boot, \
      offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
      stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result, \
-     job_id, create_time, ordinal, hold_time, released, receipt";
+     job_id, create_time, ordinal, hold_time, released, receipt, confinement, doubt";
 
 fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
@@ -46,6 +46,10 @@ fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
         receipt: row
             .try_get::<Option<Vec<u8>>, _>(28)?
             .map_or_else(Bytes::new, Bytes::from),
+        confinement: row
+            .try_get::<Option<Vec<u8>>, _>(29)?
+            .map_or_else(Bytes::new, Bytes::from),
+        doubt: row.try_get(30)?,
         state,
         reason: Reason::try_from(row.try_get::<i32, _>(4)?).unwrap_or(Reason::Unspecified),
         message: row.try_get(5)?,

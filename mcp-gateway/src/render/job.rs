@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use muster_proto::v1::{Job, Reason, Task, action, task};
+use muster_proto::v1::{Confinement, Job, Mode, Reason, Task, action, task};
 
 use super::{
     clean,
@@ -112,6 +112,12 @@ pub(crate) fn task_line(task: &Task, now: SystemTime) -> String {
     if task.reason() != Reason::Unspecified {
         let _ = write!(line, " reason={}", task.reason().name());
     }
+    // Only where it explains why something may not have worked.
+    match task.confinement.as_ref().map(Confinement::mode) {
+        Some(Mode::ReadOnly) => line.push_str(" mode=read-only"),
+        Some(Mode::Edit) => line.push_str(" mode=edit"),
+        _ => {}
+    }
     let started = task
         .start_time
         .and_then(|time| SystemTime::try_from(time).ok());
@@ -130,6 +136,9 @@ pub(crate) fn task_line(task: &Task, now: SystemTime) -> String {
     }
     if words::is_final(task.state()) && !task.output_complete {
         line.push_str(" (output still arriving)");
+    }
+    if !task.doubt.is_empty() {
+        line.push_str(" (in doubt)");
     }
     line
 }
@@ -192,6 +201,10 @@ fn details(task: &Task) -> String {
     if !task.message.is_empty() {
         let message = words::shortened(&clean::words(&task.message), 400);
         let _ = writeln!(lines, "{message}");
+    }
+    if !task.doubt.is_empty() {
+        let doubt = words::shortened(&clean::words(&task.doubt), 400);
+        let _ = writeln!(lines, "in doubt: {doubt}");
     }
     if !task.late_result.is_empty() {
         let result = words::shortened(&clean::words(&task.late_result), 300);

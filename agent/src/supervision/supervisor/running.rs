@@ -10,7 +10,7 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{InputResult, task_state},
     ids::TaskId,
-    v1::{InputStatus, Reason, task_input::Kind},
+    v1::{Confinement, InputStatus, Mode, Reason, task_input::Kind},
 };
 use nix::{
     errno::Errno,
@@ -154,7 +154,13 @@ impl Running {
             started: task_state::Started {
                 time: Some(SystemTime::now().into()),
                 pid: child.pid.as_raw(),
-                confinement: child.confinement,
+                // Said in so many words: what is not said is what an older agent does not tell.
+                confinement: child.confinement.or_else(|| {
+                    Some(Confinement {
+                        mode: Mode::Unrestricted.into(),
+                        ..Confinement::default()
+                    })
+                }),
             },
             start_time: child.tree.start_time(),
         });

@@ -87,6 +87,21 @@ async fn a_host_that_has_seen_more_has_old_tasks_held_before_it_is_offered_any()
     assert_eq!(sealed.unwrap().job_id, new.to_string());
     assert_eq!(hold(&plane, new).await, Hold::None);
 
+    // What it was never offered, it cannot report.
+    let watch = plane.rooms.jobs.watch(old, "", true).await.unwrap();
+    let held = watch.unwrap().job().task(0);
+    let unoffered = Open {
+        task_id: held.task_id.to_string(),
+        session_epoch: agent.welcome.session_epoch,
+        fresh: true,
+        ..Open::default()
+    };
+    let refused = agent.report(unoffered, success(b"lies")).await.unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "SEAL_INVALID");
+    let size = plane.rooms.output.size(held.task_id).await.unwrap();
+    assert_eq!(size.last_sequence, 0);
+
     // The same host is not believed twice, and the next start finds all of it as it was.
     let stale = Agent::attach_with(&plane, seen(i64::MAX)).await;
     assert_eq!(stale.welcome.generation, agent.welcome.generation);

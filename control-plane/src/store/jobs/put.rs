@@ -47,11 +47,12 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
             "INSERT INTO tasks (task_id, host_id, host_name, state, reason, message, state_time, offered_boot,
                  offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete,
                  stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result,
-                 job_id, create_time, ordinal, receipt)
+                 job_id, create_time, ordinal, receipt, confinement, doubt)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
                  value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
                  value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
-                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25, unhex(value ->> 26)
+                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25, unhex(value ->> 26),
+                 unhex(value ->> 27), value ->> 28
              FROM json_each(?) WHERE TRUE
              ON CONFLICT (task_id) DO UPDATE SET
                  state = excluded.state, reason = excluded.reason, message = excluded.message,
@@ -63,7 +64,7 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
                  stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
                  last_sequence = excluded.last_sequence, cancel_time = excluded.cancel_time,
                  cancel_grace = excluded.cancel_grace, late_result = excluded.late_result,
-                 receipt = excluded.receipt",
+                 receipt = excluded.receipt, confinement = excluded.confinement, doubt = excluded.doubt",
             [rows(tasks.iter().map(task_row))],
         );
     }
@@ -203,6 +204,8 @@ struct TaskColumns<'a>(
     i64,
     u32,
     Option<String>,
+    Option<String>,
+    &'a str,
 );
 
 fn task_row(placed: &Placed) -> TaskColumns<'_> {
@@ -239,6 +242,13 @@ fn task_row(placed: &Placed) -> TaskColumns<'_> {
         order.job_id.to_string(),
         order.create_time,
         *ordinal,
-        (!task.receipt.is_empty()).then(|| HEXLOWER.encode(&task.receipt)),
+        hex(&task.receipt),
+        hex(&task.confinement),
+        &task.doubt,
     )
+}
+
+/// `None` of nothing.
+fn hex(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| HEXLOWER.encode(bytes))
 }

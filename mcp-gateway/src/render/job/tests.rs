@@ -56,6 +56,28 @@ fn one_host_reads_like_a_terminal() {
 }
 
 #[test]
+fn a_confinement_that_explains_a_failure_is_told_and_so_is_a_doubt() {
+    let mut one = view("web-1", task::State::Failed, Some(1), "");
+    let told = |one: &TaskView| answer(&job(), std::slice::from_ref(one), &sheet(16_000));
+    one.task.confinement = Some(Confinement {
+        mode: Mode::Unrestricted.into(),
+        ..Confinement::default()
+    });
+    assert!(!told(&one).contains("mode="));
+    one.task.confinement = Some(Confinement {
+        mode: Mode::Edit.into(),
+        ..Confinement::default()
+    });
+    assert!(told(&one).starts_with(&format!("job {ID} web-1 failed exit=1 mode=edit ")));
+    one.task.doubt = "the receipt does not verify:\nit cannot be read".into();
+    let told = told(&one);
+    assert!(
+        told.contains("(in doubt)\nin doubt: the receipt does not verify"),
+        "{told}"
+    );
+}
+
+#[test]
 fn no_output_needs_no_fence() {
     let tasks = [view("web-1", task::State::Failed, Some(3), "")];
     assert_eq!(
