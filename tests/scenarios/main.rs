@@ -11,6 +11,7 @@ mod catch_up;
 mod cuts;
 mod deadlines;
 mod enrollment;
+mod evil_agents;
 mod evil_clients;
 mod gateway;
 mod identities;

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod mcp;
 pub mod operator;
 pub mod process;
+pub mod raw;
 pub mod tally;
 
 mod patience;
