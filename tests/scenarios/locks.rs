@@ -41,7 +41,7 @@ fn unlock(principal: &str) -> UnlockPrincipalRequest {
 }
 
 /// Logs somebody in on a machine of its own, and returns its directory and the join string.
-async fn login(fleet: &Fleet, name: &str, role: &str) -> (std::path::PathBuf, String) {
+pub(crate) async fn login(fleet: &Fleet, name: &str, role: &str) -> (std::path::PathBuf, String) {
     let invited = fleet
         .cli(&["access", "invite", name, "--role", role, "--json"])
         .await;

@@ -18,6 +18,7 @@ mod identities;
 mod kills;
 mod locks;
 mod people;
+mod policies;
 mod restores;
 mod road;
 mod rotations;
