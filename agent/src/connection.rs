@@ -101,9 +101,11 @@ impl Connection {
         tls: ClientTls,
         tasks: Tasks,
         clock: Arc<Clock>,
-        facts: facts::Source,
+        mut facts: facts::Source,
         renewal: Arc<Renewal>,
     ) -> Self {
+        let heads = Heads::load(directory);
+        facts.set_audit_conflict(heads.conflict().to_owned());
         Self {
             tls,
             address,
@@ -115,7 +117,7 @@ impl Connection {
             renewal,
             taken: Arc::default(),
             standing: Board::default(),
-            heads: Heads::load(directory),
+            heads,
         }
     }
 
@@ -199,11 +201,14 @@ impl Connection {
         reason
     }
 
-    /// Keeps a head of the audit log. What it contradicts is told with the facts.
-    fn take_head(&mut self, head: AuditHead) {
-        if let Some(words) = self.heads.take(head) {
-            self.facts.set_audit_conflict(words);
+    /// Keeps a head of the audit log. Says whether there is news of what it contradicts, which the facts tell.
+    fn take_head(&mut self, head: AuditHead) -> bool {
+        let news = self.heads.take(head);
+        if news {
+            self.facts
+                .set_audit_conflict(self.heads.conflict().to_owned());
         }
+        news
     }
 
     fn hello(&mut self) -> Hello {
@@ -213,7 +218,7 @@ impl Connection {
             journal_position: self.tasks.journal().position(),
             held_task_ids: self.tasks.held(),
             facts: Some(self.facts.look()),
-            capabilities: vec!["upload".to_owned()],
+            capabilities: vec!["upload".to_owned(), "secrets".to_owned()],
             seen_generation: self.seen.generation.clone(),
             seen_ledger_position: self.seen.ledger_position,
             seen_ledger_seal: self.seen.seal.clone(),
@@ -315,13 +320,17 @@ impl Live<'_> {
             welcome.ledger_position,
             &welcome.ledger_seal,
         );
-        if let Some(head) = welcome.audit_head.clone() {
-            connection.take_head(head);
-        }
+        let news = match welcome.audit_head.clone() {
+            Some(head) => connection.take_head(head),
+            None => false,
+        };
         let task_ids =
             connection
                 .tasks
                 .attach(&self.session, &welcome.expected_task_ids, welcome.upload);
+        if news {
+            self.send_changed_facts().await?;
+        }
         if task_ids.is_empty() {
             return Ok(());
         }
@@ -350,7 +359,11 @@ impl Live<'_> {
             Some(Message::Policy(policy)) => {
                 self.connection.tasks.policy().lower(policy.mode_limit)
             }
-            Some(Message::AuditHead(head)) => self.connection.take_head(head),
+            Some(Message::AuditHead(head)) => {
+                if self.connection.take_head(head) {
+                    return self.send_changed_facts().await;
+                }
+            }
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),
             // A later control plane may say what this agent does not know.

@@ -10,12 +10,16 @@ use std::{
 
 use muster_client::audit::Head;
 use muster_proto::v1::AuditHead;
+use prost::Message as _;
 
 /// Heads that are kept.
 const KEPT: usize = 100;
 
 /// Lines of the file before it is written anew with those that are kept.
 const LINES_MAX: usize = 2 * KEPT;
+
+/// A longer head is left out, bytes: what is signed is short, and so are certificates.
+const HEAD_MAX: usize = 16 << 10;
 
 /// Name of the file in the agent's directory: one head a line, oldest first.
 const FILE: &str = "audit-heads.jsonl";
@@ -28,9 +32,10 @@ pub fn heads_file(directory: &Path) -> PathBuf {
 /// The heads that an agent keeps.
 pub(crate) struct Heads {
     path: PathBuf,
+    /// The oldest first.
     kept: Vec<Head>,
     lines: usize,
-    /// The last contradiction, in words; empty while there was none.
+    /// What they contradict, in words; empty if nothing.
     conflict: String,
 }
 
@@ -43,22 +48,31 @@ impl Heads {
             .lines()
             .filter_map(|line| Head::from_line(line).ok())
             .collect();
-        kept.drain(..kept.len().saturating_sub(KEPT));
+        trim(&mut kept);
         Self {
             path,
+            conflict: conflict(&kept).map_or(String::new(), |conflict| conflict.words),
             kept,
             lines: text.lines().count(),
-            conflict: String::new(),
         }
     }
 
-    /// Takes a head. Returns words if it contradicts one that is kept, and that is news.
-    pub(crate) fn take(&mut self, head: AuditHead) -> Option<String> {
+    /// What the heads contradict, in words; empty if nothing.
+    pub(crate) fn conflict(&self) -> &str {
+        &self.conflict
+    }
+
+    /// Takes a head; says whether it changes what they contradict.
+    pub(crate) fn take(&mut self, head: AuditHead) -> bool {
+        if head.encoded_len() > HEAD_MAX {
+            tracing::warn!("a head of the audit log was left out: it has more than 16 KiB");
+            return false;
+        }
         let head = match Head::read(head) {
             Ok(head) => head,
             Err(error) => {
                 tracing::warn!(%error, "a head of the audit log was left out: {error}");
-                return None;
+                return false;
             }
         };
         if self
@@ -66,34 +80,26 @@ impl Heads {
             .last()
             .is_some_and(|last| last.signed == head.signed)
         {
-            return None;
+            return false;
         }
-        let conflict = self
-            .kept
-            .iter()
-            .rev()
-            .find_map(|old| contradiction(old, &head));
         if let Err(error) = self.keep(head) {
             tracing::warn!(%error, "{} cannot be written: {error}", self.path.display());
         }
-        let conflict = conflict?;
-        if !self.conflict.is_empty() {
-            // It was said, and each further head would say it again.
-            return None;
+        let words = conflict(&self.kept).map_or(String::new(), |conflict| conflict.words);
+        if words == self.conflict {
+            return false;
         }
-        tracing::warn!("the control plane's audit log was cut or rewritten: {conflict}");
-        self.conflict.clone_from(&conflict);
-        Some(conflict)
+        if !words.is_empty() {
+            tracing::warn!("heads of the control plane's audit log contradict each other: {words}");
+        }
+        self.conflict = words;
+        true
     }
 
     fn keep(&mut self, head: Head) -> io::Result<()> {
         let line = format!("{}\n", head.to_line());
         self.kept.push(head);
-        if self.kept.len() > KEPT {
-            // What proves that the log was cut must not be pushed out by what came after.
-            let first = usize::from(!self.conflict.is_empty());
-            self.kept.remove(first.min(self.kept.len() - 1));
-        }
+        trim(&mut self.kept);
         self.lines += 1;
         let mut open = File::options();
         open.create(true).mode(0o600);
@@ -115,20 +121,87 @@ impl Heads {
     }
 }
 
-/// What one head says against an older one, in words. A restore begins a generation, and may go back.
-fn contradiction(old: &Head, new: &Head) -> Option<String> {
-    if old.control_plane != new.control_plane || old.generation != new.generation {
+/// Lets go of the oldest that are too many, but never of those that prove that the log was cut or rewritten: what came
+/// after must not push them out.
+fn trim(kept: &mut Vec<Head>) {
+    while kept.len() > KEPT {
+        let proof = conflict(kept).filter(|conflict| !conflict.restored);
+        let spared = |at: usize| {
+            let proof = proof.as_ref();
+            proof.is_some_and(|proof| at == proof.older || at == proof.newer)
+        };
+        let Some(gone) = (0..kept.len()).find(|at| !spared(*at)) else {
+            return;
+        };
+        kept.remove(gone);
+    }
+}
+
+/// Two heads that no log that only grows can have had.
+#[derive(Debug, PartialEq, Eq)]
+struct Conflict {
+    older: usize,
+    newer: usize,
+    /// The log says of itself that it was set back.
+    restored: bool,
+    words: String,
+}
+
+/// The first contradiction among heads in the order in which they came. That entries were lost by a restore is told if
+/// there is nothing worse.
+fn conflict(kept: &[Head]) -> Option<Conflict> {
+    let mut lost = None;
+    for (newer, new) in kept.iter().enumerate() {
+        // Of the older ones the longest says most.
+        let mut older: Vec<_> = kept[..newer].iter().enumerate().collect();
+        older.sort_by_key(|(_, old)| std::cmp::Reverse(old.position.count));
+        for (older, old) in older {
+            let Some((restored, words)) = contradiction(old, new) else {
+                continue;
+            };
+            let found = Conflict {
+                older,
+                newer,
+                restored,
+                words,
+            };
+            if !restored {
+                return Some(found);
+            }
+            lost.get_or_insert(found);
+        }
+    }
+    lost
+}
+
+/// What one head says against an older one: whether that is by a restore, and words. A restore begins a generation, and
+/// may go back; what was lost by it is told all the same.
+fn contradiction(old: &Head, new: &Head) -> Option<(bool, String)> {
+    if old.control_plane != new.control_plane {
         return None;
     }
     let (before, now) = (old.position, new.position);
+    let restored = old.generation != new.generation;
     if now.count < before.count {
-        return Some(format!(
-            "it had {} entries and now has {}, in one generation",
-            before.count, now.count
-        ));
+        let words = match restored {
+            true => format!(
+                "it was cut by a restore from a backup: it had {} entries and then {}",
+                before.count, now.count
+            ),
+            false => format!(
+                "it was cut or rewritten: it had {} entries and then {}, in one generation",
+                before.count, now.count
+            ),
+        };
+        return Some((restored, words));
     }
-    (now.count == before.count && now.hash != before.hash)
-        .then(|| format!("entry {} had another hash before", now.count))
+    (!restored && now.count == before.count && now.hash != before.hash).then(|| {
+        let words = format!(
+            "it was rewritten: entry {} had another hash before",
+            now.count
+        );
+        (false, words)
+    })
 }
 
 #[cfg(test)]
@@ -153,8 +226,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut heads = Heads::load(directory.path());
         for count in 1..=450 {
-            assert_eq!(heads.take(head("a", count, 1)), None);
-            assert_eq!(heads.take(head("a", count, 1)), None, "the same again");
+            assert!(!heads.take(head("a", count, 1)));
+            assert!(!heads.take(head("a", count, 1)), "the same again");
         }
         let again = Heads::load(directory.path());
         assert_eq!(again.kept.len(), KEPT);
@@ -168,20 +241,59 @@ mod tests {
     fn a_log_that_was_cut_or_rewritten_is_noticed_once() {
         let directory = tempfile::tempdir().unwrap();
         let mut heads = Heads::load(directory.path());
-        assert_eq!(heads.take(head("a", 10, 1)), None);
-        assert!(heads.take(head("a", 9, 2)).unwrap().contains("had 10"));
-        assert_eq!(heads.take(head("a", 8, 3)), None, "it was said");
+        assert!(!heads.take(head("a", 10, 1)));
+        assert!(heads.take(head("a", 9, 2)));
+        assert!(heads.conflict().contains("had 10"), "{}", heads.conflict());
+        assert!(!heads.take(head("a", 8, 3)), "it was said");
 
-        // The next process remembers, and says it again.
+        // The next process knows it from the start.
         let mut heads = Heads::load(directory.path());
-        assert!(heads.take(head("a", 10, 4)).unwrap().contains("entry 10"));
+        assert!(heads.conflict().contains("had 10 entries and then 9"));
+        assert!(!heads.take(head("a", 11, 4)), "and goes on to say so");
+
+        let other = tempfile::tempdir().unwrap();
+        let mut heads = Heads::load(other.path());
+        assert!(!heads.take(head("a", 10, 1)));
+        assert!(heads.take(head("a", 10, 4)));
+        assert!(heads.conflict().contains("entry 10"));
     }
 
     #[test]
-    fn a_restore_may_go_back() {
+    fn what_proves_a_cut_is_not_pushed_out() {
         let directory = tempfile::tempdir().unwrap();
         let mut heads = Heads::load(directory.path());
-        assert_eq!(heads.take(head("a", 10, 1)), None);
-        assert_eq!(heads.take(head("b", 5, 2)), None);
+        for count in 1..=50 {
+            heads.take(head("a", count, 1));
+        }
+        heads.take(head("a", 40, 2));
+        let told = heads.conflict().to_owned();
+        assert!(told.contains("had 50 entries and then 40"), "{told}");
+        for count in 51..=500 {
+            assert!(!heads.take(head("a", count, 2)));
+            if count % 70 == 0 {
+                heads = Heads::load(directory.path());
+            }
+        }
+        assert_eq!(heads.kept.len(), KEPT);
+        assert_eq!(heads.conflict(), told);
+        assert_eq!(heads.kept[0].position.count, 50);
+        assert_eq!(heads.kept[1].position.count, 40);
+    }
+
+    #[test]
+    fn a_restore_may_go_back_and_what_it_lost_is_told_for_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut heads = Heads::load(directory.path());
+        assert!(!heads.take(head("a", 10, 1)));
+        assert!(heads.take(head("b", 5, 2)));
+        assert!(heads.conflict().contains("by a restore"));
+        for count in 6..=200 {
+            heads.take(head("b", count, 2));
+        }
+        assert_eq!(heads.conflict(), "", "nothing here is older");
+        // A cut is worse than a restore.
+        heads.take(head("c", 100, 3));
+        heads.take(head("c", 90, 3));
+        assert!(heads.conflict().contains("in one generation"));
     }
 }

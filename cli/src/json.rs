@@ -88,6 +88,7 @@ fn facts(facts: &Facts) -> Value {
         "hostname": facts.hostname,
         "user": facts.user,
         "boot_id": facts.boot_id,
+        "audit_conflict": some(&facts.audit_conflict),
     })
 }
 

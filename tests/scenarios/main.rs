@@ -14,6 +14,7 @@ mod enrollment;
 mod evil_agents;
 mod evil_clients;
 mod gateway;
+mod heads;
 mod identities;
 mod kills;
 mod locks;

@@ -52,6 +52,11 @@ pub(crate) fn details(host: &Host) -> String {
         fields.add("lowered to", lowered);
     }
     fields.add("identity conflict", &host.identity_conflict);
+    let facts = host.facts.as_ref();
+    fields.add(
+        "audit conflict",
+        facts.map_or("", |facts| facts.audit_conflict.as_str()),
+    );
     if host.owes_upload {
         fields.add(
             "history",

@@ -121,7 +121,11 @@ impl Purpose {
                 None,
                 None,
             )
-            .map_err(|error| failed("the authority does not vouch for it", error.to_string()))?;
+            .map_err(|error| {
+                let words = "none of these authorities vouches for it; what was signed before a rotation needs the \
+                             earlier authority in the same file";
+                failed(words, error.to_string())
+            })?;
         PeerCertificate::from_der(&leaf)
             .map(|peer| peer.spiffe_id)
             .map_err(|error| failed("the certificate names nobody", error.to_string()))

@@ -126,7 +126,7 @@ impl AuditService for AuditDoor {
         if after < 0 {
             return Err(status::invalid("after", "is not negative"));
         }
-        let head = self.heads.sign().await.map_err(|e| status::of(&e))?;
+        let head = self.heads.publish().await.map_err(|e| status::of(&e))?;
         let count = i64::try_from(head.position.count).unwrap_or(i64::MAX);
         if after > count {
             return Err(status::invalid(

@@ -56,6 +56,7 @@ struct Shared {
     authority: Arc<Authority>,
     generation: GenerationNow,
     key: KeyPair,
+    // Held to certify the key, which takes some microseconds.
     certificate: Mutex<Certificate>,
     latest: watch::Sender<Option<AuditHead>>,
 }
@@ -64,6 +65,8 @@ struct Shared {
 struct Certificate {
     chain: Vec<Bytes>,
     time: i64,
+    /// The version of the authorities that it was issued under.
+    version: i64,
 }
 
 impl Heads {
@@ -88,6 +91,13 @@ impl Heads {
     /// The newest head, now and from now on.
     pub(crate) fn latest(&self) -> watch::Receiver<Option<AuditHead>> {
         self.0.latest.subscribe()
+    }
+
+    /// Signs where the log stands, and lets every host know: an export is written down by this head.
+    pub(crate) async fn publish(&self) -> Result<Head, HeadError> {
+        let head = self.sign().await?;
+        self.0.latest.send_replace(Some(head.signed.clone()));
+        Ok(head)
     }
 
     /// Signs where the log stands, with all that was recorded until now.
@@ -121,8 +131,13 @@ impl Heads {
     }
 
     fn chain(&self, time: i64) -> Result<Vec<Bytes>, AuthorityError> {
+        // The version first: what is issued is never of an older authority than it says.
+        let version = self.0.authority.version();
         let mut certificate = self.0.certificate.lock();
-        if certificate.chain.is_empty() || time - certificate.time >= CERTIFY_EVERY_MS {
+        if certificate.chain.is_empty()
+            || certificate.version != version
+            || time - certificate.time >= CERTIFY_EVERY_MS
+        {
             let id = &self.0.store.control_plane_id;
             let id = self.0.authority.id(SpiffeKind::ControlPlane, &**id);
             let issued =
@@ -133,28 +148,30 @@ impl Heads {
             *certificate = Certificate {
                 chain: chain.collect(),
                 time,
+                version,
             };
         }
         Ok(certificate.chain.clone())
     }
 
-    /// Signs now and then, until `stop`.
+    /// Signs now and then, and at each step of a rotation of the authority, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut signed = Position::EMPTY;
+        let mut versions = self.0.authority.versions();
+        let mut signed = (Position::EMPTY, 0);
         loop {
+            let version = *versions.borrow_and_update();
             match self.0.store.audit_position().await {
-                Ok(position) if position == signed => {}
-                Ok(_) => match self.sign().await {
-                    Ok(head) => {
-                        signed = head.position;
-                        self.0.latest.send_replace(Some(head.signed));
-                    }
+                Ok(position) if (position, version) == signed => {}
+                Ok(_) => match self.publish().await {
+                    Ok(head) => signed = (head.position, version),
                     Err(error) => tracing::warn!(%error, "no head was signed: {error}"),
                 },
                 Err(error) => tracing::warn!(%error, "no head was signed: {error}"),
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
+                // The authority outlives this.
+                _ = versions.changed() => {}
                 () = stop.cancelled() => return,
             }
         }

@@ -166,5 +166,10 @@ fn start(host: &Host) -> Map<String, Value> {
         let conflict = words::shortened(&clean::words(&host.identity_conflict), 200);
         shown.insert("identity_conflict".into(), json!(conflict));
     }
+    let facts = host.facts.as_ref();
+    if let Some(facts) = facts.filter(|facts| !facts.audit_conflict.is_empty()) {
+        let conflict = words::shortened(&clean::words(&facts.audit_conflict), 200);
+        shown.insert("audit_conflict".into(), json!(conflict));
+    }
     shown
 }
