@@ -6,6 +6,7 @@
 
 mod accept;
 mod agents;
+mod audit;
 mod commands;
 mod echo;
 mod family;
@@ -148,6 +149,15 @@ enum Benchmark {
         #[arg(long, default_value_t = 1_000)]
         sets: usize,
     },
+    /// What the audit log costs: on the way of a call, in the ledger, and to verify one that was written down
+    Audit {
+        /// Entries of the log that is verified
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u64,
+        /// Calls of each kind, and entries in a ledger of their own
+        #[arg(long, default_value_t = 2_000)]
+        samples: usize,
+    },
     /// Many agents on one control plane: connections with an identity each, which answer without a process
     Agents {
         /// How many
@@ -214,6 +224,9 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         }
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
+        Benchmark::Audit { entries, samples } => {
+            audit::run(&fleet, &binaries, entries, samples).await
+        }
         Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
         Benchmark::Footprint { .. }
         | Benchmark::Supervisors { .. }
@@ -226,6 +239,7 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
             echo::run(&fleet, 1_000).await?;
             stream::run(&fleet, 256 << 20, 5, &[1, 64]).await?;
             accept::run(&fleet, 10_000, 64).await?;
+            audit::run(&fleet, &binaries, 1_000_000, 2_000).await?;
             drop(fleet);
             supervisors::run(&binaries, 10).await?;
             sandbox::run(&binaries, 300, 4).await?;

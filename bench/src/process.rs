@@ -71,6 +71,13 @@ impl Program {
         self.cpu().saturating_sub(before)
     }
 
+    /// The most memory that it has had at once, KiB; `None` once it is over.
+    pub(crate) fn peak(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    }
+
     /// Resident memory and its proportional share, KiB.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         memory(self.id())

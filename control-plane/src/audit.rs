@@ -10,6 +10,7 @@
 //!   `audit/flood.rs` says how many are written.
 
 mod call;
+mod cost;
 mod entry;
 mod flood;
 mod heads;
@@ -23,6 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
     call::{Call, Taken, decided, effect, hosts, principal, take},

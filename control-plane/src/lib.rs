@@ -28,6 +28,7 @@ mod server;
 mod store;
 mod sweeper;
 
+pub use audit::AuditCost;
 pub use authority::AuthorityError;
 pub use backup::{BackedUp, BackupError, Restored, back_up, default_target, restore};
 pub use config::{Config, OauthConfig};

@@ -7,7 +7,7 @@ use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position, line};
 use muster_proto::ids::HostId;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Store, StoreError, Value};
+use super::{Batch, Store, StoreError, Value};
 use crate::audit::Entry;
 
 /// Adds rows: one argument, a JSON array of number, time, entry and hash.
@@ -242,6 +242,26 @@ impl Store {
             Ok((row.try_get(0)?, line(entry, &read_hash(row, 2)?)))
         });
         Ok(lines.collect::<Result<_, sqlx::Error>>()?)
+    }
+}
+
+/// To measure what an entry costs.
+impl Batch {
+    /// Writes a row as it is.
+    pub(crate) fn change_nothing(&mut self) {
+        self.push("UPDATE ledger SET starts = starts", Vec::new());
+    }
+}
+
+impl Store {
+    /// How large the ledger is, bytes, with what is in its log still.
+    pub(crate) async fn ledger_bytes(&self) -> Result<u64, StoreError> {
+        let row =
+            sqlx::query("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+                .fetch_one(&self.readers)
+                .await?;
+        let bytes: i64 = row.try_get(0)?;
+        Ok(u64::try_from(bytes).unwrap_or_default())
     }
 }
 
