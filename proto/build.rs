@@ -35,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     debug_assert!(files.encoded_len() > 0);
     tonic_prost_build::configure()
         .bytes(".")
+        // In one order: what is serialized twice is the same twice, and offers are signed for.
+        .btree_map("muster.v1.Command.env")
         .compile_fds(files)?;
     Ok(())
 }

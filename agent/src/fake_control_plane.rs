@@ -289,6 +289,7 @@ impl FakeControlPlane {
             sealed_offer: sealed.encode_to_vec().into(),
             seal: vec![7; 32].into(),
             trace: HashMap::new(),
+            secret_env: HashMap::new(),
         };
         (task_id, offer)
     }

@@ -19,7 +19,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use self::{
     archive::{Sink, sync_directory},
-    manifest::{AUTHORITIES, KEYS, LEDGER, Manifest, NAME, Present},
+    manifest::{KEYS, LEDGER, Manifest, NAME, OPTIONAL, Present},
 };
 use crate::{
     output::{OutputError, backup as output},
@@ -159,9 +159,8 @@ pub async fn back_up(directory: &Path, to: &Path) -> Result<BackedUp, BackupErro
 
     let mut files: Vec<(String, PathBuf)> = vec![(LEDGER.to_owned(), ledger_copy)];
     files.extend(KEYS.map(|name| (name.to_owned(), directory.join(name))));
-    if directory.join(AUTHORITIES).exists() {
-        files.push((AUTHORITIES.to_owned(), directory.join(AUTHORITIES)));
-    }
+    let optional = OPTIONAL.map(|name| (name.to_owned(), directory.join(name)));
+    files.extend(optional.into_iter().filter(|(_, path)| path.exists()));
     if has_index {
         files.push(("output/index.db".to_owned(), index_copy));
         for path in output::segments(&directory.join("output"))? {

@@ -130,6 +130,8 @@ pub(crate) struct Session {
     pub(crate) fence: Fence,
     /// The journal came back with fewer entries than were ever heard of.
     pub(crate) rolled_back: bool,
+    /// The agent takes values that look secret beside the offer, which it writes down, and does not write them down.
+    pub(crate) keeps_secrets_apart: bool,
     wire: mpsc::Sender<Result<AttachResponse, Status>>,
     /// The welcome was sent; nothing else is before.
     greeted: AtomicBool,
@@ -342,6 +344,7 @@ impl Connections {
         host_id: HostId,
         fence: Fence,
         rolled_back: bool,
+        keeps_secrets_apart: bool,
     ) -> (Arc<Session>, mpsc::Receiver<Result<AttachResponse, Status>>) {
         let (wire, messages) = mpsc::channel(QUEUE);
         let session = Arc::new(Session {
@@ -349,6 +352,7 @@ impl Connections {
             epoch: self.0.next_epoch.fetch_add(1, Ordering::Relaxed),
             fence,
             rolled_back,
+            keeps_secrets_apart,
             wire,
             greeted: AtomicBool::new(false),
             looked: Notify::new(),

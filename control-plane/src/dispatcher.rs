@@ -12,6 +12,7 @@ use crate::{
     hosts::{Bar, Inventory},
     jobs::{Fence, Hold, Job, State, Task, Withdrawal},
     seal::Sealer,
+    secrets::Secrets,
     store::Syncer,
 };
 
@@ -139,6 +140,7 @@ pub(crate) struct Dispatcher {
     connections: Connections,
     inventory: Inventory,
     sealer: Arc<Sealer>,
+    secrets: Secrets,
     control_plane_id: Arc<str>,
     syncer: Syncer,
 }
@@ -149,6 +151,7 @@ impl Dispatcher {
         connections: Connections,
         inventory: Inventory,
         sealer: Arc<Sealer>,
+        secrets: Secrets,
         control_plane_id: Arc<str>,
         syncer: Syncer,
     ) -> Self {
@@ -156,9 +159,15 @@ impl Dispatcher {
             connections,
             inventory,
             sealer,
+            secrets,
             control_plane_id,
             syncer,
         }
+    }
+
+    /// What encrypts values that look secret.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Cancelled once the control plane stops.
@@ -215,14 +224,16 @@ impl Dispatcher {
         {
             return false;
         }
+        let (action, apart) = offer::action(&self.secrets, &job.order, session.keeps_secrets_apart);
         let sealed = offer::seal(
             &self.sealer,
             &self.control_plane_id,
             &job.order,
+            (action, &apart.names),
             ordinal,
             task,
         );
-        session.send(offer::message(sealed, trace.clone()))
+        session.send(offer::message(sealed, apart.values, trace.clone()))
     }
 
     /// Tells a host to end a task; one that is away or busy is told when it looks.

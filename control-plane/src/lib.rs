@@ -23,6 +23,7 @@ mod redaction;
 mod restores;
 mod rotation;
 mod seal;
+mod secrets;
 mod selector;
 mod server;
 mod store;

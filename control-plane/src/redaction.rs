@@ -1,12 +1,15 @@
-//! Values of an environment that look secret: whoever reads history does not see them, and once nobody needs them the
-//! ledger forgets them. By looks only: what is secret and looks like nothing special stays.
+//! Values of an environment that look secret: whoever reads history does not see them, they are encrypted while they are
+//! needed (`secrets.rs`), and then the ledger forgets them. By looks only: what is secret and looks like nothing special
+//! stays.
 
 use bytes::Bytes;
 use muster_proto::v1::{Action, Command, action};
 use prost::Message as _;
 
+use crate::secrets;
+
 /// What stands in the place of such a value.
-const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// A name that holds one of these, in whatever case, looks secret: the agent withholds the same from processes.
 const SECRET_NAMES: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL"];
@@ -37,6 +40,9 @@ const SECRET_STARTS: [&str; 18] = [
 const STARTED_MIN: usize = 12;
 
 fn looks_secret(name: &str, value: &str) -> bool {
+    if secrets::is_closed(value) {
+        return true;
+    }
     let name = name.to_ascii_uppercase();
     let by_name = SECRET_NAMES.iter().any(|word| name.contains(word));
     let by_value = value.len() >= STARTED_MIN
@@ -67,6 +73,27 @@ fn redact(action: &mut Action) -> bool {
         }
     }
     any
+}
+
+/// A serialized action with something else in the place of each value that looks secret; `None` if none does.
+pub(crate) fn replaced<E>(
+    action: &Bytes,
+    mut other: impl FnMut(&str, &str) -> Result<String, E>,
+) -> Result<Option<Bytes>, E> {
+    let Ok(mut action) = Action::decode(Bytes::clone(action)) else {
+        return Ok(None);
+    };
+    let Some(action::Kind::Command(Command { env, .. })) = &mut action.kind else {
+        return Ok(None);
+    };
+    let mut any = false;
+    for (name, value) in env.iter_mut() {
+        if looks_secret(name, value) {
+            *value = other(name, value)?;
+            any = true;
+        }
+    }
+    Ok(any.then(|| action.encode_to_vec().into()))
 }
 
 /// The action as history shows it.

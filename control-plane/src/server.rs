@@ -52,6 +52,7 @@ use crate::{
     restores::Restores,
     rotation::Rotation,
     seal::Sealer,
+    secrets::{self, Secrets},
     store::{OpenError, Store, StoreError, jobs::load_fences},
     sweeper,
 };
@@ -145,6 +146,7 @@ pub struct Server {
     rooms: Rooms,
     oauth: Option<Oauth>,
     heads: Heads,
+    secrets: Secrets,
     tls: ServerTls,
 }
 
@@ -220,11 +222,16 @@ impl Server {
             certificate::follow(&config, &authority, &store.control_plane_id, &tls),
         )
         .await?;
+        let secrets = Secrets::open(&config.directory).map_err(|error| ServerError::Key {
+            path: config.directory.join(secrets::FILE),
+            error,
+        })?;
         let (rooms, heads) = open_rooms(
             &config,
             &store,
             inventory,
             sealer("seal.key")?,
+            secrets.clone(),
             rotation,
             &authority,
             written,
@@ -240,6 +247,7 @@ impl Server {
             rooms,
             oauth,
             heads,
+            secrets,
             tls,
         })
     }
@@ -391,6 +399,7 @@ impl Server {
             stop.clone(),
         ));
         background.spawn(self.heads.clone().run(stop.clone()));
+        background.spawn(self.secrets.clone().run(stop.clone()));
         background.spawn(sweep_output(output.clone(), stop.clone()));
         background.spawn((self.rooms.audit.clone()).run(self.store.writer.clone(), stop.clone()));
         background.close();
@@ -399,11 +408,13 @@ impl Server {
 }
 
 /// Opens what jobs need.
+#[allow(clippy::too_many_arguments)] // Each is a part of its own, made by whoever knows it.
 async fn open_rooms(
     config: &Config,
     store: &Store,
     inventory: Inventory,
     sealer: Sealer,
+    secrets: Secrets,
     rotation: Rotation,
     authority: &Arc<Authority>,
     written: Written,
@@ -417,6 +428,7 @@ async fn open_rooms(
         connections.clone(),
         inventory.clone(),
         sealer.clone(),
+        secrets,
         store.control_plane_id.clone(),
         syncer.clone(),
     );

@@ -15,6 +15,7 @@ mod evil_agents;
 mod evil_clients;
 mod gateway;
 mod heads;
+mod hidden;
 mod identities;
 mod kills;
 mod locks;

@@ -1,6 +1,6 @@
 //! What the control plane asks for: offers, and cancels.
 
-use std::{io, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -68,7 +68,7 @@ impl Tasks {
         let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
         self.0.held.lock().insert(task_id, Arc::clone(&task));
 
-        match self.admit(&sealed, not_after_ms) {
+        match self.admit(&sealed, not_after_ms, offer.secret_env) {
             Ok(mut admitted) => {
                 for (key, variable) in TRACE_VARIABLES {
                     if let Some(value) = offer.trace.get(key) {
@@ -112,12 +112,13 @@ impl Tasks {
         self.report(task, session, true);
     }
 
-    /// The command of an offer, or why it is not started.
+    /// The command of an offer, or why it is not started. `secret_env`: values that are said beside the sealed offer.
     #[allow(clippy::result_large_err)] // An end is what an offer comes to, not a rare error.
     pub(super) fn admit(
         &self,
         sealed: &SealedOffer,
         not_after_ms: i64,
+        mut secret_env: HashMap<String, String>,
     ) -> Result<Admitted, task_state::Ended> {
         let refuse = |state, reason, message: String| Err(self.over(state, reason, message));
         if sealed.host_id != self.0.host_id {
@@ -128,12 +129,22 @@ impl Tasks {
             let message = "the offer came after the start deadline".to_owned();
             return refuse(State::Expired, Reason::StartDeadlinePassed, message);
         }
-        let Some(action::Kind::Command(command)) =
+        let Some(action::Kind::Command(mut command)) =
             sealed.action.clone().and_then(|action| action.kind)
         else {
             let message = "this agent does not know this kind of action; update it".to_owned();
             return refuse(State::Rejected, Reason::ActionUnsupported, message);
         };
+        for name in &sealed.secret_env {
+            let Some(value) = secret_env.remove(name) else {
+                let message = format!(
+                    "the value of {name} looks secret, was in memory only, and is gone, so the task did not start: \
+                     run it again"
+                );
+                return refuse(State::Rejected, Reason::StartFailed, message);
+            };
+            command.env.insert(name.clone(), value);
+        }
         let limit = self.0.limits.tasks;
         if self.0.running.len() >= limit {
             let message = format!("this host already runs {limit} tasks, its limit");

@@ -1,7 +1,7 @@
 //! What becomes of the tasks of an earlier agent. Those that a supervisor holds go on; of the others, the result
 //! is said as far as it can be proved, and what is left of their processes is ended.
 
-use std::{io, sync::Arc, task::Waker, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, task::Waker, time::Duration};
 
 use muster_proto::{
     agent::v1::SealedOffer,
@@ -112,7 +112,7 @@ impl Tasks {
         for task in waiting {
             let admitted = SealedOffer::decode(task.sealed_offer.clone())
                 .map_err(|error| self.over(State::Rejected, Reason::SealInvalid, error.to_string()))
-                .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed)));
+                .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed), HashMap::new()));
             match admitted {
                 Err(refusal) => self.finish(&task, refusal),
                 Ok(admitted) => self.run(task, admitted, None),

@@ -69,6 +69,7 @@ impl status::Explain for CreateError {
     fn reason(&self) -> Reason {
         match self {
             Self::RequestIdReused => Reason::RequestIdReused,
+            Self::NotEncrypted(_) => Reason::Internal,
             Self::Ledger(StoreError::Closed) => Reason::ShuttingDown,
             Self::Ledger(_) => Reason::LedgerUnavailable,
         }

@@ -13,8 +13,9 @@ const FORMAT: u32 = 1;
 /// Without these no control plane comes back as itself.
 pub(super) const KEYS: [&str; 4] = ["ca.key", "ca.pem", "seal.key", "access.key"];
 
-/// Kept too where it is there: the authorities, once there was a rotation.
-pub(super) const AUTHORITIES: &str = crate::authority::FILE;
+/// Kept too where they are there: the authorities, once there was a rotation, and the keys of values that look secret,
+/// without which jobs that wait could not be done.
+pub(super) const OPTIONAL: [&str; 2] = [crate::authority::FILE, crate::secrets::FILE];
 
 /// The ledger's name.
 pub(super) const LEDGER: &str = "ledger.db";
@@ -100,7 +101,7 @@ pub(super) fn is_plain(name: &str) -> bool {
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     let known = KEYS.contains(&name)
-        || name == AUTHORITIES
+        || OPTIONAL.contains(&name)
         || [LEDGER, NAME, "output/index.db"].contains(&name)
         || name.strip_prefix("output/").is_some_and(|file| {
             file.strip_suffix(".segment").is_some_and(|number| {

@@ -9,9 +9,12 @@ use muster_proto::{
         Welcome, attach_request::Message as Up, attach_response::Message as Down,
     },
     ids::HostId,
-    v1::{Mode, Reason},
+    v1::{AuditHead, Mode, Reason},
 };
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, sleep_until, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
@@ -77,7 +80,12 @@ pub(crate) async fn attach(
     if rolled_back {
         tracing::warn!(host.id = %host_id, "the journal of {host_id} is older than what was heard from it");
     }
-    let (session, messages) = rooms.connections.open(host_id, fence.clone(), rolled_back);
+    let can = |what: &str| hello.capabilities.iter().any(|name| name == what);
+    let (uploads, keeps_secrets_apart) = (can("upload"), can("secrets"));
+    let (session, messages) =
+        rooms
+            .connections
+            .open(host_id, fence.clone(), rolled_back, keeps_secrets_apart);
     if let Some(heard) = rooms
         .connections
         .hear(host_id, &fence, hello.journal_position)
@@ -92,10 +100,12 @@ pub(crate) async fn attach(
     }
     // The older session ends first: what it offers after the welcome was written, nobody would ask for.
     rooms.connections.enter(&session);
-    let uploads = hello.capabilities.iter().any(|name| name == "upload");
     if !uploads {
         spare_upload(&rooms, host_id).await?;
     }
+    // What comes after the one in the welcome.
+    let mut head = rooms.head.clone();
+    head.mark_unchanged();
     let told = mode_limit(&rooms.inventory, host_id);
     session.greet(welcome(&rooms, &session, told));
     // It may have been lowered between the two.
@@ -123,7 +133,7 @@ pub(crate) async fn attach(
             if trusted > 0 {
                 note_taken(&rooms, host_id, trusted).await;
             }
-            let end = listen(&rooms, &driven, incoming, &held, trusted).await;
+            let end = listen(&rooms, &driven, incoming, &held, trusted, head).await;
             driven.end(end);
             if rooms.connections.leave(&driven) {
                 rooms.inventory.detached(host_id, end == End::Gone);
@@ -369,11 +379,9 @@ async fn listen(
     mut incoming: Streaming<AttachRequest>,
     held: &HashSet<String>,
     mut trusted: i64,
+    mut head: watch::Receiver<Option<AuditHead>>,
 ) -> End {
     let silence = rooms.settings.offline_after;
-    let mut head = rooms.head.clone();
-    // The welcome had it.
-    head.mark_unchanged();
     let mut ticks = interval(silence / 4);
     let mut versions = rooms.rotation.versions();
     // Where nothing was ever rotated there is nothing to tell.

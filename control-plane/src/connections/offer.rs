@@ -6,13 +6,16 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{self as wire, AttachResponse, attach_response::Message},
     ids::{HostId, TaskId},
+    v1::{Action, action::Kind},
 };
 use prost::Message as _;
 
 use crate::{
     api::convert,
     jobs::{Order, Task},
+    redaction::REDACTED,
     seal::Sealer,
+    secrets::{self, Secrets},
 };
 
 /// An offer's bytes and the seal over them.
@@ -59,6 +62,8 @@ struct Kept {
     reason: String,
     #[prost(string, tag = "17")]
     approval_id: String,
+    #[prost(string, repeated, tag = "18")]
+    secret_env: Vec<String>,
 }
 
 /// What an offer says that came back under our seal.
@@ -73,21 +78,73 @@ pub(crate) struct Unsealed {
     pub(crate) host_name: String,
 }
 
+/// Values of the environment that look secret, which a host is given beside what it keeps.
+#[derive(Default)]
+pub(crate) struct Apart {
+    /// The names of all of them.
+    pub(crate) names: Vec<String>,
+    /// Their values by name, but for those that are gone.
+    pub(crate) values: HashMap<String, String>,
+}
+
+/// What is to be done, serialized, and what is said beside it. To an agent that does not know of that, all is said in the
+/// action; where that cannot be, there is none, which it refuses. Made again of the same order, it is the same: also once
+/// its secrets are gone.
+pub(crate) fn action(secrets: &Secrets, order: &Order, apart: bool) -> (Bytes, Apart) {
+    let mut secret = Apart::default();
+    // The rooms keep actions as the bytes that the door checked.
+    let Ok(mut action) = Action::decode(order.action.clone()) else {
+        return (Bytes::new(), secret);
+    };
+    let mut changed = false;
+    if let Some(Kind::Command(command)) = &mut action.kind {
+        for (name, value) in &mut command.env {
+            if value != REDACTED && !secrets::is_closed(value) {
+                continue;
+            }
+            changed = true;
+            let opened = secrets.open_value(name, value);
+            if apart {
+                REDACTED.clone_into(value);
+                secret
+                    .values
+                    .extend(opened.map(|value| (name.clone(), value)));
+                secret.names.push(name.clone());
+            } else if let Some(opened) = opened {
+                *value = opened;
+            } else {
+                return (Bytes::new(), secret);
+            }
+        }
+    }
+    if !changed {
+        return (order.action.clone(), secret);
+    }
+    (action.encode_to_vec().into(), secret)
+}
+
 /// Seals all that the ledger needs to know a task again.
 pub(crate) fn seal(
     sealer: &Sealer,
     control_plane_id: &str,
     order: &Order,
+    said: (Bytes, &[String]),
     ordinal: u32,
     task: &Task,
 ) -> Sealed {
-    let bytes = bytes(control_plane_id, order, ordinal, task);
+    let bytes = bytes(control_plane_id, order, said, ordinal, task);
     let seal = sealer.seal(&bytes);
     Sealed { bytes, seal }
 }
 
 /// An offer as it is sealed: the same for the same task, whenever it is made.
-pub(crate) fn bytes(control_plane_id: &str, order: &Order, ordinal: u32, task: &Task) -> Bytes {
+pub(crate) fn bytes(
+    control_plane_id: &str,
+    order: &Order,
+    (action, secret_env): (Bytes, &[String]),
+    ordinal: u32,
+    task: &Task,
+) -> Bytes {
     let offer = Kept {
         task_id: task.task_id.to_string(),
         job_id: order.job_id.to_string(),
@@ -97,7 +154,8 @@ pub(crate) fn bytes(control_plane_id: &str, order: &Order, ordinal: u32, task: &
         request_id: order.request_id.to_string(),
         request_digest: Bytes::copy_from_slice(&order.request_digest),
         selector: order.selector.to_string(),
-        action: order.action.clone(),
+        action,
+        secret_env: secret_env.to_vec(),
         not_after: Some(convert::timestamp(order.start_deadline_time)),
         create_time: Some(convert::timestamp(order.create_time)),
         ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
@@ -146,10 +204,15 @@ pub(crate) fn unseal(
 }
 
 /// The message that offers a task.
-pub(crate) fn message(sealed: Sealed, trace: HashMap<String, String>) -> AttachResponse {
+pub(crate) fn message(
+    sealed: Sealed,
+    secret_env: HashMap<String, String>,
+    trace: HashMap<String, String>,
+) -> AttachResponse {
     down(Message::Offer(wire::Offer {
         sealed_offer: sealed.bytes,
         seal: sealed.seal.into(),
+        secret_env,
         trace,
     }))
 }
@@ -174,59 +237,109 @@ pub(super) fn down(message: Message) -> AttachResponse {
 mod tests {
     use muster_proto::{
         ids::JobId,
-        v1::{Action, Command, Confinement, Mode, action},
+        v1::{Command, Confinement, Mode},
     };
 
     use super::*;
 
-    #[test]
-    fn an_offer_reads_as_the_contract_has_it_and_is_the_same_each_time() {
-        let environment = (0..20).map(|number| (format!("V{number}"), "x".to_owned()));
-        let action = Action {
-            kind: Some(action::Kind::Command(Command {
+    fn command(env: &[(&str, &str)]) -> Action {
+        let env = env.iter();
+        Action {
+            kind: Some(Kind::Command(Command {
                 argv: vec!["true".to_owned()],
-                env: environment.collect(),
+                env: env
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
                 ..Command::default()
             })),
-        };
-        let confinement = Confinement {
-            mode: Mode::Edit.into(),
-            ..Confinement::default()
-        };
-        let order = Order {
+        }
+    }
+
+    fn order(action: Bytes, confinement: Bytes) -> Order {
+        Order {
             job_id: JobId::from_bytes(&[1; 32]),
             principal: "operator/ada".into(),
             request_id: "r-1".into(),
             request_digest: [2; 32],
             selector: "all".into(),
-            action: action.encode_to_vec().into(),
-            confinement: confinement.encode_to_vec().into(),
+            action,
+            confinement,
             reason: "to see".into(),
             approval_id: "p-1".into(),
             create_time: 5,
             start_deadline_time: 605,
             lost_after: 7,
-        };
+        }
+    }
+
+    fn offer(secrets: &Secrets, order: &Order) -> Bytes {
         let (task, host) = (TaskId::from_bytes(&[3; 32]), HostId::from_bytes(&[4; 32]));
         let task = Task::new(task, host, "web-1".into(), None, 5);
-        let offer = bytes("c-1", &order, 9, &task);
-        assert_eq!(offer, bytes("c-1", &order, 9, &task));
-        let read = wire::SealedOffer::decode(offer.clone()).unwrap();
+        let (action, apart) = action(secrets, order, true);
+        bytes("c-1", order, (action, &apart.names), 9, &task)
+    }
+
+    fn said(action: Bytes) -> Action {
+        Action::decode(action).unwrap()
+    }
+
+    #[test]
+    fn an_offer_reads_as_the_contract_has_it_and_is_the_same_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = Secrets::open(directory.path()).unwrap();
+        let names: Vec<String> = (0..20).map(|number| format!("V{number}")).collect();
+        let env: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "x")).collect();
+        let action = command(&env);
+        let confinement = Confinement {
+            mode: Mode::Edit.into(),
+            ..Confinement::default()
+        };
+        let order = order(
+            action.encode_to_vec().into(),
+            confinement.encode_to_vec().into(),
+        );
+        let first = offer(&secrets, &order);
+        assert_eq!(first, offer(&secrets, &order));
+        let read = wire::SealedOffer::decode(first.clone()).unwrap();
         assert_eq!(read.action, Some(action));
         assert_eq!(read.confinement, Some(confinement));
-        assert_eq!(read.task_id, task.task_id.to_string());
         assert_eq!((read.ordinal, &*read.control_plane_id), (9, "c-1"));
         assert_eq!((&*read.reason, &*read.approval_id), ("to see", "p-1"));
         // Nothing of the contract is left out.
-        let again = Kept::decode(&read.encode_to_vec()[..]).unwrap();
-        let kept = Kept::decode(offer).unwrap();
+        assert_eq!(first, read.encode_to_vec());
+    }
+
+    #[test]
+    fn secrets_are_beside_the_action_or_for_older_agents_in_it() {
+        let given = command(&[("API_TOKEN", "hush"), ("LANG", "C")]);
+        let shown = command(&[("API_TOKEN", REDACTED), ("LANG", "C")]);
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = Secrets::open(directory.path()).unwrap();
+        let plain = Bytes::from(given.encode_to_vec());
+        let closed = order(secrets.close(plain).unwrap(), Bytes::new());
+
+        let (bytes, apart) = action(&secrets, &closed, true);
+        assert_eq!(said(bytes), shown);
+        assert_eq!(apart.names, ["API_TOKEN"]);
+        assert_eq!(apart.values["API_TOKEN"], "hush");
+        let (bytes, apart) = action(&secrets, &closed, false);
+        assert_eq!(said(bytes), given);
+        assert!(apart.names.is_empty() && apart.values.is_empty());
+
+        // What is gone is named, or nothing is to be done.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = Secrets::open(elsewhere.path()).unwrap();
+        let (bytes, apart) = action(&other, &closed, true);
+        assert_eq!(said(bytes), shown);
         assert_eq!(
-            (again.host_name, again.request_digest, again.selector),
-            (kept.host_name, kept.request_digest, kept.selector)
+            (apart.names.len(), apart.values.len()),
+            (1, 0),
+            "the agent refuses it"
         );
-        assert_eq!(
-            (again.not_after, again.create_time, again.lost_after),
-            (kept.not_after, kept.create_time, kept.lost_after)
-        );
+        assert!(action(&other, &closed, false).0.is_empty());
+
+        // Once the job is over and history has forgotten the value, the offer is still the one that was signed for.
+        let forgotten = order(shown.encode_to_vec().into(), Bytes::new());
+        assert_eq!(offer(&secrets, &closed), offer(&secrets, &forgotten));
     }
 }

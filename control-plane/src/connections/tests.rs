@@ -46,6 +46,7 @@ use crate::{
     restores::Restores,
     rotation::Rotation,
     seal::Sealer,
+    secrets::Secrets,
     store::{self, Batch, OpenError, Store},
 };
 
@@ -135,6 +136,7 @@ impl Plane {
             connections.clone(),
             inventory.clone(),
             sealer.clone(),
+            Secrets::open(directory).unwrap(),
             store.control_plane_id.clone(),
             syncer.clone(),
         );

@@ -14,6 +14,7 @@ use super::{Job, Jobs, Order, Task, ids, record};
 use crate::{
     audit::{self, Entry, Taken},
     failpoint,
+    secrets::NotEncrypted,
     store::{Durable, EntryText, Receipt, StoreError, now},
 };
 
@@ -28,7 +29,7 @@ pub(crate) struct NewJob {
     pub(crate) request_digest: [u8; 32],
     /// As the caller gave it.
     pub(crate) selector: Arc<str>,
-    /// A serialized `muster.v1.Action`.
+    /// A serialized `muster.v1.Action`. What looks secret in it is encrypted before it is written down.
     pub(crate) action: Bytes,
     /// A serialized `muster.v1.Confinement`; empty lets the host's ceiling decide.
     pub(crate) confinement: Bytes,
@@ -69,6 +70,9 @@ pub(crate) enum CreateError {
     /// The same id stands for another request.
     #[error("request_id: it was used before for another request; choose a new one")]
     RequestIdReused,
+    /// What looks secret cannot be written down.
+    #[error(transparent)]
+    NotEncrypted(#[from] NotEncrypted),
     /// The ledger does not work.
     #[error(
         "the ledger could not be written ({0}): the job may have started; ask again with the same request_id"
@@ -157,13 +161,14 @@ impl Jobs {
 
     async fn accept(&self, id: JobId, new: NewJob) -> Result<Created, CreateError> {
         let time = now();
+        let action = self.0.dispatcher.secrets().close(new.action)?;
         let order = Arc::new(Order {
             job_id: id,
             principal: new.principal,
             request_id: new.request_id,
             request_digest: new.request_digest,
             selector: new.selector,
-            action: new.action,
+            action,
             confinement: new.confinement,
             reason: new.reason,
             approval_id: new.approval_id,

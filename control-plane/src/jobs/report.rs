@@ -80,7 +80,7 @@ impl Jobs {
     /// Takes in a task that a host holds under our seal and the ledger has lost, with its job.
     pub(crate) async fn adopt(
         &self,
-        order: Order,
+        mut order: Order,
         task_id: TaskId,
         host_id: HostId,
         host_name: &str,
@@ -98,6 +98,9 @@ impl Jobs {
         if let Some(task) = self.find(task_id).await? {
             return Ok(task);
         }
+        // An agent that does not know better keeps secrets in the offer.
+        order.action = (self.0.dispatcher.secrets().close(order.action))
+            .map_err(|error| StoreError::Broken(error.to_string().into()))?;
         let time = now();
         let task = Task::new(task_id, host_id, host_name.into(), Some(fence), time);
         let mut entry = Entry::new("task.adopt")
@@ -179,9 +182,12 @@ impl Jobs {
 
     /// The digest of the offer that this task was, or would be, sealed in.
     pub(crate) fn offer_digest(&self, task: &TaskRef) -> Bytes {
+        let order = &task.job.order;
+        let (action, apart) = offer::action(self.0.dispatcher.secrets(), order, true);
+        let said = (action, &*apart.names);
         let control_plane_id = &self.0.store.control_plane_id;
         let offer =
-            task.look(|kept| offer::bytes(control_plane_id, &task.job.order, task.ordinal, kept));
+            task.look(|kept| offer::bytes(control_plane_id, order, said, task.ordinal, kept));
         sha256(&offer)
     }
 

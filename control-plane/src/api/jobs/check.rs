@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::{
     api::{convert, status},
     jobs::digest,
+    redaction::REDACTED,
     selector::Selector,
 };
 
@@ -208,6 +209,12 @@ fn check_command(command: &Command) -> Result<(), Status> {
             "a name is not empty and holds no \"=\"",
         ));
     }
+    if command.env.values().any(|value| value == REDACTED) {
+        return Err(status::invalid(
+            "action.command.env",
+            "holds \"[redacted]\", which is what history shows of a secret; give its value",
+        ));
+    }
     if !command.cwd.is_empty() && !command.cwd.starts_with('/') {
         return Err(status::invalid("action.command.cwd", "is an absolute path"));
     }
@@ -275,6 +282,11 @@ mod tests {
             ..command(&["true"])
         };
         assert_eq!(reason(request(relative)), "ARGUMENT_INVALID");
+        let copied = Command {
+            env: [("API_TOKEN".into(), REDACTED.into())].into(),
+            ..command(&["true"])
+        };
+        assert_eq!(reason(request(copied)), "ARGUMENT_INVALID");
         let anonymous = CreateJobRequest {
             request_id: String::new(),
             ..request(command(&["true"]))

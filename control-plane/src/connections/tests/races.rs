@@ -52,7 +52,7 @@ async fn a_host_that_does_not_read_is_not_told_again_and_again() {
         journal_id: "journal".into(),
     };
     // Its messages are never taken.
-    let (session, mut messages) = plane.rooms.connections.open(host(), fence, false);
+    let (session, mut messages) = plane.rooms.connections.open(host(), fence, false, true);
     plane.rooms.connections.enter(&session);
     session.greet(AttachResponse::default());
     let job = plane.create("r-1").await.unwrap();

@@ -262,8 +262,16 @@ fn recalled(plane: &Plane, sealer: &Sealer, number: u32) -> RecalledTask {
     };
     let task_id = jobs::task_id(job_id, host());
     let task = Task::new(task_id, host(), "web-1".into(), None, 0);
-    let sealed = offer::seal(sealer, plane_id, &order, 0, &task);
-    let Some(Down::Offer(offer)) = offer::message(sealed, Default::default()).message else {
+    let sealed = offer::seal(
+        sealer,
+        plane_id,
+        &order,
+        (order.action.clone(), &[]),
+        0,
+        &task,
+    );
+    let message = offer::message(sealed, Default::default(), Default::default());
+    let Some(Down::Offer(offer)) = message.message else {
         panic!("an offer is an offer");
     };
     RecalledTask {
