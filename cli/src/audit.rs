@@ -3,15 +3,19 @@
 mod check;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufReader, Write},
-    path::PathBuf,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use muster_client::audit::{Head, line};
-use muster_proto::v1::{AuditEntry, ExportAuditRequest, GetAuditHeadRequest, ListAuditRequest};
+use muster_proto::v1::{
+    AuditEntry, ExportAuditRequest, ExportAuditResponse, GetAuditHeadRequest, ListAuditRequest,
+};
 use serde_json::Value;
+use tonic::Streaming;
 
 use crate::{
     failure::Failure,
@@ -22,6 +26,9 @@ use crate::{
 
 /// Entries in one answer.
 const PAGE: i32 = 1000;
+
+/// What the last line of an export begins with.
+const LAST_LINE: &[u8] = b"{\"head\":";
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum AuditCommand {
@@ -192,33 +199,79 @@ fn cells(entry: &AuditEntry) -> [String; 6] {
 async fn export(operator: &Operator, output: Option<PathBuf>, after: i64) -> Result<(), Failure> {
     let mut client = operator.connect().await?.audit();
     let request = ExportAuditRequest { after };
-    let mut messages = client.export_audit(request).await?.into_inner();
-    let mut file = match &output {
-        Some(path) => {
-            let mut options = File::options();
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let file = options.write(true).create_new(true).open(path);
-            Some(file.map_err(|error| Failure::file(path, &error))?)
-        }
-        None => None,
+    let messages = client.export_audit(request).await?.into_inner();
+    let Some(path) = output else {
+        return receive(messages, |lines| io::stdout().lock().write_all(lines)).await;
     };
+    let failed = |error: io::Error| Failure::file(&path, &error);
+    let mut file = Unfinished::beside(&path).map_err(failed)?;
+    receive(messages, |lines| file.file.write_all(lines))
+        .await
+        .map_err(|failure| failure.next("nothing was written; export again"))?;
+    file.finish(&path).map_err(failed)?;
+    say(&format!(
+        "written to {0}; `muster audit verify {0}` verifies it, anywhere",
+        path.display()
+    ));
+    Ok(())
+}
+
+/// Takes the lines of an export. One that was cut short is no export: its last line is the head.
+async fn receive(
+    mut messages: Streaming<ExportAuditResponse>,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut end = Vec::new();
     while let Some(message) = messages.message().await? {
-        match (&mut file, &output) {
-            (Some(file), Some(path)) => file
-                .write_all(&message.lines)
-                .map_err(|error| Failure::file(path, &error))?,
-            _ => io::stdout().lock().write_all(&message.lines)?,
+        write(&message.lines)?;
+        let lines = message.lines.strip_suffix(b"\n").unwrap_or(&message.lines);
+        let last = lines.rsplit(|byte| *byte == b'\n').next();
+        end = last.unwrap_or_default().to_vec();
+    }
+    match end.starts_with(LAST_LINE) {
+        true => Ok(()),
+        false => Err(Failure::internal(
+            "the export ended before its last line, the signed head",
+        )),
+    }
+}
+
+/// A file that is written beside its place, and takes it once it is whole.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn beside(path: &Path) -> io::Result<Self> {
+        if path.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let path = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o600);
+        let file = options.open(&path)?;
+        Ok(Self { file, path })
+    }
+
+    /// Puts it in its place, where nothing may have come meanwhile.
+    fn finish(self, place: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        match fs::hard_link(&self.path, place) {
+            // The file system knows no second name.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                fs::rename(&self.path, place)
+            }
+            linked => linked,
         }
     }
-    if let (Some(file), Some(path)) = (file, output) {
-        file.sync_all()
-            .map_err(|error| Failure::file(&path, &error))?;
-        say(&format!(
-            "written to {0}; `muster audit verify {0}` verifies it, anywhere",
-            path.display()
-        ));
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
-    Ok(())
 }
 
 async fn head(operator: &Operator) -> Result<(), Failure> {

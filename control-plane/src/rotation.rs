@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 pub(crate) use crate::authority::{Phase, Step};
 use crate::{
+    audit,
     authority::{Authority, StepError},
     hosts::{Bar, Inventory},
     store::{Batch, Store, StoreError},
@@ -170,6 +171,10 @@ impl Rotation {
         if let (Step::Finish { .. }, false) = (step, force) {
             self.refuse_missing()?;
         }
+        // Into the log first: the step is not in the ledger, and is not taken unless it can be told.
+        audit::effect("step", step.text());
+        let recorded = self.0.store.writer.commit(Batch::new()).await?;
+        recorded.durable.wait().await.map_err(StoreError::from)?;
         let authority = Arc::clone(&self.0.authority);
         let taken = tokio::task::spawn_blocking(move || authority.step(step));
         taken.await.map_err(|_| RotationError::CutOff)??;

@@ -31,4 +31,5 @@ mod settings;
 mod spools;
 mod survivals;
 mod torture;
+mod unrecorded;
 mod upgrades;

@@ -113,7 +113,7 @@ pub fn verify(
 ) -> io::Result<Report> {
     let mut line = String::new();
     read_line(&mut input, &mut line)?;
-    let mut chain = match header(&line) {
+    let mut chain = match header(line.trim_end_matches('\n')) {
         Ok(chain) => chain,
         Err(what) => {
             let finding = Finding::Broken {
@@ -132,6 +132,14 @@ pub fn verify(
     loop {
         line.clear();
         if read_line(&mut input, &mut line)? == 0 {
+            break;
+        }
+        // A line without an end that is neither entry nor head is where the writing of it was cut short.
+        let torn = !line.ends_with('\n') && input.fill_buf()?.is_empty();
+        if line.ends_with('\n') {
+            line.pop();
+        }
+        if torn && split(&line).is_none() && own_head(&line).is_err() {
             break;
         }
         if own.is_some() {
@@ -193,11 +201,7 @@ fn report(chain: Chain, findings: Vec<Finding>, authorities: &[CertificateDer<'_
 }
 
 fn read_line(input: &mut impl BufRead, line: &mut String) -> io::Result<usize> {
-    let read = io::Read::take(&mut *input, LINE_MAX).read_line(line)?;
-    if line.ends_with('\n') {
-        line.pop();
-    }
-    Ok(read)
+    io::Read::take(&mut *input, LINE_MAX).read_line(line)
 }
 
 fn header(line: &str) -> Result<Chain, String> {

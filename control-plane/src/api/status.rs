@@ -168,9 +168,9 @@ fn code(reason: Reason) -> Code {
 impl Explain for StoreError {
     fn reason(&self) -> Reason {
         match self {
-            Self::NotDurable(_) => Reason::LedgerUnavailable,
+            Self::NotDurable(_) | Self::Broken(_) => Reason::LedgerUnavailable,
             Self::Closed => Reason::ShuttingDown,
-            Self::Conflict(_) | Self::Broken(_) => Reason::Internal,
+            Self::Conflict(_) => Reason::Internal,
         }
     }
 }
@@ -312,9 +312,12 @@ mod tests {
 
     #[test]
     fn what_broke_inside_is_not_told() {
-        let status = of(&StoreError::Broken("disk I/O error in /secret/path".into()));
+        let status = of(&StoreError::Conflict("hosts.secret_column".into()));
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("secret"));
         assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
+        // A disk that is full is to be told from a fault of ours.
+        let status = of(&StoreError::Broken("disk I/O error".into()));
+        assert_eq!(status.code(), Code::Unavailable);
     }
 }

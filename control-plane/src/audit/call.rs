@@ -11,6 +11,7 @@ use muster_proto::ids::HostId;
 use parking_lot::Mutex;
 
 use super::{Audit, Entry, Verdict};
+use crate::store::now;
 
 tokio::task_local! {
     static CALL: Arc<Call>;
@@ -22,6 +23,8 @@ const PREFIX_BYTES: usize = 5;
 /// A call that may change something.
 pub(crate) struct Call {
     audit: Audit,
+    /// What is known of the call from its begin.
+    begun: Entry,
     // A plain lock: held for a look or a step.
     state: Mutex<State>,
 }
@@ -39,6 +42,7 @@ impl Call {
     pub(crate) fn new(audit: Audit, entry: Entry) -> Arc<Self> {
         Arc::new(Self {
             audit,
+            begun: entry.clone(),
             state: Mutex::new(State {
                 entry: Some(entry),
                 request: None,
@@ -63,14 +67,24 @@ impl Call {
             .update(&bytes[skipped..]);
     }
 
-    /// The call was refused, or failed.
+    /// The call was refused, or failed. Where a commit took its entry along before, that says what was wished, and
+    /// another one says that it failed.
     pub(crate) fn failed(&self, reason: String, denied: bool) {
-        if let Some(entry) = &mut self.state.lock().entry {
+        let fail = |entry: &mut Entry| {
             entry.reason = reason.into();
             if denied {
                 entry.verdict = Verdict::Deny;
             }
+        };
+        let mut state = self.state.lock();
+        if let Some(entry) = &mut state.entry {
+            return fail(entry);
         }
+        drop(state);
+        let mut entry = self.begun.clone();
+        entry.time = now();
+        fail(&mut entry);
+        self.audit.record(entry);
     }
 
     fn take(&self) -> Option<Entry> {

@@ -29,6 +29,20 @@ pub(crate) enum Step {
     Rollback,
 }
 
+impl Step {
+    /// Its name, as the audit log says it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Issue => "issue",
+            Self::Serve => "serve",
+            Self::Finish { distrust: false } => "finish",
+            Self::Finish { distrust: true } => "finish-and-distrust",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StepError {

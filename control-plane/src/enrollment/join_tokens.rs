@@ -157,13 +157,16 @@ impl Enrollment {
     pub(crate) async fn revoke_join_token(&self, id: &str) -> Result<(), EnrollmentError> {
         // In turn, so that no use of it is under way.
         let _turn = self.0.turn.lock().await;
+        let unknown = || EnrollmentError::TokenNotFound(id.chars().take(80).collect());
+        // Looked for first: a commit that changes nothing would have the audit log say that it did.
+        if !self.0.store.has_join_token(id).await? {
+            return Err(unknown());
+        }
         let mut batch = Batch::new();
         batch.revoke_join_token(id, now());
         audit::effect("join_token", id);
         if self.commit(batch).await? == 0 {
-            return Err(EnrollmentError::TokenNotFound(
-                id.chars().take(80).collect(),
-            ));
+            return Err(unknown());
         }
         Ok(())
     }

@@ -57,6 +57,17 @@ impl Store {
             .transpose()
     }
 
+    /// Whether there is a token with this id that was not revoked.
+    pub(crate) async fn has_join_token(&self, token_id: &str) -> Result<bool, StoreError> {
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM join_tokens WHERE token_id = ? AND revoke_time IS NULL",
+        )
+        .bind(token_id)
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(found.is_some())
+    }
+
     /// Tokens that can still be used at `now` and come after (`create_time`, `token_id`) as the newest first.
     pub(crate) async fn join_tokens(
         &self,

@@ -176,6 +176,35 @@ fn any_row_that_was_changed_removed_or_moved_is_found() {
     assert_eq!(check(&lines, &[], &signer), [cut]);
 }
 
+#[test]
+fn an_export_that_broke_off_is_cut_wherever_that_was() {
+    let signer = Signer::new(ExtendedKeyUsagePurpose::TimeStamping);
+    let log = Log::new(3, plain).ended(&signer);
+    let text = log.lines.join("\n") + "\n";
+    let header = log.lines[0].len() + 1;
+    let authorities = std::slice::from_ref(&signer.authority);
+    for end in header..text.len() - 1 {
+        let report = verify(text[..end].as_bytes(), &[], authorities).unwrap();
+        let entries = text[..end].matches("\"hash\":\"").count();
+        let [
+            Finding::Cut {
+                entries: found,
+                count: None,
+            },
+        ] = report.findings[..]
+        else {
+            panic!("{end}: {:?}", report.findings);
+        };
+        assert!(found as usize <= entries, "{end}");
+    }
+    assert!(
+        verify(text.as_bytes(), &[], authorities)
+            .unwrap()
+            .findings
+            .is_empty()
+    );
+}
+
 /// The promise is about a log of this size; every kind of change, at the ends and in between.
 #[test]
 fn in_a_hundred_thousand_rows_each_kind_of_change_is_found() {
