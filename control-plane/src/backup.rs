@@ -108,6 +108,9 @@ pub struct Restored {
     pub pending_tasks: i64,
     /// Where what was there before is kept; `None` if there was nothing.
     pub replaced: Option<PathBuf>,
+    /// What was there had another authority: a rotation has come since the backup, and whoever took part in it trusts
+    /// that one.
+    pub other_authority: bool,
 }
 
 /// Where a backup goes unless somebody says: into the data directory, under the time.
@@ -253,6 +256,9 @@ pub async fn restore(directory: &Path, from: &Path, force: bool) -> Result<Resto
     for suffix in ["-wal", "-shm"] {
         let _ = fs::remove_file(work.0.join(format!("{LEDGER}{suffix}")));
     }
+    let authority = |directory: &Path| fs::read(directory.join("ca.pem")).ok();
+    let there = authority(directory);
+    let other_authority = there.is_some() && there != authority(&work.0);
     let replaced = take_place(work, directory)?;
     drop(lock);
     Ok(Restored {
@@ -260,6 +266,7 @@ pub async fn restore(directory: &Path, from: &Path, force: bool) -> Result<Resto
         ledger_position: manifest.ledger_position,
         pending_tasks: about.pending_tasks,
         replaced,
+        other_authority,
     })
 }
 

@@ -242,6 +242,56 @@ async fn nobody_comes_back_by_a_key_that_others_may_know() {
 }
 
 #[tokio::test]
+async fn a_backup_of_before_a_rotation_says_whom_it_shuts_out() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host("web-1").await;
+    let backup = fleet.directory().join("backup.tar").display().to_string();
+    let make = ["control-plane", "backup", "--to", &backup];
+    let made = fleet.cli(&make).await;
+    assert_eq!(made.code(), 0, "{}", made.stderr);
+    for name in ["begin", "issue", "serve"] {
+        step(&fleet, &[name]).await;
+        all_taken(&fleet).await;
+    }
+    step(&fleet, &["finish"]).await;
+    step(&fleet, &["status"]).await;
+    eventually(PATIENCE, "the host trusts the new one alone", || async {
+        (identity(&host).authorities().len() == 1).then_some(())
+    })
+    .await;
+
+    fleet.stop_control_plane().await;
+    let restore = ["control-plane", "restore", &backup, "--force"];
+    let restored = fleet.cli(&restore).await;
+    assert_eq!(restored.code(), 0, "{}", restored.stderr);
+    let said = format!("{}{}", restored.stdout, restored.stderr);
+    assert!(said.contains("have to join again"), "{said}");
+    // Whoever is on the control plane's own machine gets in.
+    fleet.start_control_plane().await;
+    assert_eq!(step(&fleet, &["status"]).await["phase"], "standby");
+    // The host does not let itself be taken in, and says why it is away.
+    eventually(PATIENCE, "the host says why", || async {
+        let log = host.log(&fleet);
+        log.contains("certificate").then_some(())
+    })
+    .await;
+    let away = fleet.operator().host("web-1").await;
+    assert_ne!(away.presence(), Presence::Online);
+
+    // It joins again, in a directory of its own, and takes its place.
+    let removed = fleet.cli(&["host", "remove", "web-1", "--yes"]).await;
+    assert_eq!(removed.code(), 0, "{}", removed.stderr);
+    host.stop().await;
+    fs::remove_dir_all(host.directory().join("agent")).unwrap();
+    let join = fleet.operator().join_string("web-1", &[]).await;
+    let joined = host.join(&fleet, &join).await;
+    assert_eq!(joined.code(), 0, "{}", joined.stderr);
+    host.start(&fleet);
+    fleet.operator().online("web-1").await;
+    fleet.operator().run("web-1", "true").await.succeeds().await;
+}
+
+#[tokio::test]
 async fn a_gateway_that_was_stopped_over_it_serves_again() {
     let fleet = Fleet::plan().start_up().await;
     for name in ["begin", "issue", "serve"] {

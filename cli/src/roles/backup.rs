@@ -87,6 +87,7 @@ impl Restore {
             ledger_position,
             pending_tasks,
             replaced,
+            other_authority,
         } = restore(&directory, &self.from, self.force)
             .await
             .map_err(failure)?;
@@ -97,6 +98,7 @@ impl Restore {
                 "ledger_position": ledger_position,
                 "pending_tasks": pending_tasks,
                 "replaced": replaced,
+                "other_authority": other_authority,
             }}))?;
             return Ok(0);
         }
@@ -106,6 +108,13 @@ impl Restore {
         ))?;
         if let Some(replaced) = replaced {
             say(&format!("what was there is in {}", replaced.display()));
+        }
+        if other_authority {
+            say(
+                "the backup is of before a rotation of the authority: hosts, gateways and operators that trust the \
+                 other one by now do not trust this control plane, and have to join again; to spare them that, restore \
+                 a backup of after it",
+            );
         }
         say("start it: hosts then upload what they know since");
         if pending_tasks > 0 {

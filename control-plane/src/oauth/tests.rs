@@ -1,3 +1,5 @@
+mod https;
+
 use std::{
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},

@@ -76,6 +76,14 @@ impl Fixture {
     }
 
     async fn read(&self, request: ReadOutputRequest) -> Result<ReadOutputResponse, Status> {
+        self.read_as("operator/ada", request).await
+    }
+
+    async fn read_as(
+        &self,
+        principal: &str,
+        request: ReadOutputRequest,
+    ) -> Result<ReadOutputResponse, Status> {
         let look = || async {
             Ok(v1::Task {
                 output_complete: self.complete.load(Ordering::SeqCst),
@@ -84,7 +92,7 @@ impl Fixture {
         };
         read(
             &self.store,
-            "operator/ada",
+            principal,
             request,
             look,
             Some(self.changed.subscribe()),
@@ -117,6 +125,25 @@ fn tail(lines: i32) -> Option<AskedPart> {
 
 fn range(from: i64, length: i64) -> Option<AskedPart> {
     Some(AskedPart::Range(Range { from, length }))
+}
+
+#[tokio::test]
+async fn a_page_token_serves_the_principal_that_it_was_made_for() {
+    let fixture = Fixture::new().await;
+    fixture
+        .append(Stream::Stdout, &b"line\n".repeat(1000))
+        .await;
+    for part in [None, range(0, 5000)] {
+        let mut request = fixture.request(part);
+        request.max_bytes = 1000;
+        let page = fixture.read(request.clone()).await.unwrap();
+        assert!(!page.next_page_token.is_empty());
+        request.page_token = page.next_page_token;
+        let other = fixture.read_as("operator/eve", request.clone()).await;
+        let refused = other.unwrap_err();
+        assert_eq!(status::reason(&refused), "PAGE_TOKEN_INVALID");
+        fixture.read(request).await.unwrap();
+    }
 }
 
 #[tokio::test]
