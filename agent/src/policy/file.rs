@@ -294,6 +294,27 @@ mod tests {
         assert_eq!(table.scratch_bytes, 2 << 20);
     }
 
+    /// The sample that people copy: as it stands it says nothing, and every line of it is something that can be said.
+    #[test]
+    fn the_sample_is_a_policy() {
+        let sample = include_str!("../../../deploy/policy.toml");
+        let table = parsed(sample).unwrap();
+        assert_eq!((table.mode, table.users), (Mode::Unrestricted, None));
+        let said: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let table = parsed(&said).unwrap();
+        assert_eq!(table.mode, Mode::Edit);
+        assert_eq!(table.roots, [PathBuf::from("/srv"), PathBuf::from("/usr")]);
+        assert!(table.users.is_some() && table.network.is_some());
+        assert_eq!(table.hidden.len(), 3);
+        assert!(!table.readable.is_empty() && !table.programs.is_empty());
+        assert_eq!(table.scratch_bytes, 256 << 20);
+    }
+
     #[test]
     fn what_is_not_known_or_makes_no_sense_is_refused() {
         for text in [
