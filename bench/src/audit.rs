@@ -48,7 +48,7 @@ pub(crate) async fn run(
         bytes as f64 / entries as f64,
         bytes as f64 / f64::from(1 << 20),
     );
-    verify(fleet, binaries, entries, &path)
+    verify(fleet, binaries, entries, &path).await
 }
 
 /// A look that finds nothing, and a change that finds nothing, in turn: the second one is recorded.
@@ -161,7 +161,7 @@ fn lengthen(real: &str, entries: u64, path: &Path) -> anyhow::Result<(u64, u64)>
 }
 
 /// Verifies the log as anybody does, by `muster audit verify`.
-fn verify(fleet: &Fleet, binaries: &Path, entries: u64, path: &Path) -> anyhow::Result<()> {
+async fn verify(fleet: &Fleet, binaries: &Path, entries: u64, path: &Path) -> anyhow::Result<()> {
     let nowhere = fleet.directory().join("nowhere");
     let log = fleet.directory().join("verify.log");
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
@@ -176,7 +176,7 @@ fn verify(fleet: &Fleet, binaries: &Path, entries: u64, path: &Path) -> anyhow::
     while !program.is_over() {
         peak = peak.max(program.peak().unwrap_or_default());
         cpu = cpu.max(program.cpu());
-        std::thread::sleep(LOOK_EVERY);
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     let took = started.elapsed();
     let said = fs::read_to_string(&log)?;
