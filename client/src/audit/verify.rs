@@ -111,9 +111,9 @@ pub fn verify(
     heads: &[Head],
     authorities: &[CertificateDer<'_>],
 ) -> io::Result<Report> {
-    let mut line = String::new();
-    read_line(&mut input, &mut line)?;
-    let mut chain = match header(line.trim_end_matches('\n')) {
+    let mut bytes = Vec::new();
+    read_line(&mut input, &mut bytes)?;
+    let mut chain = match header(&String::from_utf8_lossy(&bytes)) {
         Ok(chain) => chain,
         Err(what) => {
             let finding = Finding::Broken {
@@ -130,16 +130,19 @@ pub fn verify(
     let mut findings = Vec::new();
     let mut own = None;
     loop {
-        line.clear();
-        if read_line(&mut input, &mut line)? == 0 {
+        if read_line(&mut input, &mut bytes)? == 0 {
             break;
         }
         // A line without an end that is neither entry nor head is where the writing of it was cut short.
-        let torn = !line.ends_with('\n') && input.fill_buf()?.is_empty();
-        if line.ends_with('\n') {
-            line.pop();
-        }
-        if torn && split(&line).is_none() && own_head(&line).is_err() {
+        let torn = !bytes.ends_with(b"\n") && input.fill_buf()?.is_empty();
+        let line = str::from_utf8(bytes.strip_suffix(b"\n").unwrap_or(&bytes));
+        let Ok(line) = line else {
+            if !torn {
+                findings.push(chain.broken("the line is no text in UTF-8", None));
+            }
+            break;
+        };
+        if torn && split(line).is_none() && own_head(line).is_err() {
             break;
         }
         if own.is_some() {
@@ -147,14 +150,14 @@ pub fn verify(
             break;
         }
         if line.starts_with("{\"head\":") {
-            match own_head(&line) {
+            match own_head(line) {
                 Ok(head) => own = Some(head),
                 Err(what) => {
                     findings.push(chain.broken(&what, None));
                     break;
                 }
             }
-        } else if let Err(broken) = chain.follow(&line) {
+        } else if let Err(broken) = chain.follow(line) {
             findings.push(broken);
             break;
         }
@@ -200,8 +203,9 @@ fn report(chain: Chain, findings: Vec<Finding>, authorities: &[CertificateDer<'_
     }
 }
 
-fn read_line(input: &mut impl BufRead, line: &mut String) -> io::Result<usize> {
-    io::Read::take(&mut *input, LINE_MAX).read_line(line)
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    line.clear();
+    io::Read::take(&mut *input, LINE_MAX).read_until(b'\n', line)
 }
 
 fn header(line: &str) -> Result<Chain, String> {

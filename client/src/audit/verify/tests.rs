@@ -177,6 +177,23 @@ fn any_row_that_was_changed_removed_or_moved_is_found() {
 }
 
 #[test]
+fn a_byte_that_is_no_text_breaks_the_chain_where_it_is() {
+    let signer = Signer::new(ExtendedKeyUsagePurpose::TimeStamping);
+    let log = Log::new(5, plain).ended(&signer);
+    let text = log.lines.join("\n") + "\n";
+    let at = text.find("\"number\":3").unwrap();
+    let mut bytes = text.into_bytes();
+    bytes[at + 40] = 0xff;
+    let authorities = std::slice::from_ref(&signer.authority);
+    let report = verify(bytes.as_slice(), &[], authorities).unwrap();
+    assert!(
+        matches!(&report.findings[..], [Finding::Broken { number: 3, .. }]),
+        "{:?}",
+        report.findings
+    );
+}
+
+#[test]
 fn an_export_that_broke_off_is_cut_wherever_that_was() {
     let signer = Signer::new(ExtendedKeyUsagePurpose::TimeStamping);
     let log = Log::new(3, plain).ended(&signer);
@@ -184,7 +201,7 @@ fn an_export_that_broke_off_is_cut_wherever_that_was() {
     let header = log.lines[0].len() + 1;
     let authorities = std::slice::from_ref(&signer.authority);
     for end in header..text.len() - 1 {
-        let report = verify(text[..end].as_bytes(), &[], authorities).unwrap();
+        let report = verify(&text.as_bytes()[..end], &[], authorities).unwrap();
         let entries = text[..end].matches("\"hash\":\"").count();
         let [
             Finding::Cut {
