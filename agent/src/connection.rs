@@ -360,9 +360,11 @@ impl Live<'_> {
                 self.connection.tasks.policy().lower(policy.mode_limit)
             }
             Some(Message::AuditHead(head)) => {
-                if self.connection.take_head(head) {
-                    return self.send_changed_facts().await;
-                }
+                let news = self.connection.take_head(head);
+                return match news {
+                    true => self.send_changed_facts().await,
+                    false => Ok(()),
+                };
             }
             Some(Message::Drain(drain)) => return Err(Detached::drained(drain)),
             Some(Message::Welcome(_)) => return Err(Detached::Protocol("a second welcome")),

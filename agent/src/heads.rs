@@ -53,7 +53,11 @@ impl Heads {
             path,
             conflict: conflict(&kept).map_or(String::new(), |conflict| conflict.words),
             kept,
-            lines: text.lines().count(),
+            // Behind a line that is torn nothing can be added.
+            lines: match text.is_empty() || text.ends_with('\n') {
+                true => text.lines().count(),
+                false => LINES_MAX,
+            },
         }
     }
 
@@ -278,6 +282,26 @@ mod tests {
         assert_eq!(heads.conflict(), told);
         assert_eq!(heads.kept[0].position.count, 50);
         assert_eq!(heads.kept[1].position.count, 40);
+    }
+
+    #[test]
+    fn a_torn_line_takes_no_other_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut heads = Heads::load(directory.path());
+        heads.take(head("a", 1, 1));
+        heads.take(head("a", 2, 1));
+        let path = heads_file(directory.path());
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 9]).unwrap();
+        let mut heads = Heads::load(directory.path());
+        heads.take(head("a", 3, 1));
+        let counts = |heads: &Heads| {
+            let kept = heads.kept.iter();
+            kept.map(|head| head.position.count).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&Heads::load(directory.path())), [1, 3]);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().all(|line| Head::from_line(line).is_ok()));
     }
 
     #[test]
