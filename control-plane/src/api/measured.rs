@@ -21,12 +21,26 @@ use tonic::{Status, body::Body};
 
 use super::status;
 
-/// Bytes of unfinished messages of one identity, or of one stranger's connection. A message has at most 4 MiB.
-const INCOMING_MAX: usize = 64 << 20;
-const STRANGERS_MAX: usize = 256 << 10;
+/// How much of unfinished messages there may be.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Bytes of all.
+    most: usize,
+    /// Shorter messages are not counted: there are only so many streams.
+    counted: usize,
+}
 
-/// Shorter messages are not counted: there are only so many streams.
-const COUNTED_MIN: usize = 16 << 10;
+/// Of one identity, or one connection with a token. A message has at most 4 MiB.
+const KNOWN: Limit = Limit {
+    most: 64 << 20,
+    counted: 16 << 10,
+};
+
+/// Of one connection of a stranger, which may only enroll: there may be thousands of those.
+const STRANGER: Limit = Limit {
+    most: 64 << 10,
+    counted: 1,
+};
 
 /// Bytes ahead of a message on the wire: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
@@ -40,13 +54,13 @@ pub(super) struct Measured {
 impl Measured {
     /// Of a request that came by this connection, of somebody who is known or not.
     pub(super) fn new(body: Body, peer: &Peer, known: bool) -> Self {
-        let most = match known {
-            true => INCOMING_MAX,
-            false => STRANGERS_MAX,
+        let limit = match known {
+            true => KNOWN,
+            false => STRANGER,
         };
         Self {
             body,
-            measure: Measure::new(Arc::clone(&peer.incoming), most),
+            measure: Measure::new(Arc::clone(&peer.incoming), limit),
         }
     }
 }
@@ -84,7 +98,7 @@ impl http_body::Body for Measured {
 /// Follows messages as they pass.
 struct Measure {
     incoming: Arc<AtomicUsize>,
-    most: usize,
+    limit: Limit,
     prefix: [u8; PREFIX_BYTES],
     /// How much of the prefix has passed.
     passed: usize,
@@ -94,10 +108,10 @@ struct Measure {
 }
 
 impl Measure {
-    fn new(incoming: Arc<AtomicUsize>, most: usize) -> Self {
+    fn new(incoming: Arc<AtomicUsize>, limit: Limit) -> Self {
         Self {
             incoming,
-            most,
+            limit,
             prefix: [0; PREFIX_BYTES],
             passed: 0,
             left: 0,
@@ -131,13 +145,14 @@ impl Measure {
     fn begin(&mut self) -> bool {
         let [_, length @ ..] = self.prefix;
         self.left = u32::from_be_bytes(length) as usize;
-        if self.left < COUNTED_MIN {
+        let Limit { most, counted } = self.limit;
+        if self.left < counted {
             return true;
         }
         // A message that is longer than any may be is refused where it is read.
-        self.counted = self.left.min(self.most);
+        self.counted = self.left.min(most);
         let before = self.incoming.fetch_add(self.counted, Ordering::Relaxed);
-        before + self.counted <= self.most
+        before + self.counted <= most
     }
 
     fn release(&mut self) {
@@ -158,6 +173,11 @@ impl Drop for Measure {
 mod tests {
     use super::*;
 
+    const LIMIT: Limit = Limit {
+        most: 100_000,
+        counted: 16 << 10,
+    };
+
     fn message(length: u32) -> Vec<u8> {
         let mut bytes = vec![0];
         bytes.extend(length.to_be_bytes());
@@ -169,7 +189,7 @@ mod tests {
     fn what_is_whole_does_not_count_any_more_however_it_is_cut() {
         let incoming = Arc::new(AtomicUsize::new(0));
         for piece in [1, 3, 5, 16_384, 1 << 20] {
-            let mut measure = Measure::new(Arc::clone(&incoming), 100_000);
+            let mut measure = Measure::new(Arc::clone(&incoming), LIMIT);
             let bytes = [message(20_000), message(0), message(90_000), message(3)].concat();
             assert!(
                 bytes.chunks(piece).all(|bytes| measure.pass(bytes)),
@@ -183,7 +203,7 @@ mod tests {
     fn what_is_begun_and_never_ended_has_a_limit() {
         let incoming = Arc::new(AtomicUsize::new(0));
         let begun = || {
-            let mut measure = Measure::new(Arc::clone(&incoming), 100_000);
+            let mut measure = Measure::new(Arc::clone(&incoming), LIMIT);
             let taken = measure.pass(&message(40_000)[..100]);
             (taken, measure)
         };

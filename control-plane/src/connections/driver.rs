@@ -8,7 +8,7 @@ use muster_proto::{
         AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, HostPolicy,
         Welcome, attach_request::Message as Up, attach_response::Message as Down,
     },
-    ids::HostId,
+    ids::{HostId, TaskId},
     v1::{AuditHead, Mode, Reason},
 };
 use tokio::{
@@ -124,7 +124,11 @@ pub(crate) async fn attach(
     );
     tracing::info!(host.id = %host_id, epoch = session.epoch, "host {host_id} attached");
 
-    let held: HashSet<String> = hello.held_task_ids.iter().cloned().collect();
+    // Those that a later word may contradict; a host may name any number.
+    let held = hello.held_task_ids.iter().filter_map(|id| id.parse().ok());
+    let held: HashSet<TaskId> = held
+        .filter(|id| rooms.jobs.find_live(*id).is_some())
+        .collect();
     let span = tracing::info_span!("connection", host.id = %host_id, epoch = session.epoch);
     tokio::spawn(feed(rooms.clone(), Arc::clone(&session)).instrument(span.clone()));
     let driven = Arc::clone(&session);
@@ -377,7 +381,7 @@ async fn listen(
     rooms: &Rooms,
     session: &Arc<Session>,
     mut incoming: Streaming<AttachRequest>,
-    held: &HashSet<String>,
+    held: &HashSet<TaskId>,
     mut trusted: i64,
     mut head: watch::Receiver<Option<AuditHead>>,
 ) -> End {
@@ -455,7 +459,7 @@ fn tell_authorities(rooms: &Rooms, session: &Session, trusted: &mut i64) -> bool
 async fn handle(
     rooms: &Rooms,
     session: &Arc<Session>,
-    held: &HashSet<String>,
+    held: &HashSet<TaskId>,
     message: Up,
 ) -> Option<End> {
     match message {
@@ -485,8 +489,8 @@ async fn handle(
         Up::Facts(facts) => set_facts(rooms, session, facts),
         Up::NotHeld(not_held) => {
             let mut contradicted = 0;
-            for id in &not_held.task_ids {
-                if held.contains(id) {
+            for id in not_held.task_ids.iter().filter_map(|id| id.parse().ok()) {
+                if held.contains(&id) {
                     contradicted += 1;
                 } else {
                     judge(rooms, session, id);
@@ -501,15 +505,15 @@ async fn handle(
             note_taken(rooms, session.host_id, taken.version).await;
         }
         Up::Goodbye(goodbye) => {
-            tracing::info!(cause = %goodbye.cause, "the agent says goodbye: {}", goodbye.cause);
+            let cause = convert::words(goodbye.cause);
+            tracing::info!(%cause, "the agent says goodbye: {cause}");
             return Some(End::Gone);
         }
     }
     None
 }
 
-fn judge(rooms: &Rooms, session: &Session, id: &str) {
-    let Ok(task_id) = id.parse() else { return };
+fn judge(rooms: &Rooms, session: &Session, task_id: TaskId) {
     // What the welcome asked about is not final, so it is in memory; whatever else a host names costs no look at the
     // ledger.
     let Some(task) = rooms.jobs.find_live(task_id) else {
