@@ -96,6 +96,17 @@ pub(crate) fn replaced<E>(
     Ok(any.then(|| action.encode_to_vec().into()))
 }
 
+/// Whether values were taken out of an action for good.
+pub(crate) fn lacks_secrets(action: &Bytes) -> bool {
+    let kind = Action::decode(Bytes::clone(action)).map(|action| action.kind);
+    match kind {
+        Ok(Some(action::Kind::Command(command))) => {
+            command.env.values().any(|value| value == REDACTED)
+        }
+        _ => false,
+    }
+}
+
 /// The action as history shows it.
 pub(crate) fn shown(mut action: Action) -> Action {
     redact(&mut action);

@@ -33,8 +33,9 @@ const START: &str = "muster-secret-1:";
 /// How long a key encrypts.
 const KEY_AGE_MS: i64 = 24 * 3600 * 1000;
 
-/// How much longer it decrypts: the longest that a job may wait to start, and a day more.
-const KEY_NEEDED_MS: i64 = 8 * 24 * 3600 * 1000;
+/// How much longer it decrypts: the longest that a job may wait for an approval and then to start, each seven days, and
+/// a day more.
+const KEY_NEEDED_MS: i64 = 15 * 24 * 3600 * 1000;
 
 /// How often the keys are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -112,12 +113,25 @@ impl Secrets {
             let message = format!("key {} is none; restore the file from a backup", key.id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
+        let first = keys.is_empty();
         let secrets = Self(Arc::new(Shared {
             path,
             keys: ArcSwap::from_pointee(keys),
         }));
-        secrets.turn(now())?;
-        Ok(secrets)
+        match secrets.turn(now()) {
+            Err(error) if first => Err(error),
+            Err(error) => {
+                secrets.warn(&error);
+                Ok(secrets)
+            }
+            Ok(()) => Ok(secrets),
+        }
+    }
+
+    /// The keys that there are go on: a disk that is full is no reason not to start.
+    fn warn(&self, error: &io::Error) {
+        let path = self.0.path.display();
+        tracing::warn!(%error, "{path} cannot be written, so the key for secret values stays: {error}");
     }
 
     /// Makes a new key and forgets those that nobody needs, if it is time. Waits for the disk.
@@ -149,8 +163,7 @@ impl Secrets {
             let secrets = self.clone();
             let turned = tokio::task::spawn_blocking(move || secrets.turn(now())).await;
             if let Ok(Err(error)) = turned {
-                let path = self.0.path.display();
-                tracing::warn!(%error, "{path} cannot be written, so the key for secret values stays: {error}");
+                self.warn(&error);
             }
         }
     }
@@ -176,6 +189,16 @@ impl Secrets {
             key.id,
             STANDARD_NO_PAD.encode(sealed)
         ))
+    }
+
+    /// The action as it was given; `None` if a value in it is gone.
+    pub(crate) fn open_action(&self, action: &Bytes) -> Option<Bytes> {
+        let opened = redaction::replaced(action, |name, value| match is_closed(value) {
+            true => self.open_value(name, value).ok_or(()),
+            false => Ok(value.to_owned()),
+        });
+        let opened = opened.ok()?.unwrap_or_else(|| Bytes::clone(action));
+        (!redaction::lacks_secrets(&opened)).then_some(opened)
     }
 
     /// The value of a variable that was encrypted; `None` if it is not, or its key is gone.
@@ -247,6 +270,21 @@ mod tests {
     }
 
     #[test]
+    fn an_action_is_opened_as_it_was_given_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = Secrets::open(directory.path()).unwrap();
+        let closed = secrets.close(action("hush")).unwrap();
+        assert_eq!(value(&secrets.open_action(&closed).unwrap()), "hush");
+        let plain = action("");
+        assert_eq!(secrets.open_action(&plain), Some(plain.clone()));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = Secrets::open(elsewhere.path()).unwrap();
+        assert_eq!(other.open_action(&closed), None);
+        let forgotten = redaction::without_secrets(&closed).unwrap();
+        assert_eq!(secrets.open_action(&forgotten), None);
+    }
+
+    #[test]
     fn what_a_caller_gives_as_encrypted_is_but_a_value() {
         let directory = tempfile::tempdir().unwrap();
         let secrets = Secrets::open(directory.path()).unwrap();
@@ -264,8 +302,8 @@ mod tests {
         assert!(turned(&keys, day - 1).is_none());
         for number in 1..30 {
             keys = turned(&keys, number * day).unwrap();
-            assert_eq!(keys.iter().any(|key| key.id == first), number < 9);
-            assert!(keys.len() <= 10);
+            assert_eq!(keys.iter().any(|key| key.id == first), number < 16);
+            assert!(keys.len() <= 17);
             assert_eq!(keys.last().unwrap().create_time, number * day);
         }
         // A clock that jumps leaves something to encrypt with.

@@ -92,6 +92,10 @@ pub(crate) struct Apart {
 /// its secrets are gone.
 pub(crate) fn action(secrets: &Secrets, order: &Order, apart: bool) -> (Bytes, Apart) {
     let mut secret = Apart::default();
+    if !apart {
+        let said = secrets.open_action(&order.action).unwrap_or_default();
+        return (said, secret);
+    }
     // The rooms keep actions as the bytes that the door checked.
     let Ok(mut action) = Action::decode(order.action.clone()) else {
         return (Bytes::new(), secret);
@@ -104,17 +108,11 @@ pub(crate) fn action(secrets: &Secrets, order: &Order, apart: bool) -> (Bytes, A
             }
             changed = true;
             let opened = secrets.open_value(name, value);
-            if apart {
-                REDACTED.clone_into(value);
-                secret
-                    .values
-                    .extend(opened.map(|value| (name.clone(), value)));
-                secret.names.push(name.clone());
-            } else if let Some(opened) = opened {
-                *value = opened;
-            } else {
-                return (Bytes::new(), secret);
-            }
+            secret
+                .values
+                .extend(opened.map(|value| (name.clone(), value)));
+            secret.names.push(name.clone());
+            REDACTED.clone_into(value);
         }
     }
     if !changed {
