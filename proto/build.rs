@@ -4,9 +4,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "muster/v1/access.proto",
     "muster/v1/actions.proto",
+    "muster/v1/approvals.proto",
     "muster/v1/audit.proto",
     "muster/v1/enrollment.proto",
     "muster/v1/errors.proto",

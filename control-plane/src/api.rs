@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod agent;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 mod authorities;
 pub(crate) mod caller;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
-    call::{Call, Taken, decided, effect, hosts, principal, take},
+    call::{Call, Taken, about_job, decided, effect, hosts, principal, take},
     entry::{Entry, Verdict},
     heads::{HeadError, Heads},
 };

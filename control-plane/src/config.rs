@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::output::OutputConfig;
+use crate::{approvals::webhook::WebhookConfig, output::OutputConfig};
 
 /// How a control plane runs.
 #[derive(clap::Args, Debug, Clone)]
@@ -114,6 +114,20 @@ pub struct Config {
     )]
     pub job_age: Duration,
 
+    /// How long an approval is awaited before it expires; at most 7 days.
+    #[arg(
+        long,
+        env = "MUSTER_APPROVAL_EXPIRES_AFTER",
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = approval_expires_after
+    )]
+    pub approval_expires_after: Duration,
+
+    /// Who is told of approvals.
+    #[command(flatten)]
+    pub webhook: WebhookConfig,
+
     /// How much output is kept.
     #[command(flatten)]
     pub output: OutputConfig,
@@ -202,6 +216,8 @@ impl Config {
             client_gone_after: Duration::from_secs(25),
             max_connections: 32_768,
             job_age: Duration::from_secs(90 * 24 * 3600),
+            approval_expires_after: Duration::from_secs(3600),
+            webhook: WebhookConfig::default(),
             output: OutputConfig::default(),
             oauth: OauthConfig::default(),
         }
@@ -258,6 +274,14 @@ fn job_age(text: &str) -> Result<Duration, String> {
         text,
         Duration::from_secs(7 * DAY),
         Duration::from_secs(3660 * DAY),
+    )
+}
+
+fn approval_expires_after(text: &str) -> Result<Duration, String> {
+    duration(
+        text,
+        Duration::from_secs(1),
+        Duration::from_secs(7 * 24 * 3600),
     )
 }
 

@@ -49,13 +49,13 @@ pub(crate) struct TaskView {
 }
 
 impl TaskView {
-    /// How a task of `job` looks at `now`.
-    pub(crate) fn of(job: &Job, task: &Task, now: i64) -> Self {
+    /// How a task looks at `now`. Its job's deadline is asked for before: a look at the task holds the job's lock.
+    pub(crate) fn of(start_deadline_time: i64, task: &Task, now: i64) -> Self {
         Self {
             state: task.state,
             offered: task.offered.is_some(),
             cancelled: task.cancel_time.is_some(),
-            overdue: now >= job.order.start_deadline_time,
+            overdue: now >= start_deadline_time,
             hold: task.hold,
         }
     }
@@ -224,11 +224,12 @@ impl Dispatcher {
         {
             return false;
         }
-        let (action, apart) = offer::action(&self.secrets, &job.order, session.keeps_secrets_apart);
+        let order = job.terms();
+        let (action, apart) = offer::action(&self.secrets, &order, session.keeps_secrets_apart);
         let sealed = offer::seal(
             &self.sealer,
             &self.control_plane_id,
-            &job.order,
+            &order,
             (action, &apart.names),
             ordinal,
             task,
@@ -241,7 +242,7 @@ impl Dispatcher {
         let Some(session) = self.connections.current(task.host_id) else {
             return;
         };
-        if !session.send(offer::cancel(&job.order, task)) {
+        if !session.send(offer::cancel(&job.terms(), task)) {
             session.look();
         }
     }

@@ -3,6 +3,7 @@
 //! Jobs that are not done are live: here, in memory, loaded at start. What agents report changes them
 //! at once, wakes watchers, and is written behind. A job that is done is read from the ledger.
 
+mod approval;
 mod cancel;
 mod create;
 mod follow;

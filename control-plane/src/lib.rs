@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod approvals;
 mod audit;
 mod authority;
 mod backup;

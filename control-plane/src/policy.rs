@@ -26,11 +26,11 @@ use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::{
     action::Action,
-    decision::{Decision, Verdict},
-    judgement::{Hour, Judge, Judgement, Resource},
+    decision::{Decision, ROLES, Verdict},
+    judgement::{BY_GRANT, Hour, Judge, Judgement, Resource},
     limits::{Limit, Trip},
     mode::{Mode, NetworkAccess},
-    plan::{Plan, Target, plan},
+    plan::{Plan, Target, candidates, plan},
     question::{Circumstances, Source, Who},
     set::{Files, LIMITS_FILE, Need, Rule, SCHEMA, Set},
     traits::{Traits, TraitsKept, unknown as unknown_traits},

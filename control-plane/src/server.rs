@@ -31,6 +31,7 @@ use crate::{
     api::{
         access::AccessDoor,
         agent::Agents,
+        approvals::ApprovalDoor,
         audit::AuditDoor,
         caller::Judge,
         enrollment::EnrollmentDoor,
@@ -38,6 +39,7 @@ use crate::{
         jobs::{JobDoor, attach::AttachSettings},
         rights::Rights,
     },
+    approvals::{Approvals, Webhook, webhook},
     audit::{Audit, Heads},
     authority::{Authority, AuthorityError},
     config::Config,
@@ -133,7 +135,13 @@ macro_rules! refused {
     )*};
 }
 
-refused!(StoreError, AccessError, EnrollmentError, OutputError);
+refused!(
+    StoreError,
+    AccessError,
+    EnrollmentError,
+    OutputError,
+    webhook::WebhookError
+);
 
 /// A control plane.
 pub struct Server {
@@ -142,6 +150,9 @@ pub struct Server {
     authority: Arc<Authority>,
     access: Access,
     rights: Rights,
+    approvals: Approvals,
+    /// Tells people of approvals, if there is a webhook.
+    notices: Option<webhook::Sender>,
     enrollment: Enrollment,
     rooms: Rooms,
     oauth: Option<Oauth>,
@@ -196,6 +207,7 @@ impl Server {
             policy: Policy::load(store.clone(), &config.directory).await?,
             access: access.clone(),
             usage: Arc::default(),
+            grants: Default::default(),
         };
         let enrollment = Enrollment::new(
             authority.clone(),
@@ -237,12 +249,24 @@ impl Server {
             written,
         )
         .await?;
+        let (hook, notices) = Webhook::open(&config.webhook)?;
+        let approvals = Approvals::load(
+            store.clone(),
+            rooms.jobs.clone(),
+            (rights.grants.clone(), rights.policy.clone()),
+            hook,
+            config.approval_expires_after,
+            |approval| rights.answerers(approval),
+        )
+        .await?;
         Ok(Self {
             config,
             store,
             authority,
             access,
             rights,
+            approvals,
+            notices,
             enrollment,
             rooms,
             oauth,
@@ -259,11 +283,14 @@ impl Server {
 
     /// Serves until `stop` is cancelled, then ends what is under way.
     pub async fn serve(
-        self,
+        mut self,
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), ServerError> {
         let background = self.start_background(&stop);
+        if let Some(notices) = self.notices.take() {
+            background.spawn(notices.run(stop.clone()));
+        }
         let limits = AcceptLimits {
             connections: self.config.max_connections as usize,
             ..AcceptLimits::default()
@@ -307,15 +334,20 @@ impl Server {
                 ))
                 .max_decoding_message_size(ENROLLMENT_MESSAGE_MAX),
             )
-            .add_service(AccessServiceServer::new(AccessDoor::new(
-                self.access.clone(),
-                self.rooms.jobs.clone(),
-                self.rooms.rotation.clone(),
-                self.oauth.clone(),
-                self.rooms.inventory.clone(),
-                self.store.control_plane_id.clone(),
-                self.config.trust_domain.as_str().into(),
-            )))
+            .add_service(AccessServiceServer::new(AccessDoor {
+                access: self.access.clone(),
+                jobs: self.rooms.jobs.clone(),
+                rotation: self.rooms.rotation.clone(),
+                oauth: self.oauth.clone(),
+                inventory: self.rooms.inventory.clone(),
+                approvals: ApprovalDoor {
+                    approvals: self.approvals.clone(),
+                    inventory: self.rooms.inventory.clone(),
+                    rights: self.rights.clone(),
+                },
+                control_plane_id: self.store.control_plane_id.clone(),
+                trust_domain: self.config.trust_domain.as_str().into(),
+            }))
             .add_service(HostServiceServer::new(HostDoor::new(
                 self.rooms.inventory.clone(),
                 self.rooms.connections.clone(),
@@ -326,6 +358,7 @@ impl Server {
                 inventory: self.rooms.inventory.clone(),
                 output: self.rooms.output.clone(),
                 attach: AttachSettings::within(self.config.client_gone_after),
+                approvals: self.approvals.clone(),
             }))
             .add_service(AuditServiceServer::new(AuditDoor {
                 store: self.store.clone(),
@@ -392,6 +425,7 @@ impl Server {
         ));
         background.spawn(sweeper::run(
             jobs.clone(),
+            self.approvals.clone(),
             connections.clone(),
             syncer.clone(),
             inventory.clone(),

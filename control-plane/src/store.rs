@@ -3,6 +3,7 @@
 //! Accepted jobs go through the `intake`, a log ahead of the database. A commit survives the end of the process at once (`synchronous=NORMAL` writes it to the log) and
 //! a power cut once its `Durable` has been waited for (one thread syncs the log, for all who wait).
 
+pub(crate) mod approvals;
 mod audit;
 mod authorities;
 pub(crate) mod backup;

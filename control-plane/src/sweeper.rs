@@ -9,6 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    approvals::Approvals,
     connections::{Connections, End},
     hosts::{Bar, Inventory},
     jobs::Jobs,
@@ -33,6 +34,7 @@ const KEEP_MIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Runs until stopped. `keep`: how long a job stays after its end, 7 d at least.
 pub(crate) async fn run(
     jobs: Jobs,
+    approvals: Approvals,
     connections: Connections,
     syncer: Syncer,
     inventory: Inventory,
@@ -58,8 +60,9 @@ pub(crate) async fn run(
             },
             _ = ticks.tick() => {
                 jobs.sweep(start);
+                approvals.sweep().await;
                 if count.is_multiple_of(FORGET_EVERY) && syncer.healthy() {
-                    forget(&jobs, keep.max(KEEP_MIN)).await;
+                    forget(&jobs, &approvals, keep.max(KEEP_MIN)).await;
                 }
                 if count.is_multiple_of(OUTPUT_EVERY) {
                     jobs.sweep_output().await;
@@ -70,8 +73,11 @@ pub(crate) async fn run(
     }
 }
 
-async fn forget(jobs: &Jobs, keep: Duration) {
+async fn forget(jobs: &Jobs, approvals: &Approvals, keep: Duration) {
     let before = now() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    if let Err(error) = approvals.forget_before(before).await {
+        tracing::warn!(%error, "old approvals were not deleted: {error}");
+    }
     loop {
         match jobs.forget_before(before, FORGET_MAX).await {
             Ok(0) => return,

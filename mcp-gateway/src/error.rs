@@ -96,6 +96,15 @@ fn next_step(reason: Reason, code: Code) -> &'static str {
         Reason::RequestIdReused => {
             "this key belongs to another request: choose a new key, or repeat that request unchanged"
         }
+        Reason::PolicyDenied => {
+            "do it in a lower mode, or ask an operator for a temporary permit: muster grant request SELECTOR --mode … --reason …"
+        }
+        Reason::ConfirmationRequired => {
+            "a person has to confirm it, with the command line: muster run"
+        }
+        Reason::SelfApproval | Reason::ApprovalNotFound => {
+            "a person with the role answers approvals: muster approval list"
+        }
         Reason::EtagMismatch => {
             "read the new instruction with host_list detail=full, then set it again"
         }
@@ -170,6 +179,13 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
             "nobody can prove what became of it: look at the host before you run it again"
         }
         Reason::Locked => "an operator has locked the host; its task waits until it is unlocked",
+        Reason::ApprovalExpired => {
+            "nobody approved it in time: ask a person first, then run it again"
+        }
+        Reason::ApprovalDeclined => "a person declined it: do not run it again, ask them why",
+        Reason::ApprovalDrift => {
+            "hosts or policy changed before it was approved: look again, then run it again"
+        }
         Reason::NotAllowed => {
             "the host's policy refuses this: do something else, or ask an operator"
         }

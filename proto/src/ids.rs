@@ -60,6 +60,7 @@ macro_rules! id {
 id!(HostId, 'h', "host");
 id!(JobId, 'j', "job");
 id!(TaskId, 't', "task");
+id!(ApprovalId, 'p', "approval");
 
 fn encode(bytes: &[u8; 32]) -> [u8; CHARACTERS] {
     let mut bits = u128::from_be_bytes(bytes[..16].try_into().expect("16 of 32 bytes")) >> 28;

@@ -157,6 +157,31 @@ impl Access {
         Ok(standing.end.clone())
     }
 
+    /// Why a principal may do nothing now, whatever policy says of it; `None` if it may.
+    pub(crate) fn barred(&self, principal: &str) -> Option<String> {
+        let state = self.0.state.read();
+        let own = state.principals.get(principal);
+        if own.is_some_and(|standing| standing.suspended.is_some()) {
+            return Some(format!("{principal} is suspended"));
+        }
+        let mut above = (principal.to_owned(), own);
+        loop {
+            let (name, Some(standing)) = above else {
+                return Some(format!("there is no {} any more", above.0));
+            };
+            if standing.lock.is_some() {
+                return Some(format!("{name} is locked"));
+            }
+            if standing.owner.is_empty() {
+                return None;
+            }
+            above = (
+                standing.owner.to_string(),
+                state.principals.get(&*standing.owner),
+            );
+        }
+    }
+
     /// Makes a principal that is new.
     pub(crate) async fn create_principal(
         &self,

@@ -3,22 +3,27 @@
 use std::sync::Arc;
 
 use muster_proto::v1::{
-    self, CreatePrincipalRequest, CreatePrincipalResponse, CreateTokenRequest, CreateTokenResponse,
-    ExchangeTokenRequest, ExchangeTokenResponse, ExplainAccessRequest, ExplainAccessResponse,
-    GetAuthoritiesRequest, GetAuthoritiesResponse, GetCallerRequest, GetCallerResponse,
-    GetPolicyRequest, GetPolicyResponse, ListPolicyVersionsRequest, ListPolicyVersionsResponse,
-    ListPrincipalsRequest, ListPrincipalsResponse, ListTokensRequest, ListTokensResponse,
-    LockPrincipalRequest, LockPrincipalResponse, LockTokenRequest, LockTokenResponse, Reason,
-    ResumePrincipalRequest, ResumePrincipalResponse, RevokeTokenRequest, RevokeTokenResponse,
-    RotateAuthorityRequest, RotateAuthorityResponse, SetPolicyRequest, SetPolicyResponse,
-    UnlockPrincipalRequest, UnlockPrincipalResponse, UnlockTokenRequest, UnlockTokenResponse,
-    UpdatePrincipalRequest, UpdatePrincipalResponse, access_service_server::AccessService,
-    exchange_token_request::Subject, lock_principal_request::Tasks,
+    self, AnswerApprovalRequest, AnswerApprovalResponse, CreatePrincipalRequest,
+    CreatePrincipalResponse, CreateTokenRequest, CreateTokenResponse, ExchangeTokenRequest,
+    ExchangeTokenResponse, ExplainAccessRequest, ExplainAccessResponse, GetApprovalRequest,
+    GetApprovalResponse, GetAuthoritiesRequest, GetAuthoritiesResponse, GetCallerRequest,
+    GetCallerResponse, GetPolicyRequest, GetPolicyResponse, ListApprovalsRequest,
+    ListApprovalsResponse, ListGrantsRequest, ListGrantsResponse, ListPolicyVersionsRequest,
+    ListPolicyVersionsResponse, ListPrincipalsRequest, ListPrincipalsResponse, ListTokensRequest,
+    ListTokensResponse, LockPrincipalRequest, LockPrincipalResponse, LockTokenRequest,
+    LockTokenResponse, Reason, RequestGrantRequest, RequestGrantResponse, ResumePrincipalRequest,
+    ResumePrincipalResponse, RevokeGrantRequest, RevokeGrantResponse, RevokeTokenRequest,
+    RevokeTokenResponse, RotateAuthorityRequest, RotateAuthorityResponse, SetPolicyRequest,
+    SetPolicyResponse, UnlockPrincipalRequest, UnlockPrincipalResponse, UnlockTokenRequest,
+    UnlockTokenResponse, UpdatePrincipalRequest, UpdatePrincipalResponse,
+    access_service_server::AccessService, exchange_token_request::Subject,
+    lock_principal_request::Tasks,
 };
 use muster_runtime::tls::SpiffeId;
 use tonic::{Request, Response, Status};
 
 use super::{
+    approvals::ApprovalDoor,
     authorities,
     caller::{self, Caller},
     enrollment::{place, ttl},
@@ -37,37 +42,25 @@ use crate::{
 
 /// `muster.v1.AccessService`.
 pub(crate) struct AccessDoor {
-    access: Access,
-    jobs: Jobs,
-    rotation: Rotation,
-    oauth: Option<Oauth>,
-    inventory: Inventory,
-    control_plane_id: Arc<str>,
-    trust_domain: Arc<str>,
+    /// Principals and tokens.
+    pub(crate) access: Access,
+    /// What a locked principal runs.
+    pub(crate) jobs: Jobs,
+    /// The authority, as it gives way to another.
+    pub(crate) rotation: Rotation,
+    /// Whose access tokens count, if any do.
+    pub(crate) oauth: Option<Oauth>,
+    /// The hosts.
+    pub(crate) inventory: Inventory,
+    /// Approvals and grants.
+    pub(crate) approvals: ApprovalDoor,
+    /// Of this control plane.
+    pub(crate) control_plane_id: Arc<str>,
+    /// Likewise.
+    pub(crate) trust_domain: Arc<str>,
 }
 
 impl AccessDoor {
-    /// A door to `access` of this control plane.
-    pub(crate) fn new(
-        access: Access,
-        jobs: Jobs,
-        rotation: Rotation,
-        oauth: Option<Oauth>,
-        inventory: Inventory,
-        control_plane_id: Arc<str>,
-        trust_domain: Arc<str>,
-    ) -> Self {
-        Self {
-            access,
-            jobs,
-            rotation,
-            oauth,
-            inventory,
-            control_plane_id,
-            trust_domain,
-        }
-    }
-
     fn principal(&self, principal: &Principal) -> v1::Principal {
         match self.access.member(principal) {
             Some(known) => member(known),
@@ -495,5 +488,63 @@ impl AccessService for AccessDoor {
             .map_err(|error| status::of(&error))?;
         tracing::info!("{} resumed {principal}", caller.principal);
         Ok(Response::new(ResumePrincipalResponse {}))
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let page = self.approvals.list(&caller, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn get_approval(
+        &self,
+        request: Request<GetApprovalRequest>,
+    ) -> Result<Response<GetApprovalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().approval_id;
+        let approval = Some(self.approvals.get(&caller, &id).await?);
+        Ok(Response::new(GetApprovalResponse { approval }))
+    }
+
+    async fn answer_approval(
+        &self,
+        request: Request<AnswerApprovalRequest>,
+    ) -> Result<Response<AnswerApprovalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let approval = Some(self.approvals.answer(&caller, request.into_inner()).await?);
+        Ok(Response::new(AnswerApprovalResponse { approval }))
+    }
+
+    async fn request_grant(
+        &self,
+        request: Request<RequestGrantRequest>,
+    ) -> Result<Response<RequestGrantResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let approval = Some(self.approvals.request_grant(&caller, request).await?);
+        Ok(Response::new(RequestGrantResponse { approval }))
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<ListGrantsRequest>,
+    ) -> Result<Response<ListGrantsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let grants = self.approvals.list_grants(&caller, request).await?;
+        Ok(Response::new(grants))
+    }
+
+    async fn revoke_grant(
+        &self,
+        request: Request<RevokeGrantRequest>,
+    ) -> Result<Response<RevokeGrantResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let grant = self.approvals.revoke_grant(&caller, request).await?;
+        Ok(Response::new(RevokeGrantResponse { grant }))
     }
 }

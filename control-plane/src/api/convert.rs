@@ -277,6 +277,7 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
         Some(_) => HostView::Attached,
     };
     let wait = match decide(TaskView::waiting(task), standing, true) {
+        Decision::Nothing if task.state == State::AwaitingApproval => v1::task::Wait::ForApproval,
         Decision::Nothing => v1::task::Wait::Unspecified,
         Decision::Wait(Wait::Host) => v1::task::Wait::ForHost,
         Decision::Wait(Wait::Answer) => v1::task::Wait::ForAnswer,

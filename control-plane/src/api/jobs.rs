@@ -3,12 +3,12 @@
 pub(crate) mod attach;
 mod check;
 mod input;
+pub(crate) mod permit;
 mod sight;
 mod watch;
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use futures_util::Stream;
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
@@ -31,15 +31,14 @@ use super::{
     hosts::select,
     output,
     page::{self, Query},
-    rights::{on_record, some_names},
     status,
 };
 use crate::{
+    approvals::Approvals,
     audit,
     hosts::{Host, Inventory},
     jobs::{CreateError, Created, Jobs, NewJob, Target, WatchError},
     output::OutputStore,
-    policy::{Circumstances, Mode, Verdict},
     selector::Selector,
     store::{
         StoreError,
@@ -63,6 +62,8 @@ pub(crate) struct JobDoor {
     pub(crate) output: OutputStore,
     /// How whoever attaches is looked after.
     pub(crate) attach: attach::AttachSettings,
+    /// What waits for somebody's word.
+    pub(crate) approvals: Approvals,
 }
 
 impl status::Explain for CreateError {
@@ -114,18 +115,23 @@ fn no_task(id: TaskId) -> Status {
 impl JobDoor {
     async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
         let checked = check::create(request)?;
-        let (targets, confinement) = match self.decide(caller, &checked) {
-            Ok(decided) => decided,
-            Err(refusal) => {
-                // The fleet or the policies may have changed since an earlier request with this id was accepted.
-                let earlier = self
-                    .jobs
-                    .earlier(&caller.principal, &checked.request_id, &checked.digest)
-                    .await
-                    .map_err(|error| status::of(&error))?;
-                return earlier.ok_or(refusal);
-            }
+        let permitted = match self.permitted(caller, &checked) {
+            Ok(permitted) => permitted,
+            // The fleet or the policies may have changed since an earlier request with this id was accepted.
+            Err(refusal) => return self.earlier(caller, &checked).await?.ok_or(refusal),
         };
+        let awaited = permitted.awaited.as_ref();
+        if let Some(approval) = awaited {
+            // What was accepted before waits for what it waited for.
+            if let Some(earlier) = self.earlier(caller, &checked).await? {
+                audit::effect("again", earlier.job.order.job_id);
+                return Ok(earlier);
+            }
+            audit::about_job(checked.digest, permitted.hosts.iter().map(|host| host.id));
+            let added = self.approvals.add(approval).await;
+            added.map_err(|error| status::of(&error))?;
+        }
+        let about = awaited.map(|approval| (approval, permit::about(&checked, &permitted)));
         let mut context = HashMap::new();
         trace::inject(&mut context);
         let new = NewJob {
@@ -134,59 +140,41 @@ impl JobDoor {
             request_digest: checked.digest,
             selector: checked.selector_text,
             action: checked.action,
-            confinement,
+            confinement: permitted.confinement.clone(),
             reason: checked.reason,
-            approval_id: "".into(),
-            start_deadline: checked.start_deadline,
+            approval_id: awaited
+                .map_or_else(|| "".into(), |approval| approval.id.to_string().into()),
+            // The latest that it can be: an approval sets it anew.
+            start_deadline: checked.start_deadline
+                + awaited.map_or(0, |approval| approval.expire_time - approval.create_time),
             lost_after: checked.lost_after,
-            targets,
+            awaits: awaited.map(|approval| approval.awaits(&caller.rights.answerers(approval))),
+            targets: permitted
+                .hosts
+                .iter()
+                .map(|host| Target {
+                    host_id: host.id,
+                    host_name: host.name.as_str().into(),
+                })
+                .collect(),
             trace: context,
         };
         let created = self.jobs.create(new).await;
         if let Ok(created) = &created {
             // Of an entry that is written already this changes nothing: so it is of one who asks again.
             audit::effect("again", created.job.order.job_id);
+            if let Some((approval, about)) = about {
+                self.approvals.announce(approval, about);
+            }
         }
         created.map_err(|e| status::of(&e))
     }
 
-    /// The hosts that match, if the caller may run this on each of them, and how far it may reach there.
-    fn decide(&self, caller: &Caller, checked: &Checked) -> Result<(Vec<Target>, Bytes), Status> {
-        let hosts = self.targets(caller, &checked.selector)?;
-        let (mode, network) = convert::asked(&checked.confinement);
-        let mut plan = caller.plan(&hosts, (mode, network), Circumstances::default());
-        let decision = &plan.decision;
-        audit::decided(on_record(&decision.verdict), &decision.rules);
-        if decision.verdict != Verdict::Allow {
-            return Err(caller.refuse_plan(&hosts, &plan));
-        }
-        // Where nothing was asked for, what no host of them permits is not asked of any.
-        let reach = hosts
-            .iter()
-            .map(|host| host.mode())
-            .max_by_key(|mode| mode.unwrap_or(Mode::Unrestricted));
-        if let (None, false, Some(Some(reach))) = (mode, plan.is_unbounded, reach)
-            && (Mode::ReadOnly..plan.mode).contains(&reach)
-        {
-            let lower = caller.plan(&hosts, (Some(reach), network), Circumstances::default());
-            if lower.decision.verdict == Verdict::Allow {
-                plan = lower;
-            }
-        }
-        if hosts.iter().all(|host| host.mode() == Some(Mode::Disabled)) {
-            let names = some_names(hosts.iter().map(|host| host.name.as_str()));
-            return Err(status::refuse(
-                Reason::ModeDisabled,
-                &format!("nothing runs on {names}: disabled; `muster host show` says by whom"),
-            ));
-        }
-        caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
-        let targets = hosts.iter().map(|host| Target {
-            host_id: host.id,
-            host_name: host.name.as_str().into(),
-        });
-        let confinement = convert::confinement(&checked.confinement, &plan);
-        Ok((targets.collect(), confinement))
+    /// The job of an earlier request, if there was one.
+    async fn earlier(&self, caller: &Caller, checked: &Checked) -> Result<Option<Created>, Status> {
+        let (id, digest) = (&checked.request_id, &checked.digest);
+        let earlier = self.jobs.earlier(&caller.principal, id, digest);
+        earlier.await.map_err(|error| status::of(&error))
     }
 
     fn targets(&self, caller: &Caller, selector: &Selector) -> Result<Vec<Arc<Host>>, Status> {

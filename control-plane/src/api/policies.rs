@@ -226,11 +226,13 @@ pub(super) fn explain(
             vec![Target {
                 id: "",
                 traits: &unknown,
+                granted: false,
             }]
         } else {
             let targets = hosts.iter().map(|host| Target {
                 id: &host.id_text,
                 traits: &host.traits,
+                granted: false,
             });
             targets.collect()
         };

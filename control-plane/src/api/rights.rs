@@ -1,5 +1,8 @@
 //! What policy lets a caller do, as doors ask it, and how a refusal is told.
 
+mod answering;
+mod granted;
+
 use std::{
     collections::HashSet,
     sync::{Arc, LazyLock},
@@ -12,11 +15,12 @@ use tonic::Status;
 use super::{caller::Caller, status};
 use crate::{
     access::{Access, AccessError, Principal},
+    approvals::Grants,
     audit,
     hosts::{Host, Inventory},
     policy::{
         Action, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Policy, Resource,
-        Source, Target, Traits, Trip, Usage, Verdict, Who, plan, unknown_traits,
+        Source, Traits, Trip, Usage, Verdict, Who, unknown_traits,
     },
     store::{jobs::Visible, now},
 };
@@ -36,6 +40,8 @@ pub(crate) struct Rights {
     pub(crate) access: Access,
     /// What they did lately.
     pub(crate) usage: Arc<Usage>,
+    /// What was granted for a while.
+    pub(crate) grants: Grants,
 }
 
 /// Why policy refuses a call.
@@ -265,7 +271,8 @@ impl Caller {
 
     /// Whether it may do this to a host.
     pub(crate) fn may(&self, action: Action, host: &Host) -> bool {
-        self.may_to(action, &host.id_text, &host.traits)
+        let judged = self.rights.judge_host(&self.who, action, host, self.how());
+        judged.verdict == Verdict::Allow
     }
 
     /// Refused unless it may do this to a host that would look so to policy.
@@ -279,8 +286,7 @@ impl Caller {
             source: self.source,
             ..how
         };
-        let about = Resource::Host(&host.id_text, &host.traits);
-        let judged = self.rights.judge(&self.who, action, about, how);
+        let judged = self.rights.judge_host(&self.who, action, host, how);
         audit::decided(on_record(&judged.verdict), &judged.rules);
         if judged.verdict == Verdict::Allow {
             return Ok(());
@@ -355,17 +361,11 @@ impl Caller {
         asked: (Option<Mode>, Option<NetworkAccess>),
         how: Circumstances,
     ) -> Plan {
-        let targets = hosts.iter().map(|host| Target {
-            id: &host.id_text,
-            traits: &host.traits,
-        });
-        let targets: Vec<Target<'_>> = targets.collect();
         let how = Circumstances {
             source: self.source,
             ..how
         };
-        let judge = self.rights.policy.judge();
-        plan(&judge, &self.who, &targets, asked, how, Hour::of(now()))
+        self.rights.plan(&self.who, hosts, asked, how)
     }
 
     /// The refusal of a job that was planned.

@@ -4,9 +4,10 @@ use self::Need::{Fleet, Hosts, Nothing};
 use crate::{
     access::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
     policy::Action::{
-        self, AccessRead, AccessWrite, AuditRead, AuthorityWrite, EnrollWrite, HostInstruct,
-        HostLock, HostMode, HostRead, HostRemove, HostUpdate, JobCancel, JobCreate, JobInput,
-        JobRead, JobRelease, PolicyRead, PolicyWrite, TokenRead, TokenWrite,
+        self, AccessRead, AccessWrite, ApprovalAnswer, ApprovalRead, AuditRead, AuthorityWrite,
+        EnrollWrite, GrantRequest, HostInstruct, HostLock, HostMode, HostRead, HostRemove,
+        HostUpdate, JobCancel, JobCreate, JobInput, JobRead, JobRelease, PolicyRead, PolicyWrite,
+        TokenRead, TokenWrite,
     },
 };
 
@@ -44,6 +45,8 @@ impl Need {
 const PEOPLE: Rule = Rule::Kinds(&[Operator, Ai, Automation]);
 const OPERATORS_AND_SCRIPTS: Rule = Rule::Kinds(&[Operator, Automation]);
 const OPERATOR: Rule = Rule::Kinds(&[Operator]);
+/// Whoever may answer approvals, if policy says so; never an ai.
+const APPROVER: Rule = OPERATORS_AND_SCRIPTS;
 const ENROLLED: Rule = Rule::Kinds(&[Host, Gateway, Operator]);
 const HOST: Rule = Rule::Kinds(&[Host]);
 const EXCHANGER: Rule = Rule::Kinds(&[Gateway, Operator]);
@@ -67,6 +70,11 @@ const RULES: &[(&str, Rule, Need)] = &[
     ("muster.agent.v1.AgentService/Report", HOST, Nothing),
     ("muster.agent.v1.AgentService/Upload", HOST, Nothing),
     (
+        "muster.v1.AccessService/AnswerApproval",
+        APPROVER,
+        Fleet(ApprovalAnswer),
+    ),
+    (
         "muster.v1.AccessService/CreatePrincipal",
         OPERATOR,
         Fleet(AccessWrite),
@@ -83,6 +91,11 @@ const RULES: &[(&str, Rule, Need)] = &[
         Fleet(PolicyRead),
     ),
     (
+        "muster.v1.AccessService/GetApproval",
+        PEOPLE,
+        Fleet(ApprovalRead),
+    ),
+    (
         "muster.v1.AccessService/GetAuthorities",
         ANY_CREDENTIAL,
         Nothing,
@@ -92,6 +105,16 @@ const RULES: &[(&str, Rule, Need)] = &[
         "muster.v1.AccessService/GetPolicy",
         PEOPLE,
         Fleet(PolicyRead),
+    ),
+    (
+        "muster.v1.AccessService/ListApprovals",
+        PEOPLE,
+        Fleet(ApprovalRead),
+    ),
+    (
+        "muster.v1.AccessService/ListGrants",
+        PEOPLE,
+        Fleet(ApprovalRead),
     ),
     (
         "muster.v1.AccessService/ListPolicyVersions",
@@ -119,9 +142,19 @@ const RULES: &[(&str, Rule, Need)] = &[
         Fleet(AccessWrite),
     ),
     (
+        "muster.v1.AccessService/RequestGrant",
+        PEOPLE,
+        Fleet(GrantRequest),
+    ),
+    (
         "muster.v1.AccessService/ResumePrincipal",
         OPERATOR,
         Fleet(AccessWrite),
+    ),
+    (
+        "muster.v1.AccessService/RevokeGrant",
+        PEOPLE,
+        Fleet(GrantRequest),
     ),
     (
         "muster.v1.AccessService/RevokeToken",
@@ -366,6 +399,7 @@ pub(crate) mod tests {
             "HostService/UnlockHost",
             "HostService/RemoveHost",
             "JobService/ReleaseJobs",
+            "AccessService/AnswerApproval",
             "AccessService/CreatePrincipal",
             "AccessService/CreateToken",
             "AccessService/ListPrincipals",
@@ -417,9 +451,12 @@ pub(crate) mod tests {
             silent,
             [
                 "muster.v1.AccessService/ExplainAccess",
+                "muster.v1.AccessService/GetApproval",
                 "muster.v1.AccessService/GetAuthorities",
                 "muster.v1.AccessService/GetCaller",
                 "muster.v1.AccessService/GetPolicy",
+                "muster.v1.AccessService/ListApprovals",
+                "muster.v1.AccessService/ListGrants",
                 "muster.v1.AccessService/ListPolicyVersions",
                 "muster.v1.AccessService/ListPrincipals",
                 "muster.v1.AccessService/ListTokens",

@@ -105,6 +105,7 @@ fn code(reason: Reason) -> Code {
         | Reason::PathDenied
         | Reason::ProgramDenied
         | Reason::PolicyDenied
+        | Reason::SelfApproval
         | Reason::PrincipalSuspended
         | Reason::ScopeInsufficient
         | Reason::UserNotPermitted => Code::PermissionDenied,
@@ -120,6 +121,7 @@ fn code(reason: Reason) -> Code {
         | Reason::JobNotFound
         | Reason::TaskNotFound
         | Reason::TokenNotFound
+        | Reason::ApprovalNotFound
         | Reason::PrincipalNotFound => Code::NotFound,
         Reason::RequestIdReused | Reason::NameTaken | Reason::PrincipalExists => {
             Code::AlreadyExists
@@ -131,6 +133,10 @@ fn code(reason: Reason) -> Code {
         | Reason::NetworkUnenforceable
         | Reason::AuthorityPhase
         | Reason::LastAdmin
+        | Reason::ConfirmationRequired
+        | Reason::ApprovalExpired
+        | Reason::ApprovalDeclined
+        | Reason::ApprovalDrift
         | Reason::VersionUnsupported => Code::FailedPrecondition,
         Reason::LedgerUnavailable | Reason::ShuttingDown | Reason::IssuerUnavailable => {
             Code::Unavailable

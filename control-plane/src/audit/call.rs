@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use muster_client::audit::Hash;
 use muster_proto::ids::HostId;
 use parking_lot::Mutex;
 
@@ -160,6 +161,14 @@ fn change(change: impl FnOnce(&mut Entry)) {
 /// The call is about these hosts.
 pub(crate) fn hosts(hosts: impl IntoIterator<Item = HostId>) {
     change(|entry| entry.hosts.extend(hosts));
+}
+
+/// The call asks for a job on these hosts, by a request of this digest.
+pub(crate) fn about_job(digest: Hash, hosts: impl IntoIterator<Item = HostId>) {
+    change(|entry| {
+        entry.request_digest = Some(digest);
+        entry.hosts = hosts.into_iter().collect();
+    });
 }
 
 /// This is what comes of the call: ("job", "j-…").

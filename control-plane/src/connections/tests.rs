@@ -209,6 +209,7 @@ impl Plane {
             confinement: Default::default(),
             reason: "".into(),
             approval_id: "".into(),
+            awaits: None,
             start_deadline: 600_000,
             lost_after: 86_400_000,
             targets: hosts

@@ -10,7 +10,7 @@ use muster_proto::ids::{HostId, JobId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Job, Jobs, Order, Task, ids, record};
+use super::{Job, Jobs, Order, State, Task, ids, record};
 use crate::{
     audit::{self, Entry, Taken},
     failpoint,
@@ -41,6 +41,8 @@ pub(crate) struct NewJob {
     pub(crate) start_deadline: i64,
     /// How long a silent host keeps its task from being lost.
     pub(crate) lost_after: i64,
+    /// What its tasks wait for first, in words, if policy wants an approval.
+    pub(crate) awaits: Option<String>,
     /// The hosts that match now, by name.
     pub(crate) targets: Vec<Target>,
     /// W3C trace context of the call.
@@ -109,6 +111,11 @@ impl Jobs {
                 .map_err(StoreError::from)?;
         }
         self.accept(id, new).await
+    }
+
+    /// The id of the job that a principal asks for with this request id.
+    pub(crate) fn id_of(&self, principal: &str, request_id: &str) -> JobId {
+        ids::job_id(&self.0.store.control_plane_id, principal, request_id)
     }
 
     /// The job of an earlier request, if there was one.
@@ -180,9 +187,15 @@ impl Jobs {
             .targets
             .into_iter()
             .map(|target| {
+                let task_id = ids::task_id(id, target.host_id);
+                if let Some(message) = &new.awaits {
+                    let mut task = Task::new(task_id, target.host_id, target.host_name, None, time);
+                    task.state = State::AwaitingApproval;
+                    message.clone_into(&mut task.message);
+                    return task;
+                }
                 // What is attached now is offered right after the record: so that says it may be.
                 let (offered, epoch) = self.0.dispatcher.fence(target.host_id).unzip();
-                let task_id = ids::task_id(id, target.host_id);
                 let mut task = Task::new(task_id, target.host_id, target.host_name, offered, time);
                 task.offer_epoch = epoch.unwrap_or_default();
                 task
@@ -205,7 +218,9 @@ impl Jobs {
         self.0.recorder.mark_new(&job, Some(position), entry);
         for (ordinal, task) in job.tasks(|_| true) {
             self.0.output.begin(task.task_id);
-            if task.offered.is_none() {
+            if task.state == State::AwaitingApproval {
+                // No host hears of it before.
+            } else if task.offered.is_none() {
                 // It may have attached since.
                 self.0.dispatcher.look(task.host_id);
             } else if !self.0.dispatcher.offer(&job, ordinal, &task, &new.trace) {

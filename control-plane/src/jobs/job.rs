@@ -151,6 +151,8 @@ pub(crate) struct Job {
 }
 
 struct Inner {
+    /// The order as its approval left it; `None` before, and for a job that needs none.
+    approved: Option<Arc<Order>>,
     tasks: Vec<Task>,
     counts: Counts,
     start_time: Option<i64>,
@@ -216,6 +218,7 @@ impl Job {
             order,
             changed: watch::Sender::new(()),
             inner: Mutex::new(Inner {
+                approved: None,
                 counts,
                 start_time,
                 end_time,
@@ -251,7 +254,7 @@ impl Job {
     pub(crate) fn summary(&self) -> Summary {
         let inner = self.inner.lock();
         Summary {
-            order: Arc::clone(&self.order),
+            order: Arc::clone(inner.approved.as_ref().unwrap_or(&self.order)),
             state: JobState::of(&inner.counts, inner.start_time.is_some()),
             counts: inner.counts,
             start_time: inner.start_time,
@@ -259,6 +262,15 @@ impl Job {
             cancel: inner.cancel.clone(),
             note: Arc::clone(&inner.note),
         }
+    }
+
+    /// What was asked for, with the start deadline that stands: an approval sets it anew.
+    pub(crate) fn terms(&self) -> Arc<Order> {
+        if self.order.approval_id.is_empty() {
+            return Arc::clone(&self.order);
+        }
+        let inner = self.inner.lock();
+        Arc::clone(inner.approved.as_ref().unwrap_or(&self.order))
     }
 
     /// How many tasks it has.
@@ -531,6 +543,54 @@ impl Job {
             // A late result that came meanwhile is not in the log yet.
             task.end_recorded = *late != task.late_result.is_empty();
         }
+    }
+
+    /// Those whose approval it needs have given it: what awaits that may go until this deadline. Returns the tasks
+    /// that this is news for.
+    pub(crate) fn approve(&self, start_deadline_time: i64, now: i64) -> Vec<u32> {
+        self.change(|inner| {
+            let mut approved = Vec::new();
+            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
+                if inner.step(ordinal, Event::Approved, now) == Ok(true) {
+                    inner.tasks[ordinal as usize].message = String::new();
+                    inner.touch(ordinal);
+                    approved.push(ordinal);
+                }
+            }
+            if !approved.is_empty() {
+                inner.approved = Some(Arc::new(Order {
+                    start_deadline_time,
+                    ..Order::clone(&self.order)
+                }));
+            }
+            approved
+        })
+    }
+
+    /// The host holds the task under our seal: its approval was given, whatever is written.
+    pub(crate) fn proved_approved(&self, ordinal: u32, now: i64) {
+        self.change(|inner| {
+            if inner.step(ordinal, Event::Approved, now) == Ok(true) {
+                inner.tasks[ordinal as usize].message = String::new();
+                inner.touch(ordinal);
+            }
+        });
+    }
+
+    /// Says what the tasks that await approval wait for. Returns those tasks.
+    pub(crate) fn await_approval(&self, message: &str) -> Vec<u32> {
+        self.change(|inner| {
+            let mut told = Vec::new();
+            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
+                let task = &mut inner.tasks[ordinal as usize];
+                if task.state == State::AwaitingApproval && task.message != message {
+                    message.clone_into(&mut task.message);
+                    inner.touch(ordinal);
+                    told.push(ordinal);
+                }
+            }
+            told
+        })
     }
 
     /// Holds back what is pending, until it is released.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_proto::ids::HostId;
 use prost::Message as _;
 
-use super::{Fence, Job, Order, Task, ids};
+use super::{Fence, Job, Order, State, Task, ids};
 use crate::store::EntryText;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -117,13 +117,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Job, Option<EntryText>)> {
         });
         let task_id = ids::task_id(order.job_id, host_id);
         let name = task.host_name.into();
-        Some(Task::new(
-            task_id,
-            host_id,
-            name,
-            offered,
-            order.create_time,
-        ))
+        let mut task = Task::new(task_id, host_id, name, offered, order.create_time);
+        if !order.approval_id.is_empty() {
+            // As it was accepted: had it been approved, the ledger would have it.
+            task.state = State::AwaitingApproval;
+        }
+        Some(task)
     });
     let tasks = tasks.collect::<Option<_>>()?;
     let entry = (!record.entry.is_empty()).then(|| EntryText::new(record.entry_time, record.entry));
@@ -138,6 +137,12 @@ mod tests {
 
     #[test]
     fn a_job_reads_back_as_it_was_accepted() {
+        reads_back("");
+        // Every task of it awaits approval, whatever the record says of offers.
+        reads_back("p-1");
+    }
+
+    fn reads_back(approval_id: &str) {
         let job_id = JobId::from_bytes(&[1; 32]);
         let order = Order {
             job_id,
@@ -148,7 +153,7 @@ mod tests {
             action: bytes::Bytes::from_static(b"\x01\xff"),
             confinement: bytes::Bytes::from_static(b"\x08\x02"),
             reason: "to see".into(),
-            approval_id: "p-1".into(),
+            approval_id: approval_id.into(),
             create_time: 5,
             start_deadline_time: 605,
             lost_after: 7,
@@ -156,7 +161,11 @@ mod tests {
         let task = |number: u8, offered: Option<Fence>| {
             let host_id = HostId::from_bytes(&[number; 32]);
             let id = ids::task_id(job_id, host_id);
-            Task::new(id, host_id, "web".into(), offered, 5)
+            let mut task = Task::new(id, host_id, "web".into(), offered, 5);
+            if !approval_id.is_empty() {
+                (task.state, task.offered) = (State::AwaitingApproval, None);
+            }
+            task
         };
         let fence = Fence {
             boot_id: "boot".into(),

@@ -143,6 +143,9 @@ impl Jobs {
 
     /// The host holds the task under our seal: it did leave, whatever is written.
     pub(crate) fn proved_offered(&self, task: &TaskRef, fence: Fence, epoch: i64) {
+        if task.look(|task| task.state == State::AwaitingApproval) {
+            task.job.proved_approved(task.ordinal, now());
+        }
         if task.job.set_offered(task.ordinal, fence, epoch, now()) {
             self.mark(&task.job, [task.ordinal]);
         }
@@ -182,12 +185,12 @@ impl Jobs {
 
     /// The digest of the offer that this task was, or would be, sealed in.
     pub(crate) fn offer_digest(&self, task: &TaskRef) -> Bytes {
-        let order = &task.job.order;
-        let (action, apart) = offer::action(self.0.dispatcher.secrets(), order, true);
+        let order = task.job.terms();
+        let (action, apart) = offer::action(self.0.dispatcher.secrets(), &order, true);
         let said = (action, &*apart.names);
         let control_plane_id = &self.0.store.control_plane_id;
         let offer =
-            task.look(|kept| offer::bytes(control_plane_id, order, said, task.ordinal, kept));
+            task.look(|kept| offer::bytes(control_plane_id, &order, said, task.ordinal, kept));
         sha256(&offer)
     }
 

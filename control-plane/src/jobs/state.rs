@@ -1,16 +1,17 @@
 //! Where a task stands, and what moves it. Pure.
 //!
-//! | from \ event       | Started | Ended(s)                      | Withdrawn(w) | GaveUp |
-//! | ------------------ | ------- | ----------------------------- | ------------ | ------ |
-//! | AwaitingApproval   | –       | –                             | w            | –      |
-//! | Pending, unoffered | –       | –                             | w            | –      |
-//! | Pending, offered   | Running | s                             | –            | Lost   |
-//! | Running            | same    | s, unless it says "never ran" | –            | Lost   |
-//! | Lost               | same    | same (kept beside it)         | –            | same   |
-//! | other final        | same    | same if equal                 | –            | same   |
+//! | from \ event       | Approved | Started | Ended(s)                      | Withdrawn(w) | GaveUp |
+//! | ------------------ | -------- | ------- | ----------------------------- | ------------ | ------ |
+//! | AwaitingApproval   | Pending  | –       | –                             | w            | –      |
+//! | Pending, unoffered | same     | –       | –                             | w            | –      |
+//! | Pending, offered   | same     | Running | s                             | –            | Lost   |
+//! | Running            | same     | same    | s, unless it says "never ran" | –            | Lost   |
+//! | Lost               | same     | same    | same (kept beside it)         | –            | same   |
+//! | other final        | same     | same    | same if equal                 | –            | same   |
 //!
 //! `Started` and `Ended` are what the agent's journal says. `Withdrawn` is the control plane's own
-//! word, and holds only for a task that never left it. "–" cannot happen and is refused.
+//! word, and holds only for a task that never left it. `Approved` is what lets a task leave at all: nothing
+//! else moves one that awaits approval but being taken back. "–" cannot happen and is refused.
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,11 +45,15 @@ pub(crate) enum Withdrawal {
     Expired,
     /// Cancelled on request.
     Cancelled,
+    /// It needed an approval, and did not get it.
+    Rejected,
 }
 
 /// What happened to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
+    /// Those whose approval it needs have given it.
+    Approved,
     /// The host's journal says that the process runs.
     Started,
     /// The host's journal says how it ended.
@@ -112,6 +117,9 @@ impl State {
         let refused = NotAllowed { from: self, event };
         match (self, event) {
             (_, Event::Ended(end)) if !end.is_final() => Err(refused),
+            (AwaitingApproval, Event::Approved) if !offered => Ok(Pending),
+            (AwaitingApproval, Event::Approved) => Err(refused),
+            (state, Event::Approved) => Ok(state),
             (AwaitingApproval | Pending, Event::Withdrawn(withdrawal)) if !offered => {
                 Ok(withdrawal.into())
             }
@@ -141,6 +149,7 @@ impl From<Withdrawal> for State {
         match withdrawal {
             Withdrawal::Expired => State::Expired,
             Withdrawal::Cancelled => State::Cancelled,
+            Withdrawal::Rejected => State::Rejected,
         }
     }
 }
@@ -155,12 +164,20 @@ mod tests {
         proptest::sample::select(State::ALL.map(|(state, _)| state).to_vec())
     }
 
+    fn withdrawals() -> impl Strategy<Value = Withdrawal> {
+        proptest::sample::select(vec![
+            Withdrawal::Expired,
+            Withdrawal::Cancelled,
+            Withdrawal::Rejected,
+        ])
+    }
+
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
+            Just(Event::Approved),
             Just(Event::Started),
             states().prop_map(Event::Ended),
-            proptest::sample::select(vec![Withdrawal::Expired, Withdrawal::Cancelled])
-                .prop_map(Event::Withdrawn),
+            withdrawals().prop_map(Event::Withdrawn),
             Just(Event::GaveUp),
         ]
     }
@@ -196,6 +213,31 @@ mod tests {
                     state,
                     State::Running | State::Succeeded | State::Failed | State::TimedOut | State::Lost
                 ));
+            }
+        }
+
+        #[test]
+        fn without_an_approval_a_task_waits_or_is_taken_back(
+            offered: bool, history in prop::collection::vec(events(), 0..8)
+        ) {
+            let mut state = State::AwaitingApproval;
+            for event in history.into_iter().filter(|event| *event != Event::Approved) {
+                let before = state;
+                state = state.after(offered, event).unwrap_or(state);
+                let taken_back = !offered && matches!(event, Event::Withdrawn(_));
+                prop_assert!(before != State::AwaitingApproval || state == before || taken_back);
+                prop_assert!(!matches!(state, State::Pending | State::Running | State::Succeeded | State::Failed));
+            }
+        }
+
+        #[test]
+        fn an_approval_moves_only_what_awaits_it(state in states(), offered: bool) {
+            match state.after(offered, Event::Approved) {
+                Ok(after) if state == State::AwaitingApproval => {
+                    prop_assert!(!offered && after == State::Pending);
+                }
+                Ok(after) => prop_assert_eq!(after, state),
+                Err(_) => prop_assert!(offered && state == State::AwaitingApproval),
             }
         }
 

@@ -29,7 +29,7 @@ impl Jobs {
             // Waits for room: a host that does not read is not asked again and again.
             if task.look(wished)
                 && !session
-                    .send_patiently(offer::cancel(&task.job.order, &task.get()))
+                    .send_patiently(offer::cancel(&task.job.terms(), &task.get()))
                     .await
             {
                 return Ok(());
@@ -81,7 +81,8 @@ impl Jobs {
     }
 
     fn decide(&self, task: &TaskRef) -> Decision {
-        let (view, host) = task.look(|look| (TaskView::of(&task.job, look, now()), look.host_id));
+        let deadline = task.job.terms().start_deadline_time;
+        let (view, host) = task.look(|look| (TaskView::of(deadline, look, now()), look.host_id));
         decide(
             view,
             self.0.dispatcher.host(host),
@@ -135,7 +136,9 @@ impl Jobs {
             let open = job.tasks(|task| !task.is_done());
             for (ordinal, task) in open {
                 let task_ref = TaskRef::new(Arc::clone(&job), ordinal);
-                if task.state == State::Pending && task.offered.is_none() {
+                if task.state == State::AwaitingApproval {
+                    // Nobody is asked before: its hosts are looked at when it is approved.
+                } else if task.state == State::Pending && task.offered.is_none() {
                     self.settle_unoffered(&task_ref);
                 } else if let Some(why) = self.is_gone(&job, task.host_id, since) {
                     if task.state.is_final() {
@@ -175,7 +178,9 @@ impl Jobs {
     pub(crate) fn sweep_host(&self, host: HostId) {
         for task in self.of_host(host) {
             let look = task.get();
-            if look.state == State::Pending && look.offered.is_none() {
+            if look.state == State::AwaitingApproval {
+                // Its job is refused when it is approved: it is for other hosts by then.
+            } else if look.state == State::Pending && look.offered.is_none() {
                 self.settle_unoffered(&task);
             } else if !look.state.is_final()
                 && let Some(why) = self.is_gone(&task.job, host, 0)

@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use muster_proto::ids::TaskId;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Job, JobState, Summary, Task, ids};
+use super::{Job, JobState, State, Summary, Task, ids};
 use crate::{
     output::{Item, OutputError, OutputStore},
     store::StoreError,
@@ -289,7 +289,8 @@ fn job_digest(job: &Summary) -> u64 {
         .iter()
         .position(|(state, _)| *state == job.state)
         .unwrap_or_default() as u64;
-    1 + state + (u64::from(job.cancel.is_some()) << 3)
+    let awaits = job.counts.of(State::AwaitingApproval) > 0;
+    1 + state + (u64::from(job.cancel.is_some()) << 3) + (u64::from(awaits) << 4)
 }
 
 fn task_digest(task: &Task) -> u64 {
@@ -302,7 +303,12 @@ fn task_digest(task: &Task) -> u64 {
     let flags = flags
         .into_iter()
         .fold(0, |flags, flag| flags << 1 | u64::from(flag));
-    1 + (task.state as u64) + (flags << 4)
+    // How many have approved it stands in its message.
+    let approval = match task.state {
+        State::AwaitingApproval => u64::from(crc32fast::hash(task.message.as_bytes())) << 8,
+        _ => 0,
+    };
+    1 + (task.state as u64) + (flags << 4) + approval
 }
 
 fn write(bytes: &mut Vec<u8>, mut number: u64) {

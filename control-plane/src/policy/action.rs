@@ -23,6 +23,7 @@ pub(crate) enum Action {
     PolicyWrite,
     ApprovalRead,
     ApprovalAnswer,
+    GrantRequest,
     GrantWrite,
     AuditRead,
     AuthorityWrite,
@@ -30,7 +31,7 @@ pub(crate) enum Action {
 
 impl Action {
     /// Every action with its name.
-    pub(crate) const ALL: [(Self, &'static str); 23] = [
+    pub(crate) const ALL: [(Self, &'static str); 24] = [
         (Self::HostRead, "host.read"),
         (Self::HostUpdate, "host.update"),
         (Self::HostInstruct, "host.instruct"),
@@ -51,6 +52,7 @@ impl Action {
         (Self::PolicyWrite, "policy.write"),
         (Self::ApprovalRead, "approval.read"),
         (Self::ApprovalAnswer, "approval.answer"),
+        (Self::GrantRequest, "grant.request"),
         (Self::GrantWrite, "grant.write"),
         (Self::AuditRead, "audit.read"),
         (Self::AuthorityWrite, "authority.write"),

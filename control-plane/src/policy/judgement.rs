@@ -19,6 +19,9 @@ const REMEMBERED_MAX: usize = 200_000;
 /// Slices of the policies that are kept, each for an action and some roles; then it begins anew.
 const SLICES_MAX: usize = 1000;
 
+/// The rule of what is allowed by a grant and by no policy.
+pub(crate) const BY_GRANT: &str = "grant";
+
 /// What an action is about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Resource<'a> {
@@ -256,7 +259,11 @@ impl Judge {
     ) -> Judgement {
         let (answer, mut rules) = self.authorize(&slice.plain, request, entities);
         let mut needs = Vec::new();
-        if answer == Answer::Deny {
+        let mut by_grant = false;
+        if answer == Answer::Deny && rules.is_empty() && circumstances.granted {
+            // A grant is a permit, and lifts nothing that forbids.
+            by_grant = true;
+        } else if answer == Answer::Deny {
             if !rules.is_empty() || slice.permits.is_empty() {
                 return self.judgement(Verdict::Deny, &rules);
             }
@@ -286,13 +293,18 @@ impl Judge {
                 needs.extend(missing.into_iter().map(|(need, _)| need));
             }
         }
-        // All of what forbids must be lifted: the most of it says how.
-        let verdict = match needs.into_iter().max_by_key(|need| weight(Some(need))) {
-            None => Verdict::Allow,
-            Some(Need::Confirmation) => Verdict::NeedsConfirmation,
-            Some(Need::Approval { count, from }) => Verdict::NeedsApproval { count, from },
-        };
-        self.judgement(verdict, &rules)
+        // All of what forbids must be lifted.
+        let verdict = needs.into_iter().fold(Verdict::Allow, |verdict, need| {
+            verdict.and(&match need {
+                Need::Confirmation => Verdict::NeedsConfirmation,
+                Need::Approval { count, from } => Verdict::NeedsApproval { count, from },
+            })
+        });
+        let mut judgement = self.judgement(verdict, &rules);
+        if by_grant && judgement.rules.is_empty() {
+            judgement.rules.push(BY_GRANT.into());
+        }
+        judgement
     }
 
     /// What a policy still needs.

@@ -159,7 +159,11 @@ impl PolicyFiles {
             .collect();
         let targets: Vec<Target<'_>> = traits
             .iter()
-            .map(|traits| Target { id: "h-1", traits })
+            .map(|traits| Target {
+                id: "h-1",
+                traits,
+                granted: false,
+            })
             .collect();
         let how = Circumstances {
             mode: Some(Mode::Edit),
@@ -230,6 +234,7 @@ impl PolicyFiles {
             confirmed: case.confirmed,
             approvals: case.approvals,
             own: case.own,
+            granted: false,
         };
         let hour = Hour::of(case.time.saturating_mul(1000));
         let judged = self.0.judge(&who(case)?, action, about, how, hour);

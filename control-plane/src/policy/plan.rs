@@ -14,6 +14,8 @@ pub(crate) struct Target<'a> {
     pub(crate) id: &'a str,
     /// What policy sees of it.
     pub(crate) traits: &'a Arc<Traits>,
+    /// A grant stands in for a permit that is missing here.
+    pub(crate) granted: bool,
 }
 
 /// How far a job may reach, and whether it may be at all.
@@ -105,7 +107,9 @@ pub(crate) fn plan(
 }
 
 /// What may be meant by what was asked for; what reaches furthest comes first.
-fn candidates(asked: (Option<Mode>, Option<NetworkAccess>)) -> Vec<(Mode, NetworkAccess)> {
+pub(crate) fn candidates(
+    asked: (Option<Mode>, Option<NetworkAccess>),
+) -> Vec<(Mode, NetworkAccess)> {
     let modes = match asked.0 {
         Some(mode) => vec![mode],
         None => vec![Mode::Unrestricted, Mode::Edit, Mode::ReadOnly],
@@ -137,14 +141,15 @@ fn widest(possible: impl Fn(Mode, NetworkAccess) -> bool) -> Option<(Mode, Netwo
 
 fn group<'a>(judge: &Judge, targets: &[Target<'a>]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'a>> = Vec::new();
-    let mut known: HashMap<*const Traits, usize> = HashMap::new();
+    let mut known: HashMap<(*const Traits, bool), usize> = HashMap::new();
     for (place, target) in targets.iter().enumerate() {
         let alone = judge.set.names(target.id);
-        let at = match known.get(&Arc::as_ptr(target.traits)) {
+        let alike = (Arc::as_ptr(target.traits), target.granted);
+        let at = match known.get(&alike) {
             Some(at) if !alone => *at,
             _ => {
                 if !alone {
-                    known.insert(Arc::as_ptr(target.traits), groups.len());
+                    known.insert(alike, groups.len());
                 }
                 groups.push(Group {
                     first: *target,
@@ -177,14 +182,21 @@ fn combine(
     };
     for group in groups {
         let about = Resource::Host(group.first.id, group.first.traits);
+        let how = Circumstances {
+            granted: group.first.granted,
+            ..how
+        };
         let judged = judge.judge(who, Action::JobCreate, about, how, hour);
         if judged.verdict == Verdict::Deny {
             denied.denied.extend(&group.places);
             add(&mut denied.rules, &judged.rules);
-        } else if weight(&judged.verdict) > weight(&combined.verdict) {
-            combined.verdict = judged.verdict.clone();
-            combined.rules = judged.rules.clone();
-        } else if weight(&judged.verdict) == weight(&combined.verdict) {
+        } else if judged.verdict == Verdict::Allow && combined.verdict != Verdict::Allow {
+            // What holds the job back is what is told.
+        } else {
+            if judged.verdict != Verdict::Allow && combined.verdict == Verdict::Allow {
+                combined.rules.clear();
+            }
+            combined.verdict = combined.verdict.and(&judged.verdict);
             add(&mut combined.rules, &judged.rules);
         }
     }
@@ -193,16 +205,6 @@ fn combine(
     } else {
         denied.denied.sort_unstable();
         denied
-    }
-}
-
-/// How much a verdict asks for.
-fn weight(verdict: &Verdict) -> u32 {
-    match verdict {
-        Verdict::Allow => 0,
-        Verdict::NeedsConfirmation => 1,
-        Verdict::NeedsApproval { count, .. } => 1 + count,
-        Verdict::Deny => u32::MAX,
     }
 }
 
@@ -247,7 +249,11 @@ mod tests {
             .collect();
         let targets: Vec<_> = traits
             .iter()
-            .map(|traits| Target { id: "h-1", traits })
+            .map(|traits| Target {
+                id: "h-1",
+                traits,
+                granted: false,
+            })
             .collect();
         plan(
             judge,

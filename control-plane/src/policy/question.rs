@@ -56,6 +56,14 @@ impl Source {
             Self::Mcp => "mcp",
         }
     }
+
+    /// What this was the text of.
+    pub(crate) fn from_text(text: &str) -> Self {
+        match text {
+            "mcp" => Self::Mcp,
+            _ => Self::Grpc,
+        }
+    }
 }
 
 /// How it is asked for.
@@ -75,6 +83,8 @@ pub(crate) struct Circumstances {
     pub(crate) approvals: u32,
     /// The job is the caller's own, or of an ai that it owns.
     pub(crate) own: bool,
+    /// A grant stands in for a permit that is missing.
+    pub(crate) granted: bool,
 }
 
 impl Default for Circumstances {
@@ -87,6 +97,7 @@ impl Default for Circumstances {
             confirmed: false,
             approvals: 0,
             own: false,
+            granted: false,
         }
     }
 }

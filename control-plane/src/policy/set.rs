@@ -11,7 +11,8 @@ use cedar_policy::{
 };
 use miette::Diagnostic as _;
 
-use super::{Action, limits::Limits};
+use super::{Action, ROLES, limits::Limits};
+use crate::hosts::check_name;
 
 /// The files that are shipped, in force until somebody sets others.
 pub(crate) const SHIPPED: [(&str, &str); 5] = [
@@ -282,7 +283,13 @@ fn need(policy: &Policy) -> Result<Option<Need>, String> {
                 .ok()
                 .filter(|count| (1..=20).contains(count))
                 .ok_or_else(|| format!("@count({count:?}) is not 1 to 20"))?;
-            let from = policy.annotation("approvers").unwrap_or("admin").into();
+            let from = policy.annotation("approvers").unwrap_or("admin");
+            if from.split(ROLES).any(|role| check_name(role).is_err()) {
+                return Err(format!(
+                    "@approvers({from:?}) is no role, as \"admin\", and not several, as \"admin+dba\""
+                ));
+            }
+            let from = from.into();
             Ok(Some(Need::Approval { count, from }))
         }
         Some(other) => Err(format!(
@@ -410,7 +417,7 @@ mod tests {
     #[test]
     fn what_is_shipped_fits_its_schema() {
         let set = Set::shipped();
-        assert_eq!(set.rules().len(), 8);
+        assert_eq!(set.rules().len(), 9);
         assert!(set.rules().iter().all(|rule| !rule.text.is_empty()));
     }
 
@@ -454,6 +461,9 @@ mod tests {
         let count =
             one("@needs(\"approval\") @count(\"many\") forbid(principal, action, resource);");
         assert!(count.err().unwrap().cause.contains("@count"));
+        let role =
+            one("@needs(\"approval\") @approvers(\"a b\") forbid(principal, action, resource);");
+        assert!(role.err().unwrap().cause.contains("@approvers"));
         let need = one("@needs(\"luck\") forbid(principal, action, resource);");
         assert!(need.err().unwrap().cause.contains("luck"));
     }

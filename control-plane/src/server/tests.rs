@@ -1,3 +1,4 @@
+mod approvals;
 mod attach;
 mod fake_host;
 mod policy;
@@ -36,7 +37,11 @@ impl Plane {
     }
 
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_at(tempfile::tempdir().unwrap(), change).await
+    }
+
+    /// Starts over what stands in a directory.
+    async fn start_at(directory: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(directory.path().join("control-plane"));
         config.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
@@ -92,8 +97,14 @@ impl Plane {
     }
 
     async fn stop(self) {
+        self.end().await;
+    }
+
+    /// Stops, and leaves what was written.
+    async fn end(self) -> tempfile::TempDir {
         self.stop.cancel();
         self.serving.await.unwrap().unwrap();
+        self.directory
     }
 }
 

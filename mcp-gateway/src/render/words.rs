@@ -59,6 +59,9 @@ pub(crate) fn wait(wait: task::Wait) -> &'static str {
         task::Wait::ForRelease => {
             "is held: the control plane was restored, and an operator must release it"
         }
+        task::Wait::ForApproval => {
+            "awaits approval by a person: job_get with wait_s waits on; do not run it again"
+        }
         task::Wait::ForUpload => "was released; its host first uploads what it knows",
     }
 }

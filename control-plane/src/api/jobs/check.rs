@@ -49,6 +49,10 @@ pub(super) struct Checked {
     pub(super) selector_text: Arc<str>,
     pub(super) selector: Selector,
     pub(super) action: Bytes,
+    /// The same, as it came.
+    pub(super) kind: Action,
+    /// What a person confirmed; empty if nobody did.
+    pub(super) confirmed_digest: Bytes,
     /// A serialized `Confinement`; empty if nothing was asked for.
     pub(super) confinement: Bytes,
     pub(super) reason: Arc<str>,
@@ -128,6 +132,8 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
             .map(Action::encode_to_vec)
             .unwrap_or_default()
             .into(),
+        kind: request.action.unwrap_or_default(),
+        confirmed_digest: request.confirmed_digest,
         confinement,
         reason: request.reason.into(),
         request_id: request.request_id.into(),

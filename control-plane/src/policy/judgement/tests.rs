@@ -107,7 +107,8 @@ fn what_is_shipped_lets_each_role_do_its_own() {
             "host.instruct",
             "job.create",
             "policy.read",
-            "approval.read"
+            "approval.read",
+            "grant.request"
         ]
     );
     let operator = allowed(&who("operator/o", &["operator"]));
@@ -119,7 +120,7 @@ fn what_is_shipped_lets_each_role_do_its_own() {
     ] {
         assert!(!operator.contains(&action), "{action} widens rights");
     }
-    assert_eq!(operator.len(), 19);
+    assert_eq!(operator.len(), 20);
 }
 
 #[test]
@@ -315,5 +316,64 @@ fn only_policies_of_other_roles_are_not_asked() {
     assert_eq!(
         (asked(&["dba"]), asked(&["viewer"]), asked(&["guest"])),
         (1, 2, 2)
+    );
+}
+
+#[test]
+fn a_grant_is_a_permit_and_lifts_nothing_that_forbids() {
+    let guarded = judge(
+        "permit(principal in Muster::Role::\"operator\", action, resource);\n\
+         @id(\"never\") forbid(principal, action, resource) when { context.mode == \"unrestricted\" };\n\
+         @needs(\"approval\") forbid(principal, action == Muster::Action::\"job.create\", resource)\n\
+         when { context.mode == \"edit\" };",
+    );
+    let ai = who("ai/claude", &["ai"]);
+    let granted = |mode| Circumstances {
+        granted: true,
+        ..in_mode(mode)
+    };
+    assert_eq!(
+        create(&guarded, &ai, in_mode(Mode::ReadOnly)),
+        Verdict::Deny
+    );
+    assert_eq!(
+        create(&guarded, &ai, granted(Mode::ReadOnly)),
+        Verdict::Allow
+    );
+    assert_eq!(
+        create(&guarded, &ai, granted(Mode::Unrestricted)),
+        Verdict::Deny
+    );
+    let one = Verdict::NeedsApproval {
+        count: 1,
+        from: "admin".into(),
+    };
+    assert_eq!(create(&guarded, &ai, granted(Mode::Edit)), one);
+    let traits = host("prod");
+    let about = Resource::Host("h-1", &traits);
+    let judged = guarded.judge(
+        &ai,
+        Action::JobCreate,
+        about,
+        granted(Mode::ReadOnly),
+        Hour::default(),
+    );
+    assert_eq!(judged.rules, [BY_GRANT.into()]);
+}
+
+#[test]
+fn whoever_approves_for_several_policies_has_the_roles_of_all() {
+    let guarded = judge(
+        "permit(principal, action, resource);\n\
+         @needs(\"approval\") @approvers(\"dba\") @count(\"2\") forbid(principal, action, resource);\n\
+         @needs(\"approval\") @approvers(\"admin\") forbid(principal, action, resource);",
+    );
+    let both = Verdict::NeedsApproval {
+        count: 2,
+        from: "admin+dba".into(),
+    };
+    assert_eq!(
+        create(&guarded, &who("ai/claude", &["ai"]), in_mode(Mode::Edit)),
+        both
     );
 }

@@ -201,3 +201,10 @@ impl FakeTask {
             .await;
     }
 }
+
+impl FakeTask {
+    /// The offer as it came.
+    pub(super) fn sealed_offer(&self) -> Bytes {
+        self.offer.sealed_offer.clone()
+    }
+}

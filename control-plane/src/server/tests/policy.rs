@@ -66,7 +66,7 @@ fn job(request_id: &str, selector: &str) -> CreateJobRequest {
 
 impl Plane {
     /// A principal with these roles, and its token.
-    async fn token(&self, kind: PrincipalKind, name: &str, roles: &[&str]) -> String {
+    pub(super) async fn token(&self, kind: PrincipalKind, name: &str, roles: &[&str]) -> String {
         let request = CreateTokenRequest {
             kind: kind.into(),
             name: name.to_owned(),
@@ -90,7 +90,7 @@ impl Plane {
         created.into_inner().bearer_token
     }
 
-    async fn set_policy(&self, files: &[(&str, &str)]) -> Result<(), Status> {
+    pub(super) async fn set_policy(&self, files: &[(&str, &str)]) -> Result<(), Status> {
         let mut standing = self
             .access()
             .get_policy(GetPolicyRequest::default())
@@ -110,7 +110,7 @@ impl Plane {
         HostServiceClient::new(self.operator.clone())
     }
 
-    async fn label(&self, host: &str, env: &str) {
+    pub(super) async fn label(&self, host: &str, env: &str) {
         let request = v1::UpdateHostRequest {
             host: host.to_owned(),
             update_mask: Some(prost_types::FieldMask {
@@ -137,6 +137,8 @@ impl Plane {
             ("tokens", "token_id, revoke_time"),
             ("join_tokens", "token_id, uses, revoke_time"),
             ("policies", "version, files"),
+            ("approvals", "approval_id, state, revoke_time"),
+            ("approval_answers", "approval_id, principal, answer"),
         ] {
             let query = format!("SELECT json_array({columns}) FROM {table} ORDER BY 1");
             let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
@@ -157,7 +159,7 @@ fn by<T>(token: &str, message: T) -> Request<T> {
 }
 
 /// What each method that changes something is asked for, so that it would.
-fn asked(job_id: &str, task_id: &str) -> BTreeMap<&'static str, Vec<u8>> {
+fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static str, Vec<u8>> {
     let host = || "web-1".to_owned();
     let job_id = || job_id.to_owned();
     let task_id = || task_id.to_owned();
@@ -198,7 +200,34 @@ fn asked(job_id: &str, task_id: &str) -> BTreeMap<&'static str, Vec<u8>> {
         ..Default::default()
     };
     [
+        (
+            "AccessService/AnswerApproval",
+            v1::AnswerApprovalRequest {
+                approval_id: approval_id.to_owned(),
+                answer: v1::ApprovalAnswer::Decline.into(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
         ("AccessService/CreateToken", token.encode_to_vec()),
+        (
+            "AccessService/RequestGrant",
+            v1::RequestGrantRequest {
+                reason: "to see".to_owned(),
+                selector: "all".to_owned(),
+                mode: v1::Mode::Edit.into(),
+                request_id: "g-1".to_owned(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "AccessService/RevokeGrant",
+            v1::RevokeGrantRequest {
+                grant_id: approval_id.to_owned(),
+            }
+            .encode_to_vec(),
+        ),
         (
             "AccessService/ResumePrincipal",
             v1::ResumePrincipalRequest {
@@ -370,7 +399,16 @@ async fn whoever_only_views_has_no_effect_anywhere() {
         .unwrap()
         .into_inner()
         .tasks;
-    let asked = asked(&job_id, &tasks[0].task_id);
+    let grant = v1::RequestGrantRequest {
+        reason: "to see".to_owned(),
+        selector: "all".to_owned(),
+        mode: v1::Mode::Edit.into(),
+        request_id: "g-0".to_owned(),
+        ..Default::default()
+    };
+    let grant = plane.access().request_grant(grant).await.unwrap();
+    let grant = grant.into_inner().approval.unwrap().approval_id;
+    let asked = asked(&job_id, &tasks[0].task_id, &grant);
     let viewer = plane
         .token(PrincipalKind::Operator, "vic", &["viewer"])
         .await;

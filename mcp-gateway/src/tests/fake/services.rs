@@ -183,6 +183,48 @@ impl AccessService for Fake {
     ) -> Result<Response<ResumePrincipalResponse>, Status> {
         Err(Status::unimplemented("resume_principal"))
     }
+
+    async fn list_approvals(
+        &self,
+        _: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        Err(Status::unimplemented("list_approvals"))
+    }
+
+    async fn get_approval(
+        &self,
+        _: Request<GetApprovalRequest>,
+    ) -> Result<Response<GetApprovalResponse>, Status> {
+        Err(Status::unimplemented("get_approval"))
+    }
+
+    async fn answer_approval(
+        &self,
+        _: Request<AnswerApprovalRequest>,
+    ) -> Result<Response<AnswerApprovalResponse>, Status> {
+        Err(Status::unimplemented("answer_approval"))
+    }
+
+    async fn request_grant(
+        &self,
+        _: Request<RequestGrantRequest>,
+    ) -> Result<Response<RequestGrantResponse>, Status> {
+        Err(Status::unimplemented("request_grant"))
+    }
+
+    async fn list_grants(
+        &self,
+        _: Request<ListGrantsRequest>,
+    ) -> Result<Response<ListGrantsResponse>, Status> {
+        Err(Status::unimplemented("list_grants"))
+    }
+
+    async fn revoke_grant(
+        &self,
+        _: Request<RevokeGrantRequest>,
+    ) -> Result<Response<RevokeGrantResponse>, Status> {
+        Err(Status::unimplemented("revoke_grant"))
+    }
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,234 @@
+//! The door to approvals and grants; part of `AccessService`.
+
+mod drift;
+mod grants;
+mod wire;
+
+use std::sync::Arc;
+
+use muster_proto::{
+    ids::ApprovalId,
+    v1::{
+        self, AnswerApprovalRequest, ApprovalAnswer, ListApprovalsRequest, ListApprovalsResponse,
+        Reason,
+    },
+};
+use tonic::Status;
+
+use self::wire::{on_wire, state_in};
+use super::{
+    caller::Caller,
+    page::{self, Query},
+    rights::Rights,
+    status,
+};
+use crate::{
+    approvals::{AnswerRefusal, Approval, ApprovalError, Approvals, NewAnswer, State, Subject},
+    audit,
+    hosts::Inventory,
+    jobs::Job,
+    store::{StoreError, approvals::ApprovalFilter, jobs::After},
+};
+
+/// Characters of a note, and of the reason for a grant.
+const TEXT_MAX: usize = 1000;
+
+/// Approvals and grants, as `AccessService` serves them.
+#[derive(Clone)]
+pub(crate) struct ApprovalDoor {
+    /// The approvals.
+    pub(crate) approvals: Approvals,
+    /// The hosts.
+    pub(crate) inventory: Inventory,
+    /// What policy says.
+    pub(crate) rights: Rights,
+}
+
+impl status::Explain for ApprovalError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotFound(_) => Reason::ApprovalNotFound,
+            Self::Answer(refusal) => match refusal {
+                AnswerRefusal::Oneself(..) | AnswerRefusal::Owner(..) | AnswerRefusal::Ai(_) => {
+                    Reason::SelfApproval
+                }
+                AnswerRefusal::NotAmong(..) => Reason::PolicyDenied,
+                AnswerRefusal::OtherDigest(_) => Reason::ApprovalDrift,
+                AnswerRefusal::Expired(_) => Reason::ApprovalExpired,
+                AnswerRefusal::Over(_, State::Declined) => Reason::ApprovalDeclined,
+                AnswerRefusal::Over(_, State::Expired) => Reason::ApprovalExpired,
+                AnswerRefusal::Over(..) => Reason::ApprovalDrift,
+            },
+            Self::Drift(_) => Reason::ApprovalDrift,
+            Self::Exceeds(_) => Reason::PolicyDenied,
+            Self::RequestIdReused => Reason::RequestIdReused,
+            Self::TooMany(_) => Reason::LimitExceeded,
+            Self::Store(StoreError::Broken(_) | StoreError::NotDurable(_)) => {
+                Reason::LedgerUnavailable
+            }
+            Self::Store(error) => error.reason(),
+        }
+    }
+}
+
+impl ApprovalDoor {
+    /// Whether the caller may see an approval: its own, one of its ai's, or one that it may answer.
+    fn may_see(&self, caller: &Caller, approval: &Approval) -> bool {
+        let me = &*caller.principal;
+        approval.principal == me
+            || approval.owner == me
+            || self.rights.is_among(&caller.who, approval)
+    }
+
+    async fn visible(&self, caller: &Caller, id: &str) -> Result<Approval, Status> {
+        let none = || status::of(&ApprovalError::NotFound(id.chars().take(80).collect()));
+        let parsed: ApprovalId = id.parse().map_err(|_| none())?;
+        let found = self.approvals.get(parsed).await;
+        let found = found.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        found
+            .filter(|approval| self.may_see(caller, approval))
+            .ok_or_else(none)
+    }
+
+    /// A page of what the caller may see.
+    pub(crate) async fn list(
+        &self,
+        caller: &Caller,
+        request: ListApprovalsRequest,
+    ) -> Result<ListApprovalsResponse, Status> {
+        let size = page::size(request.page_size, 50, 1000)?;
+        let states: Vec<State> = request
+            .states
+            .iter()
+            .map(|number| state_in(*number))
+            .collect::<Option<_>>()
+            .ok_or_else(|| status::invalid("states", "holds an unknown state"))?;
+        let query = Query::new(&[
+            "ListApprovals",
+            &caller.principal,
+            &format!("{:?}", request.states),
+        ]);
+        let mut after = match query.place(&request.page_token)? {
+            None => None,
+            Some(place) => Some(self::after(&place)?),
+        };
+        let filter = ApprovalFilter {
+            states,
+            ..ApprovalFilter::default()
+        };
+        let mut shown = Vec::new();
+        // Who may answer what is policy's to say, so what may not be seen is left out here.
+        loop {
+            let rows = self
+                .approvals
+                .list(&filter, after.as_ref(), 1000)
+                .await
+                .map_err(|error| status::of(&ApprovalError::from(error)))?;
+            let last = rows.last().map(|row| After {
+                time: row.create_time,
+                id: row.id.to_string(),
+            });
+            let whole = rows.len() == 1000;
+            shown.extend(rows.into_iter().filter(|row| self.may_see(caller, row)));
+            if shown.len() > size || !whole {
+                break;
+            }
+            after = last;
+        }
+        let more = shown.len() > size;
+        shown.truncate(size);
+        let next_page_token = match shown.last() {
+            Some(last) if more => query.token(&format!("{} {}", last.create_time, last.id)),
+            _ => String::new(),
+        };
+        let mut approvals = Vec::with_capacity(shown.len());
+        for approval in &shown {
+            let job = self.job_of(approval).await?;
+            let mut wire = self.on_wire(approval, job.as_deref());
+            wire.hosts = Vec::new();
+            approvals.push(wire);
+        }
+        Ok(ListApprovalsResponse {
+            approvals,
+            next_page_token,
+        })
+    }
+
+    fn on_wire(&self, approval: &Approval, job: Option<&Job>) -> v1::Approval {
+        let mut wire = on_wire(approval, job);
+        if approval.state == State::Awaiting {
+            wire.answerers = self.rights.answerers(approval);
+        }
+        wire
+    }
+
+    async fn job_of(&self, approval: &Approval) -> Result<Option<Arc<Job>>, Status> {
+        let job = self.approvals.job_of(approval).await;
+        job.map_err(|error| status::of(&ApprovalError::from(error)))
+    }
+
+    /// An approval that the caller may see.
+    pub(crate) async fn get(&self, caller: &Caller, id: &str) -> Result<v1::Approval, Status> {
+        let approval = self.visible(caller, id).await?;
+        let job = self.job_of(&approval).await?;
+        Ok(self.on_wire(&approval, job.as_deref()))
+    }
+
+    /// Answers an approval.
+    pub(crate) async fn answer(
+        &self,
+        caller: &Caller,
+        request: AnswerApprovalRequest,
+    ) -> Result<v1::Approval, Status> {
+        let approves = match request.answer() {
+            ApprovalAnswer::Approve => true,
+            ApprovalAnswer::Decline => false,
+            ApprovalAnswer::Unspecified => {
+                return Err(status::invalid("answer", "is APPROVE or DECLINE"));
+            }
+        };
+        if request.note.chars().count() > TEXT_MAX {
+            return Err(status::invalid("note", "has at most 1,000 characters"));
+        }
+        let who = &caller.proven().principal;
+        let seen = self.visible(caller, &request.approval_id).await?;
+        audit::effect("approval", seen.id);
+        audit::effect("answer", if approves { "approve" } else { "decline" });
+        if let Subject::Job { job_id, .. } = &seen.subject {
+            audit::effect("job", job_id);
+        }
+        let answer = NewAnswer {
+            who,
+            approves,
+            note: &request.note,
+            digest: &request.digest,
+        };
+        let check = |approval: &Approval, job: Option<&Job>, approvals: u32| match &approval.subject
+        {
+            Subject::Job { .. } => self.check_job(approval, job, approvals),
+            Subject::Grant(terms) => self.check_grant(&caller.principal, terms),
+        };
+        let answered = self
+            .approvals
+            .answer(
+                seen.id,
+                answer,
+                |who, approval| self.rights.is_among_now(who, approval),
+                |approval| self.rights.answerers(approval),
+                check,
+            )
+            .await
+            .map_err(|error| status::of(&error))?;
+        let job = self.job_of(&answered).await?;
+        Ok(self.on_wire(&answered, job.as_deref()))
+    }
+}
+
+fn after(place: &str) -> Result<After, Status> {
+    let parsed = place
+        .split_once(' ')
+        .and_then(|(time, id)| Some((time.parse().ok()?, id.to_owned())));
+    parsed
+        .map(|(time, id)| After { time, id })
+        .ok_or_else(|| status::refuse(Reason::PageTokenInvalid, "page_token: it is malformed"))
+}

@@ -1,0 +1,243 @@
+//! Grants: asked for, shown, taken back.
+
+use std::time::Duration;
+
+use muster_proto::{
+    ids::ApprovalId,
+    v1::{
+        self, ListGrantsRequest, ListGrantsResponse, Reason, RequestGrantRequest,
+        RevokeGrantRequest,
+    },
+};
+use tonic::Status;
+
+use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
+use crate::{
+    api::{caller::Caller, convert, status},
+    approvals::{
+        Approval, ApprovalError, Check, GrantSelectorError, State, Subject, Terms, grant_selector,
+        webhook::About,
+    },
+    audit,
+    jobs::digest,
+    policy::{Action, Mode},
+    selector::Selector,
+    store::{approvals::ApprovalFilter, now},
+};
+
+/// Bytes of the selector of a grant.
+const SELECTOR_MAX: usize = 4096;
+
+/// Characters of a request id.
+const REQUEST_ID_MAX: usize = 128;
+
+/// How long a grant lasts, if nobody says, and at most.
+const TTL: Duration = Duration::from_secs(3600);
+const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Grants in one answer.
+const GRANTS_MAX: i64 = 1000;
+
+/// What a grant may be for: working on hosts, and nothing that widens anybody's rights.
+const GRANTABLE: [&str; 3] = ["job.create", "job.input", "job.cancel"];
+
+/// What policy has to permit whoever gives a grant.
+const GIVE: Action = Action::GrantWrite;
+
+/// The rule that holds a grant back.
+const GRANT_RULE: &str = "grants-need-approval";
+
+impl status::Explain for GrantSelectorError {
+    fn reason(&self) -> Reason {
+        Reason::SelectorInvalid
+    }
+}
+
+impl ApprovalDoor {
+    /// Whether whoever approves a grant may do all of it themselves, on the hosts that it chooses now.
+    pub(super) fn check_grant(&self, approver: &str, terms: &Terms) -> Check {
+        let Ok(selector) = Selector::parse(&terms.selector) else {
+            return Check::Drifted("its selector cannot be read".to_owned());
+        };
+        let mut hosts = self.inventory.everything();
+        hosts.retain(|host| selector.matches(&**host));
+        for action in &terms.actions {
+            let Some(known) = Action::from_text(action) else {
+                return Check::Drifted(format!("there is no action {action}"));
+            };
+            if let Some(host) = self
+                .rights
+                .may_not_give(approver, known, terms.mode, &hosts)
+            {
+                return Check::Exceeds(format!(
+                    "{approver} may not do {action} in the mode {} on {} themselves, without an approval",
+                    terms.mode, host.name
+                ));
+            }
+        }
+        Check::Same
+    }
+
+    /// Asks for a grant.
+    pub(crate) async fn request_grant(
+        &self,
+        caller: &Caller,
+        request: RequestGrantRequest,
+    ) -> Result<v1::Approval, Status> {
+        let terms = terms(&request)?;
+        let id = ApprovalId::from_bytes(&digest(&[
+            b"muster-grant-v1",
+            caller.principal.as_bytes(),
+            request.request_id.as_bytes(),
+        ]));
+        let time = now();
+        let approval = Approval {
+            id,
+            digest: grant_digest(&caller.principal, &terms),
+            subject: Subject::Grant(terms),
+            state: State::Awaiting,
+            principal: caller.principal.to_string(),
+            owner: caller.who.owner.to_string(),
+            reason: request.reason,
+            count: 1,
+            from: GIVE.text().into(),
+            rules: vec![GRANT_RULE.to_owned()],
+            source: caller.source.text().to_owned(),
+            confirmed: false,
+            create_time: time,
+            expire_time: time + self.approvals.expires_after(),
+            end_time: None,
+            cause: String::new(),
+            answers: Vec::new(),
+        };
+        let known = self.approvals.get(id).await;
+        let known = known.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        match known {
+            Some(known) if known.digest != approval.digest => {
+                return Err(status::of(&ApprovalError::RequestIdReused));
+            }
+            Some(known) => return Ok(self.on_wire(&known, None)),
+            None => {}
+        }
+        audit::effect("approval", approval.id);
+        let added = self.approvals.add(&approval).await;
+        added.map_err(|error| status::of(&error))?;
+        self.approvals.announce(&approval, About::default());
+        Ok(self.on_wire(&approval, None))
+    }
+
+    /// Grants that the caller may see.
+    pub(crate) async fn list_grants(
+        &self,
+        caller: &Caller,
+        request: ListGrantsRequest,
+    ) -> Result<ListGrantsResponse, Status> {
+        let filter = ApprovalFilter {
+            states: vec![State::Approved],
+            grants: true,
+        };
+        let rows = self.approvals.list(&filter, None, GRANTS_MAX).await;
+        let rows = rows.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let time = now();
+        let lasts = |approval: &Approval| {
+            let revoked =
+                matches!(&approval.subject, Subject::Grant(terms) if terms.revoked.is_some());
+            !revoked && approval.grant_end().is_some_and(|end| time < end)
+        };
+        Ok(ListGrantsResponse {
+            grants: rows
+                .iter()
+                .filter(|row| self.may_see(caller, row) && (request.ended || lasts(row)))
+                .filter_map(grant_on_wire)
+                .collect(),
+        })
+    }
+
+    /// Ends a grant of the caller, or one that it may have approved.
+    pub(crate) async fn revoke_grant(
+        &self,
+        caller: &Caller,
+        request: RevokeGrantRequest,
+    ) -> Result<Option<v1::Grant>, Status> {
+        let seen = self.visible(caller, &request.grant_id).await?;
+        audit::effect("grant", seen.id);
+        let revoked = self.approvals.revoke(seen.id, &caller.principal).await;
+        let revoked = revoked.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let revoked =
+            revoked.ok_or_else(|| status::of(&ApprovalError::NotFound(request.grant_id)))?;
+        Ok(grant_on_wire(&revoked))
+    }
+}
+
+/// SHA-256 of who asks for which grant.
+fn grant_digest(principal: &str, terms: &Terms) -> [u8; 32] {
+    digest(&[
+        b"muster-grant-terms-v1",
+        principal.as_bytes(),
+        terms.mode.text().as_bytes(),
+        terms.ttl.to_string().as_bytes(),
+        terms.actions.join(",").as_bytes(),
+        terms.selector.as_bytes(),
+    ])
+}
+
+fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
+    let id = &request.request_id;
+    if id.is_empty()
+        || id.len() > REQUEST_ID_MAX
+        || !id.bytes().all(|c| c.is_ascii_graphic() || c == b' ')
+    {
+        return Err(status::invalid(
+            "request_id",
+            "has 1 to 128 printable ASCII characters; a UUID does well",
+        ));
+    }
+    match request.reason.chars().count() {
+        1..=TEXT_MAX => {}
+        _ => return Err(status::invalid("reason", "has 1 to 1,000 characters")),
+    }
+    if request.selector.len() > SELECTOR_MAX {
+        return Err(status::invalid("selector", "has at most 4,096 bytes"));
+    }
+    grant_selector(&request.selector).map_err(|error| status::of(&error))?;
+    let mode = match request.mode() {
+        v1::Mode::ReadOnly => Mode::ReadOnly,
+        v1::Mode::Edit => Mode::Edit,
+        v1::Mode::Unrestricted => Mode::Unrestricted,
+        v1::Mode::Disabled | v1::Mode::Unspecified => {
+            return Err(status::invalid(
+                "mode",
+                "is READ_ONLY, EDIT or UNRESTRICTED",
+            ));
+        }
+    };
+    let mut actions = request.actions.clone();
+    if actions.is_empty() {
+        actions.push("job.create".to_owned());
+    }
+    actions.sort_unstable();
+    actions.dedup();
+    if actions.iter().any(|one| !GRANTABLE.contains(&one.as_str())) {
+        return Err(status::invalid(
+            "actions",
+            "holds job.create, job.input or job.cancel",
+        ));
+    }
+    let ttl = match request.ttl {
+        None => TTL,
+        Some(given) => Duration::try_from(given)
+            .ok()
+            .filter(|given| !given.is_zero() && *given <= TTL_MAX)
+            .ok_or_else(|| status::invalid("ttl", "is more than 0 and at most 7 d"))?,
+    };
+    Ok(Terms {
+        selector: request.selector.clone(),
+        mode,
+        actions,
+        ttl: convert::duration_millis(&convert::duration(ttl)),
+        revoked: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
