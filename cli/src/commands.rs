@@ -14,9 +14,11 @@ use tracing::Level;
 
 use crate::{
     access::{self, AccessCommand},
+    approvals::{self, ApprovalCommand},
     audit::{self, AuditCommand},
     authority::{self, AuthorityCommand},
     failure::Failure,
+    grants::{self, GrantCommand},
     hosts::{self, HostCommand},
     jobs::{self, JobCommand},
     login::{Login, Logout},
@@ -137,6 +139,20 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Approvals: list what waits for somebody's word, show it, approve, decline
+    Approval {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: ApprovalCommand,
+    },
+    /// Grants: ask for a temporary permit, list, revoke
+    Grant {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: GrantCommand,
+    },
     /// Print completions for a shell
     #[command(after_help = "Examples:
   muster completion bash > ~/.local/share/bash-completion/completions/muster
@@ -164,6 +180,8 @@ impl Command {
             | Self::Job { operator, .. }
             | Self::Token { operator, .. }
             | Self::Access { operator, .. }
+            | Self::Approval { operator, .. }
+            | Self::Grant { operator, .. }
             | Self::Authority { operator, .. } => operator.json,
             Self::Login(login) => login.json,
             Self::Audit { operator, .. } | Self::Policy { operator, .. } => operator.json,
@@ -228,6 +246,10 @@ impl Cli {
             Command::Run { operator, run } => run.run(&at(operator)?).await,
             Command::Shell { operator, shell } => shell.run(&at(operator)?).await,
             Command::Job { operator, command } => jobs::run(command, &at(operator)?).await,
+            Command::Approval { operator, command } => {
+                approvals::run(command, &at(operator)?).await
+            }
+            Command::Grant { operator, command } => grants::run(command, &at(operator)?).await,
             Command::Token { operator, command } => tokens::run(command, &at(operator)?).await,
             Command::Access { operator, command } => access::run(command, &at(operator)?).await,
             Command::Authority { operator, command } => {

@@ -207,6 +207,19 @@ fn judge(reason: Reason) -> (u8, Option<&'static str>) {
             Some("`muster authority status` shows where the rotation stands"),
         ),
         Reason::NotAllowed => (exit::NOT_ALLOWED, Some("ask as an operator")),
+        Reason::SelfApproval => (exit::NOT_ALLOWED, Some("somebody else has to answer")),
+        Reason::ConfirmationRequired => (
+            exit::NOT_ALLOWED,
+            Some("show it to somebody who confirms it with --yes"),
+        ),
+        Reason::ApprovalNotFound => (
+            exit::USAGE,
+            Some("`muster approval list` and `muster grant list` show those there are"),
+        ),
+        Reason::ApprovalDrift | Reason::ApprovalExpired | Reason::ApprovalDeclined => (
+            exit::USAGE,
+            Some("look at it: `muster approval show ID`; what is over has to be asked for anew"),
+        ),
         Reason::HostNotFound => (exit::USAGE, Some("`muster host list` shows the hosts")),
         Reason::NoHostMatches => (
             exit::USAGE,
@@ -250,7 +263,9 @@ fn judge(reason: Reason) -> (u8, Option<&'static str>) {
         ),
         Reason::PolicyDenied | Reason::ModeTooHigh => (
             exit::NOT_ALLOWED,
-            Some("`muster policy explain me ACTION` says why, and who could grant it"),
+            Some(
+                "`muster policy explain me ACTION` says why, and who could grant it; `muster grant request` asks for it",
+            ),
         ),
         Reason::ModeDisabled => (
             exit::NOT_ALLOWED,

@@ -113,6 +113,8 @@ pub(crate) fn job(job: &Job) -> Value {
         .collect();
     json!({
         "job_id": job.job_id,
+        "approval_id": some(&job.approval_id),
+        "reason": some(&job.reason),
         "request_id": job.request_id,
         "principal": job.principal,
         "selector": job.selector,
@@ -132,7 +134,8 @@ pub(crate) fn job(job: &Job) -> Value {
     })
 }
 
-fn action(action: &Action) -> Value {
+/// An action, all of it.
+pub(crate) fn action(action: &Action) -> Value {
     let Some(action::Kind::Command(command)) = &action.kind else {
         return Value::Null;
     };

@@ -6,11 +6,13 @@
 #![allow(clippy::print_stdout)] // this is the program that prints
 
 mod access;
+mod approvals;
 mod attach;
 mod audit;
 mod authority;
 mod commands;
 mod failure;
+mod grants;
 mod hosts;
 mod jobs;
 mod json;

@@ -1,6 +1,7 @@
 //! `muster run`: a command on hosts, as if it ran here.
 
 pub(crate) mod alone;
+pub(crate) mod confirm;
 pub(crate) mod follow;
 mod input;
 mod live;
@@ -38,7 +39,7 @@ use crate::{
 
 Exit codes:
   of the command itself on one host; on several 0 if it succeeded everywhere, else 1
-  64 called wrongly, 69 nobody answers, 77 not allowed
+  64 called wrongly, 69 nobody answers, 77 not allowed or not confirmed
   124 timed out, 125 lost, rejected or expired, 126 not executable, 127 not found
   128 + N ended by signal N, 130 interrupted or cancelled")]
 pub(crate) struct RunCommand {
@@ -114,6 +115,9 @@ pub(crate) struct RunCommand {
     request_id: Option<String>,
 
     #[command(flatten)]
+    confirm: confirm::Confirm,
+
+    #[command(flatten)]
     reach: Reach,
 
     #[command(flatten)]
@@ -123,18 +127,18 @@ pub(crate) struct RunCommand {
 impl RunCommand {
     pub(crate) async fn run(self, operator: &Operator) -> Result<u8, Failure> {
         let request = self.request().await?;
-        let selector = request.selector.clone();
         let client = operator.connect().await?;
         if self.input || self.terminal {
             let manner = alone::Manner {
                 terminal: self.terminal,
                 input: self.input || terminal::is_there(),
+                confirm: self.confirm,
             };
             return alone::run(&client, request, manner, operator).await;
         }
-        let wrong = |error| Failure::in_selector(error, &selector);
         if self.detach {
-            let job = client.create(request).await.map_err(wrong)?;
+            let create = |request| client.create(request);
+            let job = self.confirm.run(request, create).await?;
             if operator.json {
                 screen::print_json(&json!({"job": json::job(&job)}))?;
             } else {
@@ -146,7 +150,8 @@ impl RunCommand {
             }
             return Ok(0);
         }
-        let watch = client.run(request).await.map_err(wrong)?;
+        let run = |request| client.run(request);
+        let watch = self.confirm.run(request, run).await?;
         follow::follow(&client, watch, operator.json).await
     }
 

@@ -9,6 +9,7 @@ use crate::{
     operator::Operator,
     run::{
         alone::{self, Manner},
+        confirm::Confirm,
         living::Living,
     },
     time,
@@ -53,6 +54,9 @@ pub(crate) struct ShellCommand {
     record: bool,
 
     #[command(flatten)]
+    confirm: Confirm,
+
+    #[command(flatten)]
     reach: Reach,
 
     #[command(flatten)]
@@ -69,6 +73,7 @@ impl ShellCommand {
         let manner = Manner {
             terminal: true,
             input: true,
+            confirm: self.confirm,
         };
         alone::run(&client, self.request(), manner, operator).await
     }

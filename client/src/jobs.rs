@@ -81,7 +81,7 @@ impl Client {
 }
 
 /// A fresh request id: 128 random bits.
-pub(crate) fn draw_request_id() -> String {
+pub fn draw_request_id() -> String {
     rand::random::<[u8; 16]>()
         .iter()
         .fold(String::new(), |mut text, byte| {

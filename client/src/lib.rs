@@ -23,5 +23,5 @@ mod output;
 pub use attach::{Attach, AttachEvent, Attachment, Over, Writing};
 pub use connect::{Client, Credentials, Service};
 pub use error::ClientError;
-pub use jobs::JobWatch;
+pub use jobs::{JobWatch, draw_request_id};
 pub use output::OutputReader;

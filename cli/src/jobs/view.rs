@@ -48,7 +48,9 @@ pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
         let when = time::local(job.cancel_time.as_ref());
         fields.add("cancelled", format!("{when} by {}", job.cancelled_by));
     }
-    fields.add("note", &job.note);
+    fields
+        .add("approval", &job.approval_id)
+        .add("note", &job.note);
     if let [task] = tasks {
         fields.add("confined", confined(task));
     }

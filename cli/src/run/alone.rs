@@ -3,6 +3,7 @@
 use muster_client::{Attach, Client};
 use muster_proto::v1::{CreateJobRequest, ListHostsRequest, ListTasksRequest, attach_open::Access};
 
+use super::confirm::Confirm;
 use crate::{
     attach::{self, Session, terminal},
     failure::Failure,
@@ -16,6 +17,8 @@ pub(crate) struct Manner {
     pub(crate) terminal: bool,
     /// Standard input is passed on.
     pub(crate) input: bool,
+    /// Whether what policy wants confirmed is.
+    pub(crate) confirm: Confirm,
 }
 
 /// Creates a job on the one host that the selector names, and works in its task.
@@ -27,8 +30,8 @@ pub(crate) async fn run(
 ) -> Result<u8, Failure> {
     let selector = request.selector.clone();
     check_host(client, &selector).await?;
-    let job = client.create(request).await;
-    let job = job.map_err(|error| Failure::in_selector(error, &selector))?;
+    let create = |request| client.create(request);
+    let job = manner.confirm.run(request, create).await?;
     let request = ListTasksRequest {
         job_id: job.job_id.clone(),
         page_size: 2,

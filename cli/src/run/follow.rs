@@ -33,10 +33,10 @@ pub(crate) async fn follow(
             },
             interrupt = signals.next() => {
                 if interrupt == Interrupt::Terminate || !screen::can_ask() {
-                    return Ok(detach(watch.job_id()));
+                    return Ok(view.detach(watch.job_id()));
                 }
                 match choose(&mut signals).await? {
-                    Choice::Detach => return Ok(detach(watch.job_id())),
+                    Choice::Detach => return Ok(view.detach(watch.job_id())),
                     Choice::GoOn => {}
                     Choice::Cancel => {
                         client.cancel(watch.job_id(), "", None).await?;
@@ -46,15 +46,6 @@ pub(crate) async fn follow(
             }
         }
     }
-}
-
-/// Ending the command never ends the job.
-fn detach(job_id: &str) -> u8 {
-    let job_id = clean(job_id);
-    say(&format!(
-        "detached; {job_id} goes on\n  follow it: muster job watch {job_id}\n  end it:    muster job cancel {job_id}"
-    ));
-    exit::INTERRUPTED
 }
 
 #[derive(PartialEq, Eq)]
@@ -118,6 +109,8 @@ struct View {
     tasks: BTreeMap<(String, String), Task>,
     /// Host name and what was last remarked, by task.
     places: HashMap<String, Place>,
+    /// What was last said of an approval that it awaits.
+    awaits: String,
 }
 
 #[derive(Default)]
@@ -135,7 +128,21 @@ impl View {
             job: Job::default(),
             tasks: BTreeMap::new(),
             places: HashMap::new(),
+            awaits: String::new(),
         }
+    }
+
+    /// Ending the command never ends the job.
+    fn detach(&self, job_id: &str) -> u8 {
+        let job_id = clean(job_id);
+        let goes_on = match self.tasks.values().any(awaits) {
+            true => "still waits for its approval, and runs without this command",
+            false => "goes on",
+        };
+        say(&format!(
+            "detached; {job_id} {goes_on}\n  follow it: muster job watch {job_id}\n  end it:    muster job cancel {job_id}"
+        ));
+        exit::INTERRUPTED
     }
 
     fn take(&mut self, update: &JobUpdate) -> Result<(), Failure> {
@@ -205,6 +212,14 @@ impl View {
     /// Says what a reader could not guess: that a task waits, why it failed.
     fn remark(&mut self, task: &Task) -> Result<(), Failure> {
         let several = self.tasks.len() > 1;
+        if awaits(task) {
+            // Nobody would know why nothing happens, and who can do something about it. Once for all hosts.
+            if self.awaits != task.message {
+                self.awaits.clone_from(&task.message);
+                say(&format!("muster: {}", clean(&task.message)));
+            }
+            return Ok(());
+        }
         let place = self.places.entry(task.task_id.clone()).or_default();
         if !is_final(task) {
             let remark = result::hold_up(task);
@@ -258,6 +273,10 @@ impl View {
         }
         Ok(code)
     }
+}
+
+fn awaits(task: &Task) -> bool {
+    task.state() == State::AwaitingApproval
 }
 
 fn is_final(task: &Task) -> bool {

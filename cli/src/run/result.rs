@@ -80,6 +80,9 @@ pub(crate) fn hold_up(task: &Task) -> Option<String> {
     if let (State::Running, Some(since)) = (task.state(), &task.disconnect_time) {
         return Some(format!("host disconnected {}", time::ago(Some(since))));
     }
+    if task.state() == State::AwaitingApproval {
+        return Some(clean(&task.message).into_owned());
+    }
     if task.state() != State::Pending {
         return None;
     }
