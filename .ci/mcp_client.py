@@ -58,7 +58,7 @@ async def eventually(what, ask, limit=20.0):
 
 async def story(client, host, where):
     tools = [tool.name for tool in (await client.list_tools()).tools]
-    check(tools == ["host_list", "host_set", "run", "job_get", "job_input", "job_cancel"], tools)
+    check(tools == ["host_list", "host_set", "run", "job_get", "job_input", "job_cancel", "grant_request"], tools)
 
     # List; set an instruction and read it back.
     listed, _ = await call(client, "host_list")

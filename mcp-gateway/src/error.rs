@@ -8,7 +8,10 @@ use muster_proto::v1::Reason;
 use rmcp::model::{CallToolResult, ContentBlock};
 use tonic::Code;
 
-use crate::render::{clean, words};
+use crate::{
+    confirm::Confirmation,
+    render::{clean, words},
+};
 
 /// The longest cause that is shown, characters; clients cut long errors.
 const CAUSE_MAX: usize = 1_500;
@@ -20,6 +23,8 @@ pub(crate) struct Refusal {
     pub(crate) cause: String,
     /// What to do about it, one line.
     pub(crate) next: String,
+    /// A person can be asked instead.
+    pub(crate) question: Option<Box<Confirmation>>,
 }
 
 impl Refusal {
@@ -28,6 +33,7 @@ impl Refusal {
         Self {
             cause: cause.into(),
             next: next.into(),
+            question: None,
         }
     }
 
@@ -47,7 +53,16 @@ impl From<Refusal> for CallToolResult {
 impl From<ClientError> for Refusal {
     fn from(error: ClientError) -> Self {
         let code = error.code().unwrap_or(Code::Unknown);
-        match error.reason() {
+        let question = (error.reason() == Some(Reason::ConfirmationRequired)).then(|| {
+            let word = |key| error.metadata(key).unwrap_or_default();
+            Box::new(Confirmation {
+                digest: word("digest"),
+                hosts: word("hosts"),
+                host_count: word("host_count"),
+                mode: word("mode"),
+            })
+        });
+        let refusal = match error.reason() {
             Some(reason) => Self::new(
                 format!("{error} ({})", reason.name()),
                 // A refusal by policy knows better what to do.
@@ -60,6 +75,10 @@ impl From<ClientError> for Refusal {
                 foreign_cause(&error, code),
                 next_step(Reason::Unspecified, code),
             ),
+        };
+        Self {
+            question,
+            ..refusal
         }
     }
 }
@@ -96,14 +115,14 @@ fn next_step(reason: Reason, code: Code) -> &'static str {
         Reason::RequestIdReused => {
             "this key belongs to another request: choose a new key, or repeat that request unchanged"
         }
-        Reason::PolicyDenied => {
-            "do it in a lower mode, or ask an operator for a temporary permit: muster grant request SELECTOR --mode … --reason …"
+        Reason::PolicyDenied | Reason::ModeTooHigh => {
+            "do it as far as you may, or ask for more with grant_request; a person decides"
         }
         Reason::ConfirmationRequired => {
-            "a person has to confirm it, with the command line: muster run"
+            "a person has to confirm it: ask them to run it with muster run; do not try another way"
         }
         Reason::SelfApproval | Reason::ApprovalNotFound => {
-            "a person with the role answers approvals: muster approval list"
+            "people answer approvals, and give grants: muster approval list"
         }
         Reason::EtagMismatch => {
             "read the new instruction with host_list detail=full, then set it again"
@@ -121,9 +140,6 @@ fn next_step(reason: Reason, code: Code) -> &'static str {
         Reason::RateLimited => "do less at once; wait a minute and call again",
         Reason::PrincipalSuspended => {
             "job_get and job_cancel still work; tell the person you work for: an operator has to lift it"
-        }
-        Reason::PolicyDenied => {
-            "do something else, or ask the person you work for to have it granted"
         }
         Reason::Internal => "call again; if it stays, the log of the control plane says why",
         _ => match code {

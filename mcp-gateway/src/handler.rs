@@ -22,6 +22,7 @@ use rmcp::{
 use tracing::Instrument as _;
 
 use crate::{
+    confirm::Asker,
     control_plane::{Caller, ControlPlane, Subject, Trace},
     error::Refusal,
     progress::Progress,
@@ -31,6 +32,8 @@ use crate::{
 
 /// Teaches what every tool has in common. Clients cut it or drop it: the essential comes first.
 const INSTRUCTIONS: &str = include_str!("handler/instructions.md");
+/// The version of the protocol from which on a server asks by a result.
+const BY_RESULT_SINCE: &str = "2026-07-28";
 /// How long the list of tools may be taken for fresh; it changes with the program only.
 const TOOLS_TTL_MS: u64 = 300_000;
 
@@ -87,29 +90,38 @@ impl Handler {
             caller,
             control_plane: self.shared.control_plane.clone(),
             progress: Progress::new(&context.peer, context.meta.get_progress_token()),
+            asker: Asker::new(
+                &context.peer,
+                context.client_capabilities().as_ref(),
+                context
+                    .protocol_version()
+                    .is_some_and(|version| version.as_str() >= BY_RESULT_SINCE),
+                context.ct.clone(),
+            ),
             stop: context.ct.clone(),
         })
     }
 
     async fn tool(
         &self,
-        request: CallToolRequestParams,
+        mut request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ErrorData> {
+    ) -> Result<CallToolResponse, ErrorData> {
         let mut call = match self.call(context).await {
             Ok(call) => call,
-            Err(refusal) => return Ok(refusal.into()),
+            Err(refusal) => return Ok(CallToolResult::from(refusal).into()),
         };
+        call.asker.take(&mut request);
         let principal = call.caller.principal.clone();
         let Some(_slot) = self.shared.slots.take(&principal) else {
-            return Ok(Refusal::new(
+            let refusal = Refusal::new(
                 format!(
                     "{principal} has too many calls under way ({})",
                     Reason::Overloaded.name()
                 ),
                 "wait until some of them are answered; run with wait_s=0 holds none",
-            )
-            .into());
+            );
+            return Ok(CallToolResult::from(refusal).into());
         };
         let span = tracing::info_span!("tool", tool = %request.name, %principal);
         trace(context).adopt(&span);
@@ -119,7 +131,11 @@ impl Handler {
             tracing::debug!(failed = failed.unwrap_or(false), "called {}", request.name);
             answer
         };
-        answer.instrument(span).await.ok_or_else(|| {
+        let answer = answer.instrument(span).await;
+        if let Some(wanted) = call.asker.wanted.take() {
+            return Ok(wanted.into());
+        }
+        answer.map(Into::into).ok_or_else(|| {
             let names: Vec<&str> = tools::definitions()
                 .iter()
                 .map(|tool| tool.name.as_ref())
@@ -198,7 +214,7 @@ impl ServerHandler for Handler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        self.tool(request, &context).await.map(Into::into)
+        self.tool(request, &context).await
     }
 
     async fn list_resources(

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod config;
+mod confirm;
 mod control_plane;
 mod error;
 mod gateway;

@@ -4,6 +4,7 @@
 //! model that connects. Nothing that a host or an agent says ever enters one.
 
 mod arguments;
+mod grant_request;
 mod host_list;
 mod host_set;
 mod job_cancel;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
+    confirm::Asker,
     control_plane::{Caller, ControlPlane, Place},
     error::Refusal,
     progress::Progress,
@@ -67,6 +69,8 @@ pub(crate) struct Call {
     pub(crate) _place: Place,
     /// Whom to tell how it goes.
     pub(crate) progress: Progress,
+    /// Whom to ask for a confirmation.
+    pub(crate) asker: Asker,
     /// The caller has gone: detach.
     pub(crate) stop: CancellationToken,
 }
@@ -124,6 +128,7 @@ pub(crate) async fn call(
             "job_get" => job_get::call(call, arguments).await,
             "job_input" => job_input::call(call, arguments).await,
             "job_cancel" => job_cancel::call(call, arguments).await,
+            "grant_request" => grant_request::call(call, arguments).await,
             other => Err(Refusal::new(
                 format!("there is no tool {other}"),
                 "use one of tools/list",

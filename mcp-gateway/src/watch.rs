@@ -66,6 +66,12 @@ impl Seen {
         !self.tasks.is_empty() && self.tasks.iter().all(|view| over(&view.task))
     }
 
+    /// Nothing happens before a person has approved it.
+    fn awaits_approval(&self) -> bool {
+        let awaits = |view: &TaskView| view.task.state() == task::State::AwaitingApproval;
+        !self.tasks.is_empty() && self.tasks.iter().all(awaits)
+    }
+
     fn take(&mut self, update: JobUpdate) {
         // Tasks first: their number decides how much of each is kept.
         let mut output = Vec::new();
@@ -179,7 +185,10 @@ pub(crate) async fn run(
     if let Some(first) = watch.next().await {
         seen.take(first.map_err(|error| call.refused(error))?);
     }
-    go_on(call, &mut seen, &mut watch, deadline).await?;
+    // A person answers in minutes or hours, and whoever calls has to know that.
+    if !seen.awaits_approval() {
+        go_on(call, &mut seen, &mut watch, deadline).await?;
+    }
     Ok(seen)
 }
 

@@ -98,7 +98,7 @@ pub(super) fn needed(message: &[u8]) -> Option<&'static str> {
         "host_set" => "fleet:read fleet:write",
         "run" => "jobs:read jobs:run",
         "job_get" | "job_list" => "jobs:read",
-        "job_input" | "job_cancel" => "jobs:read jobs:run",
+        "job_input" | "job_cancel" | "grant_request" => "jobs:read jobs:run",
         _ => return None,
     })
 }

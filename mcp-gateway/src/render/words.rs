@@ -60,7 +60,7 @@ pub(crate) fn wait(wait: task::Wait) -> &'static str {
             "is held: the control plane was restored, and an operator must release it"
         }
         task::Wait::ForApproval => {
-            "awaits approval by a person: job_get with wait_s waits on; do not run it again"
+            "awaits approval by a person, and runs once it is given: do not run it again; job_get with wait_s waits on"
         }
         task::Wait::ForUpload => "was released; its host first uploads what it knows",
     }

@@ -37,7 +37,8 @@ async fn both_eras_offer_the_same() {
                 "run",
                 "job_get",
                 "job_input",
-                "job_cancel"
+                "job_cancel",
+                "grant_request"
             ]
         );
 

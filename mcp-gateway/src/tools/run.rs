@@ -33,6 +33,7 @@ pub(super) async fn call(
         .unwrap_or(MAX_BYTES);
     let key = arguments.word("key")?;
     let mode = mode(&mut arguments)?;
+    let reason = arguments.word("reason")?.unwrap_or_default();
     let command = command(&mut arguments)?;
     let usual = command.terminal.as_ref().map_or(WAIT, |_| WAIT_PTY);
     let wait = wait.unwrap_or(usual);
@@ -43,10 +44,31 @@ pub(super) async fn call(
             kind: Some(action::Kind::Command(command)),
         }),
         mode: mode.into(),
+        reason,
         ..CreateJobRequest::default()
     };
     let wait_for = Duration::from_secs(wait.max(0) as u64);
-    let seen = watch::run(call, create, wait_for, max_bytes.max(0) as usize).await?;
+    let keep = max_bytes.max(0) as usize;
+    let mut create = create;
+    if let Some((request_id, digest)) = call.asker.answered()? {
+        (create.request_id, create.confirmed_digest) = (request_id, digest.into());
+    }
+    let seen = match watch::run(call, create.clone(), wait_for, keep).await {
+        Err(Refusal {
+            question: Some(question),
+            ..
+        }) => {
+            let what = shown(&create);
+            let asked = call.asker.ask(&question, &what, &create.request_id).await?;
+            let Some(digest) = asked else {
+                // The call ends with the question.
+                return Ok(text(String::new(), false));
+            };
+            create.confirmed_digest = digest.into();
+            watch::run(call, create, wait_for, keep).await?
+        }
+        other => other?,
+    };
     // Who does not wait cannot be told that a host kept them waiting.
     let is_error = wait > 0 && job::nothing_done(&seen.tasks);
     Ok(text(
@@ -55,7 +77,8 @@ pub(super) async fn call(
     ))
 }
 
-fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
+/// The mode that is asked for.
+pub(super) fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
     match arguments.word("mode")?.as_deref() {
         None => Ok(Mode::Unspecified),
         Some("read-only" | "read_only" | "plan") => Ok(Mode::ReadOnly),
@@ -66,6 +89,35 @@ fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
             "mode is read-only, edit or unrestricted; leave it out for the most you may",
         )),
     }
+}
+
+/// All of a command, as a person confirms it.
+fn shown(create: &CreateJobRequest) -> String {
+    let kind = create
+        .action
+        .as_ref()
+        .and_then(|action| action.kind.as_ref());
+    let Some(action::Kind::Command(command)) = kind else {
+        return String::new();
+    };
+    let what = match &command.script {
+        Some(script) => format!("script {:?}", script.text),
+        None => format!("{:?}", command.argv),
+    };
+    let mut shown = what;
+    let mut env: Vec<_> = command.env.iter().collect();
+    env.sort();
+    for (name, value) in env {
+        shown.push_str(&format!(" {name}={value:?}"));
+    }
+    if !command.cwd.is_empty() {
+        shown.push_str(&format!(" in {:?}", command.cwd));
+    }
+    if !command.stdin.is_empty() {
+        let stdin = String::from_utf8_lossy(&command.stdin);
+        shown.push_str(&format!(" with the input {stdin:?}"));
+    }
+    shown
 }
 
 fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {

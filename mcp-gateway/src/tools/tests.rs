@@ -3,7 +3,7 @@ use super::*;
 /// Every byte of a definition is read by every model that connects.
 const BYTES_MAX: usize = 960;
 const INPUT_BYTES_MAX: usize = 1_150;
-const RUN_BYTES_MAX: usize = 1_540;
+const RUN_BYTES_MAX: usize = 1_600;
 
 #[test]
 fn definitions_stay_small_and_whole() {
@@ -48,7 +48,7 @@ fn definitions_stay_small_and_whole() {
             );
         }
     }
-    assert!(total <= 6_540, "all tools take {total} bytes");
+    assert!(total <= 7_500, "all tools take {total} bytes");
     let names: Vec<&str> = definitions()
         .iter()
         .map(|tool| tool.name.as_ref())
@@ -61,7 +61,8 @@ fn definitions_stay_small_and_whole() {
             "run",
             "job_get",
             "job_input",
-            "job_cancel"
+            "job_cancel",
+            "grant_request"
         ]
     );
 }
