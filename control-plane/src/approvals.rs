@@ -41,6 +41,9 @@ const OPEN_OF_ONE_MAX: usize = 100;
 /// An approval is durable before its job is accepted; one without a job for so long belongs to none.
 const JOBLESS_MAX_MS: i64 = 60_000;
 
+/// Why an approval ends whose job was cancelled, or turned out to have run.
+const NOTHING_AWAITS: &str = "nothing of its job awaits approval any more";
+
 /// Why an approval was not made, found or answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApprovalError {
@@ -279,9 +282,14 @@ impl Approvals {
             Subject::Grant(_) => None,
         };
         if matches!(approval.subject, Subject::Job { .. }) && job.is_none() {
-            let cause = "nothing of its job awaits approval any more";
-            self.end(&mut approval, State::Cancelled, cause, Batch::new(), None)
-                .await?;
+            self.end(
+                &mut approval,
+                State::Cancelled,
+                NOTHING_AWAITS,
+                Batch::new(),
+                None,
+            )
+            .await?;
             return Err(AnswerRefusal::Over(id, State::Cancelled).into());
         }
         // Whoever begins to approve what is not theirs to give is told so at once, and not after the others.
@@ -452,9 +460,7 @@ impl Approvals {
                 );
                 (State::Expired, cause)
             }
-            (_, None, Subject::Job { .. }) => {
-                (State::Cancelled, "its job was cancelled".to_owned())
-            }
+            (_, None, Subject::Job { .. }) => (State::Cancelled, NOTHING_AWAITS.to_owned()),
             _ => return Ok(()),
         };
         self.end(&mut approval, state, &cause, Batch::new(), job.as_ref())

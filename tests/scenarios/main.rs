@@ -3,6 +3,7 @@
 
 mod access;
 mod adoption;
+mod approvals;
 mod attach;
 mod audit;
 mod bad_commands;

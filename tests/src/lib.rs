@@ -17,6 +17,7 @@ pub mod operator;
 pub mod process;
 pub mod raw;
 pub mod tally;
+pub mod webhook;
 
 mod patience;
 

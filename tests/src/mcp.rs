@@ -73,6 +73,8 @@ pub struct McpClient {
     era: Era,
     headers: Vec<(String, String)>,
     session: Option<String>,
+    /// What it says that it can do.
+    capabilities: Value,
 }
 
 impl McpClient {
@@ -83,7 +85,14 @@ impl McpClient {
             era,
             headers: vec![("authorization".into(), format!("Bearer {token}"))],
             session: None,
+            capabilities: json!({}),
         }
+    }
+
+    /// Says that it can show its person a form.
+    pub fn with_a_person(mut self) -> Self {
+        self.capabilities = json!({"elicitation": {"form": {}}});
+        self
     }
 
     /// Sends this header too, or instead.
@@ -109,7 +118,7 @@ impl McpClient {
         if self.era == Era::Legacy {
             let hello = json!({
                 "protocolVersion": "2025-11-25",
-                "capabilities": {},
+                "capabilities": self.capabilities,
                 "clientInfo": {"name": "muster-tests", "version": "1"},
             });
             let answer = self.request("initialize", hello).await;
@@ -130,12 +139,54 @@ impl McpClient {
         self.request("tools/call", params).await.tool()
     }
 
+    /// Calls a tool, and has the person answer what they are asked; returns the questions too.
+    pub async fn call_answering(
+        &self,
+        tool: &str,
+        arguments: Value,
+        answer: Value,
+    ) -> (ToolResult, Vec<Value>) {
+        let mut params = json!({"name": tool, "arguments": arguments});
+        if self.era == Era::Legacy {
+            let (message, headers) = self.message("tools/call", params);
+            let request = self.posted(&message, &headers);
+            let mut questions = Vec::new();
+            let answered = self.send(request, async |event| {
+                if event["method"] == "elicitation/create" {
+                    questions.push(event["params"].clone());
+                    let reply = json!({"jsonrpc": "2.0", "id": event["id"], "result": answer});
+                    self.post(reply, &[]).await;
+                }
+            });
+            return (answered.await.tool(), questions);
+        }
+        let asked = self.request("tools/call", params.clone()).await;
+        let result = asked.message["result"].clone();
+        if result["resultType"] != "input_required" {
+            return (asked.tool(), Vec::new());
+        }
+        let wanted = result["inputRequests"].as_object().unwrap().clone();
+        let mut questions = Vec::new();
+        for (name, question) in wanted {
+            params["inputResponses"][name] = answer.clone();
+            questions.push(question["params"].clone());
+        }
+        params["requestState"] = result["requestState"].clone();
+        (self.request("tools/call", params).await.tool(), questions)
+    }
+
     /// Sends a request.
-    pub async fn request(&self, method: &str, mut params: Value) -> Answer {
+    pub async fn request(&self, method: &str, params: Value) -> Answer {
+        let (message, headers) = self.message(method, params);
+        self.post(message, &headers).await
+    }
+
+    fn message(&self, method: &str, mut params: Value) -> (Value, Vec<(&'static str, String)>) {
         let mut headers = Vec::new();
         if self.era == Era::Modern {
             params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
-            params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
+            params["_meta"]["io.modelcontextprotocol/clientCapabilities"] =
+                self.capabilities.clone();
             params["_meta"]["io.modelcontextprotocol/clientInfo"] =
                 json!({"name": "muster-tests", "version": "1"});
             headers.push(("mcp-method", method.to_owned()));
@@ -144,11 +195,16 @@ impl McpClient {
             }
         }
         let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.post(message, &headers).await
+        (message, headers)
     }
 
     /// Posts a JSON-RPC message.
     pub async fn post(&self, message: Value, headers: &[(&str, String)]) -> Answer {
+        self.send(self.posted(&message, headers), async |_| ())
+            .await
+    }
+
+    fn posted(&self, message: &Value, headers: &[(&str, String)]) -> Request<Full<Bytes>> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri("/mcp")
@@ -171,10 +227,15 @@ impl McpClient {
             request = request.header(*name, value);
         }
         let body = Full::new(Bytes::from(message.to_string()));
-        self.send(request.body(body).unwrap()).await
+        request.body(body).unwrap()
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    /// Sends a request; `on_event` hears each event of the answer as it comes.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        mut on_event: impl AsyncFnMut(Value),
+    ) -> Answer {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -182,10 +243,23 @@ impl McpClient {
             .unwrap();
         let connection = tokio::spawn(connection);
         let response = sender.send_request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
+        let (parts, mut stream) = response.into_parts();
+        let (mut body, mut told) = (String::new(), 0);
+        while let Some(frame) = stream.frame().await {
+            let Ok(data) = frame.unwrap().into_data() else {
+                continue;
+            };
+            body.push_str(&String::from_utf8_lossy(&data));
+            while let Some(length) = body[told..].find('\n') {
+                let line = body[told..told + length].trim_end().to_owned();
+                told += length + 1;
+                let event = line.strip_prefix("data:").map(|data| data.trim());
+                if let Some(event) = event.and_then(|event| serde_json::from_str(event).ok()) {
+                    on_event(event).await;
+                }
+            }
+        }
         connection.abort();
-        let body = String::from_utf8_lossy(&body).into_owned();
         Answer {
             status: parts.status,
             headers: parts.headers,

@@ -289,7 +289,11 @@ impl Watched {
         eventually(PATIENCE, &what, || async {
             let task = self.task().await;
             if task.state() != state {
-                let open = [task::State::Pending, task::State::Running];
+                let open = [
+                    task::State::AwaitingApproval,
+                    task::State::Pending,
+                    task::State::Running,
+                ];
                 assert!(open.contains(&task.state()), "{what}, but it is {task:?}");
                 return None;
             }

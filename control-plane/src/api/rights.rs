@@ -25,6 +25,13 @@ use crate::{
     store::{jobs::Visible, now},
 };
 
+/// What a grant may be for: work on hosts, and nothing that widens anybody's rights.
+pub(crate) const GRANTABLE: [Action; 3] = [Action::JobCreate, Action::JobInput, Action::JobCancel];
+
+/// How to ask for a grant.
+const ASK_FOR_IT: &str =
+    "`muster grant request` asks for it for a while, a model asks with grant_request";
+
 /// Names in a refusal; more are counted.
 const NAMED_MAX: usize = 5;
 
@@ -178,10 +185,14 @@ impl Rights {
         } else {
             format!("{} can grant it", grantors.join(", "))
         };
+        let grant = match GRANTABLE.contains(&action) {
+            true => format!("{ASK_FOR_IT}; "),
+            false => String::new(),
+        };
         Denied {
             reason: Reason::PolicyDenied,
             words: format!("{principal} may not {what}{on}: {why}"),
-            next: format!("{asked}; `muster policy explain {principal} {what}` says more"),
+            next: format!("{asked}; {grant}`muster policy explain {principal} {what}` says more"),
             rules: rules.to_vec(),
             grantors,
             more: Vec::new(),
@@ -390,7 +401,7 @@ impl Caller {
                 [] => "ask whoever keeps the policies".to_owned(),
                 grantors => format!("ask {}", grantors.join(", ")),
             };
-            refusal.next = format!("run it with --mode {at_most}, or {ask} for more");
+            refusal.next = format!("run it with --mode {at_most}, or {ask} for more; {ASK_FOR_IT}");
             refusal
                 .more
                 .push(("mode_at_most", at_most.text().to_owned()));

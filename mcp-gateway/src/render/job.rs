@@ -372,9 +372,14 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     let mut text = String::new();
     if open > 0 {
         let id = &job.job_id;
+        let awaits = |view: &TaskView| view.task.state() == task::State::AwaitingApproval;
+        let first = match tasks.iter().any(awaits) {
+            true => "do not run it again, it runs once a person has approved it; ",
+            false => "",
+        };
         let _ = write!(
             text,
-            "next: job_get job_id={id} wait_s=25 waits on; job_cancel job_id={id} ends it"
+            "next: {first}job_get job_id={id} wait_s=25 waits on; job_cancel job_id={id} ends it"
         );
         if has_terminal(job) {
             let _ = write!(text, "; job_input job_id={id} types into it");

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
-    api::{caller::Caller, convert, status},
+    api::{caller::Caller, convert, rights::GRANTABLE, status},
     approvals::{
         Approval, ApprovalError, Check, GrantSelectorError, State, Subject, Terms, grant_selector,
         webhook::About,
@@ -37,9 +37,6 @@ const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Grants in one answer.
 const GRANTS_MAX: i64 = 1000;
-
-/// What a grant may be for: working on hosts, and nothing that widens anybody's rights.
-const GRANTABLE: [&str; 3] = ["job.create", "job.input", "job.cancel"];
 
 /// What policy has to permit whoever gives a grant.
 const GIVE: Action = Action::GrantWrite;
@@ -217,7 +214,8 @@ fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
     }
     actions.sort_unstable();
     actions.dedup();
-    if actions.iter().any(|one| !GRANTABLE.contains(&one.as_str())) {
+    let grantable = |one: &String| GRANTABLE.iter().any(|known| known.text() == one);
+    if !actions.iter().all(grantable) {
         return Err(status::invalid(
             "actions",
             "holds job.create, job.input or job.cancel",
