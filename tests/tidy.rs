@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use muster_proto::v1::{job, task};
+use muster_proto::v1::{approval, job, task};
 
 /// A file longer than this has two jobs.
 const LONGEST_FILE: usize = 700;
@@ -382,6 +382,10 @@ fn the_state_texts_of_the_ledger_are_those_of_the_contract() {
         .map_while(|number| task::State::try_from(number).ok())
         .map(|state| text(state.as_str_name()))
         .collect();
+    let of_approvals: BTreeSet<String> = (1..)
+        .map_while(|number| approval::State::try_from(number).ok())
+        .map(|state| text(state.as_str_name()))
+        .collect();
     let mut checked = Vec::new();
     for migration in migrations() {
         for table in migration.text.split("CREATE TABLE ").skip(1) {
@@ -396,14 +400,18 @@ fn the_state_texts_of_the_ledger_are_those_of_the_contract() {
                 .map(|state| state.trim().trim_matches('\'').to_owned())
                 .collect();
             let name = table.split_whitespace().next().unwrap().to_owned();
-            let contract = if name == "jobs" { &of_jobs } else { &of_tasks };
+            let contract = match &*name {
+                "jobs" => &of_jobs,
+                "approvals" => &of_approvals,
+                _ => &of_tasks,
+            };
             assert_eq!(&ledger, contract, "{name} in {}", migration.path);
             checked.push(name);
         }
     }
     assert_eq!(
         checked,
-        ["jobs", "tasks"],
+        ["jobs", "tasks", "approvals"],
         "tables that check their state texts"
     );
 }
