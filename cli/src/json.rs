@@ -146,7 +146,7 @@ pub(crate) fn action(action: &Action) -> Value {
             "shell": some(&script.shell),
         })),
         "cwd": some(&command.cwd),
-        "env": sorted(&command.env),
+        "env": command.env,
         "user": some(&command.user),
         "timeout_s": seconds(command.timeout.as_ref()),
         "grace_s": seconds(command.grace.as_ref()),

@@ -8,7 +8,7 @@ mod live;
 pub(crate) mod living;
 pub(crate) mod result;
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use muster_proto::v1::{Action, Command, CreateJobRequest, Script, action};
 use serde_json::json;
@@ -172,7 +172,7 @@ impl RunCommand {
         } else {
             input::read().await?
         };
-        let env: HashMap<_, _> = self.env.iter().cloned().collect();
+        let env = self.env.iter().cloned().collect();
         let mut command = Command {
             argv: self.argv.clone(),
             script,

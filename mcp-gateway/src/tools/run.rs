@@ -1,6 +1,6 @@
 //! `run`: a command on one host or many, in one round trip to the control plane.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use muster_proto::v1::{Action, Command, CreateJobRequest, Mode, Script, Terminal, action};
 use rmcp::model::CallToolResult;
@@ -144,7 +144,7 @@ fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {
             ));
         }
     };
-    let env: HashMap<String, String> = arguments
+    let env: BTreeMap<String, String> = arguments
         .map("env")?
         .into_iter()
         .map(|(name, value)| (name, value.unwrap_or_default()))

@@ -307,14 +307,14 @@ pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use muster_proto::v1::Command;
 
     use super::*;
 
     fn command(argv: &[&str], env: &[(&str, &str)]) -> Action {
-        let env: HashMap<String, String> = env
+        let env: BTreeMap<String, String> = env
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
