@@ -9,6 +9,7 @@ pub(crate) mod webhook;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use muster_proto::{
     ids::{ApprovalId, JobId},
     v1::Reason,
@@ -22,7 +23,7 @@ pub(crate) use self::{
 };
 use crate::{
     access::Principal,
-    jobs::{Job, Jobs, Withdrawal, digest},
+    jobs::{Job, Jobs, Order, Withdrawal, digest},
     policy::Policy,
     store::{
         Batch, Store, StoreError,
@@ -156,6 +157,11 @@ impl Approvals {
     /// How long an approval is awaited, milliseconds.
     pub(crate) fn expires_after(&self) -> i64 {
         i64::try_from(self.0.expires_after.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// What a job is to do, serialized, with its secrets; `None` if one of them is gone.
+    pub(crate) fn action_of(&self, order: &Order) -> Option<Bytes> {
+        self.0.jobs.action_of(order)
     }
 
     /// Brings jobs that await approval in line with what the ledger says of their approvals.

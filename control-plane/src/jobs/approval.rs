@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use muster_proto::{ids::JobId, v1::Reason};
 
-use super::{Job, Jobs, State, Withdrawal};
+use super::{Job, Jobs, Order, State, Withdrawal};
 use crate::store::{Batch, StoreError, now};
 
 impl Jobs {
@@ -23,6 +24,11 @@ impl Jobs {
     /// The job.
     pub(crate) async fn find_job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
         self.job(id).await
+    }
+
+    /// What a job is to do, serialized, with its secrets; `None` if one of them is gone.
+    pub(crate) fn action_of(&self, order: &Order) -> Option<Bytes> {
+        self.0.dispatcher.secrets().open_action(&order.action)
     }
 
     /// Every job of which some tasks await approval.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use muster_proto::v1::Action as WireAction;
 use prost::Message as _;
 
@@ -39,8 +38,9 @@ impl ApprovalDoor {
         if let Some(cause) = self.rights.access.barred(&order.principal) {
             return Some(cause);
         }
-        let Ok(action) = WireAction::decode(Bytes::clone(&order.action)) else {
-            return Some("its action cannot be read".to_owned());
+        let action = self.approvals.action_of(order);
+        let Some(action) = action.and_then(|action| WireAction::decode(action).ok()) else {
+            return Some("its action cannot be read, or a secret in it is gone".to_owned());
         };
         let tasks = job.tasks(|_| true);
         let ids = tasks.iter().map(|(_, task)| task.host_id);

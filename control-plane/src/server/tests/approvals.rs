@@ -203,7 +203,7 @@ fn job(id: &str) -> CreateJobRequest {
         action: Some(Action {
             kind: Some(action::Kind::Command(Command {
                 argv: vec!["reboot".to_owned()],
-                env: [("A", "1"), ("B", "2"), ("C", "3")]
+                env: [("A", "1"), ("B", "2"), ("API_TOKEN", "hush")]
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .into(),
                 ..Command::default()
