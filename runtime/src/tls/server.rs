@@ -429,8 +429,9 @@ impl OpenConnections {
         let own = peers.entry(identity.clone()).or_default();
         own.push(peer.clone());
         if own.len() > most {
-            // Its line goes at once, or a flood would close it again and again.
-            own.remove(0).close();
+            // Cut, and not closed as one that is locked: nobody took a right away. Its line goes at once, or a flood
+            // would cut it again and again.
+            own.remove(0).gives_way().cancel();
         }
         drop(peers);
         Registration {
