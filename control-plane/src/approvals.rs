@@ -23,6 +23,7 @@ pub(crate) use self::{
 };
 use crate::{
     access::Principal,
+    audit::{self, Entry},
     jobs::{Job, Jobs, Order, Withdrawal, digest},
     policy::Policy,
     store::{
@@ -346,6 +347,7 @@ impl Approvals {
         job: Option<&Arc<Job>>,
     ) -> Result<(), StoreError> {
         let time = now();
+        audit::effect("state", state.name());
         batch.end_approval(approval.id, state, cause, time);
         approval.state = state;
         approval.cause = cause.to_owned();
@@ -469,7 +471,14 @@ impl Approvals {
             (_, None, Subject::Job { .. }) => (State::Cancelled, NOTHING_AWAITS.to_owned()),
             _ => return Ok(()),
         };
-        self.end(&mut approval, state, &cause, Batch::new(), job.as_ref())
+        // Nobody calls for this, so no call has an entry of it.
+        let mut batch = Batch::new();
+        let entry = Entry::new("approval.end")
+            .by(approval.principal.as_str())
+            .with("approval", id)
+            .with("state", state.name());
+        batch.record(entry.text());
+        self.end(&mut approval, state, &cause, batch, job.as_ref())
             .await
     }
 

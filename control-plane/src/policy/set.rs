@@ -422,6 +422,23 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_documentation_fit() {
+        let page = include_str!("../../../docs/policy.md");
+        let examples = page.split("```cedar\n").skip(1);
+        let examples: Vec<&str> = examples
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        let set = one(&examples.join("\n")).unwrap();
+        let needs = |id: &str| set.rule(id).unwrap().need.clone();
+        assert_eq!(needs("ai-asks-first"), Some(Need::Confirmation));
+        let two = Need::Approval {
+            count: 2,
+            from: "admin".into(),
+        };
+        assert_eq!(needs("production-in-numbers"), Some(two));
+    }
+
+    #[test]
     fn every_action_stands_in_the_schema_and_no_other() {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
         let mut named: Vec<_> = schema

@@ -527,6 +527,17 @@ async fn a_grant_stands_in_for_a_permit_until_it_is_revoked() {
     let silent = story.create_as("claude", job("r-3")).await.unwrap();
     assert_eq!(silent.mode(), Mode::Edit);
     assert!(story.create_as("bob", in_edit("r-4")).await.is_err());
+    story.plane.host("db-1").await;
+    story.plane.label("db-1", "dev").await;
+    let elsewhere = |selector: &str| CreateJobRequest {
+        selector: selector.to_owned(),
+        ..in_edit(&format!("r-{selector}"))
+    };
+    for selector in ["db-1", "all"] {
+        let denied = story.create_as("claude", elsewhere(selector)).await;
+        let denied = denied.unwrap_err();
+        assert!(denied.message().contains("db-1"), "{denied}");
+    }
 
     // It goes on after a restart, and no longer than who approved it may do it.
     let story = story.again().await;
@@ -534,6 +545,16 @@ async fn a_grant_stands_in_for_a_permit_until_it_is_revoked() {
     story.says("operator/ada", Verdict::Deny).await;
     assert!(story.create_as("claude", in_edit("r-6")).await.is_err());
     story.says("operator/ada", Verdict::Allow).await;
+    let no_more = "forbid(principal == Muster::Principal::\"operator/ada\", \
+                   action == Muster::Action::\"grant.write\", resource);";
+    story.set(&[("no-more.cedar", no_more)]).await;
+    assert!(story.create_as("claude", in_edit("r-6")).await.is_err());
+    let other = story.by("claude", grant("g-2", "env=prod"));
+    let other = story.plane.access().request_grant(other).await.unwrap();
+    let other = other.into_inner().approval.unwrap();
+    let refused = story.approve("ada", &other.approval_id).await.unwrap_err();
+    assert_eq!(reason(&refused), "APPROVAL_NOT_FOUND");
+    story.set(&[("no-more.cedar", "")]).await;
     story.create_as("claude", in_edit("r-6")).await.unwrap();
 
     let revoke = RevokeGrantRequest {
