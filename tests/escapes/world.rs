@@ -87,6 +87,24 @@ pub(crate) struct Try<'a> {
     pub(crate) argv: &'a [&'a str],
 }
 
+/// A process that was killed: the signal waits for it, or it is on its way out. On a busy machine that takes a while.
+fn is_dying(pid: u32) -> bool {
+    const EXITING: u64 = 4;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let waits = status.lines().any(|line| {
+        let set = line
+            .strip_prefix("SigPnd:")
+            .or_else(|| line.strip_prefix("ShdPnd:"));
+        set.is_some_and(|set| !set.trim().bytes().all(|digit| digit == b'0'))
+    });
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| {
+        let flags = rest.split_ascii_whitespace().nth(6)?;
+        flags.parse::<u64>().ok()
+    });
+    waits || flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
 impl World {
     pub(crate) fn new(whom: Whom) -> Self {
         static NEXT: AtomicI32 = AtomicI32::new(0);
@@ -300,7 +318,7 @@ impl World {
             let new = files.iter().filter(|file| !self.files.contains(file));
             found.push(format!("files: {:?}", new.collect::<Vec<_>>()));
         }
-        if self.victim.try_wait().unwrap().is_some() {
+        if is_dying(self.victim.id()) || self.victim.try_wait().unwrap().is_some() {
             found.push("the other process has ended".to_owned());
         } else {
             let facts = self.victim_facts();
