@@ -63,7 +63,7 @@ impl ApprovalDoor {
         if !left.is_empty() {
             let names = some_names(left.into_iter());
             return Some(format!(
-                "{:?} does not choose {names} any more: labels or names were changed",
+                "{:?} does not choose {names} any more: labels, names or facts are others by now",
                 order.selector
             ));
         }
