@@ -39,6 +39,10 @@ use muster_tests::{
 use prost::Message as _;
 use tonic::{Code, Status};
 
+/// A job of an innocent host is done within this while another host does its worst, on few cores and without
+/// optimizations. Who was locked out would wait for ever.
+const SOON: Duration = Duration::from_secs(6);
+
 /// A fleet of two.
 struct World {
     fleet: Fleet,
@@ -153,7 +157,7 @@ impl World {
             self.operator.run("good", "true").await.succeeds().await;
         }
         let each = since.elapsed() / 3;
-        assert!(each < Duration::from_secs(2), "{each:?} a job");
+        assert!(each < SOON, "{each:?} a job");
     }
 
     /// Waits until something that speaks against a task is shown.
@@ -1173,7 +1177,7 @@ async fn a_receipt_that_was_kept_is_checked_without_a_control_plane() {
     assert_eq!(verify(&plain, &ca).await.code(), 0);
     for (file, ca, words) in [
         (&changed, &ca, "the signature is not the certificate's"),
-        (&kept, &other_ca, "the authority does not vouch for it"),
+        (&kept, &other_ca, "none of these authorities vouches for it"),
         (&rubbish, &ca, "it holds no receipt"),
     ] {
         let refused = verify(file, ca).await;
