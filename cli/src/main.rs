@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout)] // this is the program that prints
 
 mod access;
+mod allocator;
 mod approvals;
 mod attach;
 mod audit;
@@ -34,7 +35,7 @@ use muster_runtime::{config, descriptors};
 use crate::{commands::Cli, failure::Failure};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 fn main() -> ExitCode {
     if let Some(code) = muster_agent::supervise() {
