@@ -288,6 +288,7 @@ impl Live<'_> {
                 message = self.incoming.message() => self.handle(message).await,
                 () = &mut beat => {
                     beat.as_mut().reset(Instant::now() + self.jittered());
+                    self.connection.tasks.give_memory_back();
                     self.send_heartbeat().await
                 }
                 _ = facts.tick() => self.send_changed_facts().await,

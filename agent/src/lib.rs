@@ -16,6 +16,7 @@ mod facts;
 mod failpoint;
 mod heads;
 mod join;
+mod memory;
 mod policy;
 mod process;
 mod receipts;

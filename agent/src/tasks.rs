@@ -42,6 +42,7 @@ use self::{
 use crate::{
     connection::{Clock, Session},
     failpoint,
+    memory::{self, Leftovers},
     policy::Policy,
     process::{Sandbox, StartError, Tree, end_left_over},
     receipts::Receipts,
@@ -113,6 +114,7 @@ struct Inner {
     waiting: Mutex<Vec<Arc<Task>>>,
     running: TaskTracker,
     settled: Notify,
+    leftovers: Leftovers,
     stopping: CancellationToken,
 }
 
@@ -155,6 +157,7 @@ impl Tasks {
             waiting: Mutex::default(),
             running: TaskTracker::new(),
             settled: Notify::new(),
+            leftovers: Leftovers::default(),
             stopping: CancellationToken::new(),
         }));
         tasks.recover(unsettled, alive);
@@ -541,9 +544,17 @@ impl Tasks {
             tracing::error!(task.id = %task.id, %error, "the journal cannot be written: {error}");
             return;
         }
+        self.0.leftovers.note(task.spool.produced().iter().sum());
         task.spool.forget();
         self.0.held.lock().remove(&task.id);
         self.0.settled.notify_waiters();
+    }
+
+    /// Called now and then: gives memory back, if there is some to give and no task that it would hold up.
+    pub(crate) fn give_memory_back(&self) {
+        if self.0.held.lock().is_empty() && self.0.leftovers.take() {
+            tokio::task::spawn_blocking(memory::give_back);
+        }
     }
 
     /// Takes nothing more, and ends what runs.
