@@ -24,15 +24,15 @@ use muster_proto::{
         upload_request, upload_response,
     },
     v1::{
-        Confinement, CreateJobRequest, EnrollRequest, Facts, Mode, OutputStream, ReadOutputRequest,
-        Reason, Receipt, SignedReceipt, Task, enroll_request, task::State,
+        Confinement, CreateJobRequest, EnrollRequest, Facts, Mode, OutputStream, PrincipalKind,
+        ReadOutputRequest, Reason, Receipt, SignedReceipt, Task, enroll_request, task::State,
     },
 };
 use muster_tests::{
     PATIENCE, eventually,
     fake_agent::{Attached, FakeAgent, hello},
     fleet::{Agent, Fleet},
-    operator::{Operator, Watched, reason, request, script},
+    operator::{Operator, Seen, Watched, reason, request, script},
     process,
     raw::{self, Presented, Wire, kind},
 };
@@ -952,17 +952,31 @@ async fn slow_ones_keep_nobody_out() {
         silent.push(socket);
     }
     world.nobody_is_harmed().await;
+    // A script that has no certificate either, but a token: it watches while they come.
+    let token = world
+        .operator
+        .bearer_token(PrincipalKind::Automation, "script");
+    let script = world.fleet.bearer(&token.await);
+    let go = world.fleet.directory().join("go");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let job = script.run("good", wait).await;
     // Strangers who shake hands and say nothing more, and who say it letter by letter.
     let mut strangers = Vec::new();
-    for number in 0..300_u32 {
-        let Ok(mut wire) = Wire::shake(address, None).await else {
-            continue;
-        };
-        if number.is_multiple_of(2) {
-            let _ = wire.write(b"PRI * HT").await;
+    let flood = async {
+        for number in 0..300_u32 {
+            let Ok(mut wire) = Wire::shake(address, None).await else {
+                continue;
+            };
+            if number.is_multiple_of(2) {
+                let _ = wire.write(b"PRI * HT").await;
+            }
+            strangers.push(wire);
         }
-        strangers.push(wire);
-    }
+        std::fs::write(&go, "").unwrap();
+    };
+    let mut seen = Seen::default();
+    let (whole, ()) = tokio::join!(job.watch_once(&mut seen), flood);
+    assert!(whole, "the watch was not cut");
     // A host that comes now is let in, and so is whoever joins.
     let since = Instant::now();
     let late = world.fleet.host("late").await;

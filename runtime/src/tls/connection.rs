@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use super::{SpiffeId, TlsError, server::Held};
+use super::{SpiffeId, TlsError, crowd::Place, server::Registration};
 
 /// How HTTP/2 begins has so many bytes, always the same.
 const PREFACE_BYTES: usize = 24;
@@ -87,6 +87,9 @@ pub struct Peer {
     /// Bytes of messages that are on their way in, on all connections of this identity: to be counted by whoever reads
     /// them, so that there is a limit to what can be begun and never ended.
     pub incoming: Arc<AtomicUsize>,
+    /// A place among strangers, while the other end is one.
+    // A plain mutex: held to put and to take.
+    stranger: Mutex<Option<Place>>,
     closing: CancellationToken,
     cut: CancellationToken,
 }
@@ -111,6 +114,7 @@ impl Peer {
             address,
             certificate,
             incoming,
+            stranger: Mutex::default(),
             closing: CancellationToken::new(),
             cut,
         }
@@ -129,6 +133,21 @@ impl Peer {
 
     /// How long streams have to say why they end.
     const LAST_WORDS: Duration = Duration::from_millis(250);
+
+    /// Takes a place among strangers, who give way where more of them come.
+    pub(super) fn stand(&self, place: Place) {
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// The other end has proved who it is, by a token: it gives way to strangers no more.
+    pub fn vouched_for(&self) {
+        drop(
+            self.stranger
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
 
     /// Cancelled, it cuts the connection.
     pub(super) fn gives_way(&self) -> CancellationToken {
@@ -152,7 +171,7 @@ pub struct TlsConnection {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until when HTTP/2 has to begin: a server of it would wait without limit.
     begins: Option<(Pin<Box<Sleep>>, usize)>,
-    _held: Held,
+    _registration: Option<Registration>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -160,7 +179,7 @@ impl TlsConnection {
     pub(super) fn new(
         stream: TlsStream<TcpStream>,
         peer: Arc<Peer>,
-        held: Held,
+        registration: Option<Registration>,
         slot: OwnedSemaphorePermit,
         preface: Duration,
     ) -> Self {
@@ -170,7 +189,7 @@ impl TlsConnection {
             peer,
             cut,
             begins: Some((Box::pin(tokio::time::sleep(preface)), PREFACE_BYTES)),
-            _held: held,
+            _registration: registration,
             _slot: slot,
         }
     }
@@ -192,6 +211,13 @@ impl Connected for TlsConnection {
 
     fn connect_info(&self) -> Arc<Peer> {
         self.peer.clone()
+    }
+}
+
+impl Drop for TlsConnection {
+    fn drop(&mut self) {
+        // A call that goes on by itself may keep the peer; the place among strangers is free with the connection.
+        self.peer.vouched_for();
     }
 }
 

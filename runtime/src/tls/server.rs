@@ -29,8 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Peer, PeerCertificate, SpiffeId, SpiffeKind, TlsConnection, TlsError, certified_key,
-    crowd::{Crowd, Place},
-    provider, root_store,
+    crowd::Crowd, provider, root_store,
 };
 
 /// Decides who may open a connection, after the certificate itself was found good.
@@ -46,8 +45,8 @@ pub struct AcceptLimits {
     pub handshakes: usize,
     /// How long a handshake may take, waiting included; and HTTP/2, to begin after it.
     pub handshake_timeout: Duration,
-    /// Open connections; more are dropped as they come. Those without a certificate are at most a quarter of them, and so
-    /// many more may be shaking hands; of both, the oldest gives way.
+    /// Open connections; more are dropped as they come. Those with neither a certificate nor, so far, a token that counts
+    /// are at most a quarter of them, and so many more may be shaking hands; of both, the oldest gives way.
     pub connections: usize,
 }
 
@@ -288,17 +287,23 @@ impl ServerTls {
             tracing::warn!(%address, "a connection was dropped: there is no room for more");
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        let held = match peer.spiffe_id() {
-            Some(id) => Held::Known(self.open.register(id, &peer)),
-            None => Held::Stranger(rooms.strangers.enter(peer.gives_way())),
-        };
+        let registration = peer.spiffe_id().map(|id| self.open.register(id, &peer));
+        if registration.is_none() {
+            peer.stand(rooms.strangers.enter(peer.gives_way()));
+        }
         // Locked between the verifier's look and the registration: `close` may have missed this one.
         if let Some(id) = peer.spiffe_id()
             && !self.admission.admits(id)
         {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(TlsConnection::new(stream, peer, held, slot, rooms.preface))
+        Ok(TlsConnection::new(
+            stream,
+            peer,
+            registration,
+            slot,
+            rooms.preface,
+        ))
     }
 }
 
@@ -307,18 +312,10 @@ impl ServerTls {
 struct Rooms {
     slots: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    /// Those without a certificate, after their handshake.
+    /// Those who have not proved who they are, after their handshake.
     strangers: Arc<Crowd>,
     /// How long HTTP/2 may take to begin.
     preface: Duration,
-}
-
-/// What a connection holds while it is open.
-pub(super) enum Held {
-    /// A line in the list of its identity.
-    Known(#[allow(dead_code, reason = "held, not read")] Registration),
-    /// A place among those without one.
-    Stranger(#[allow(dead_code, reason = "held, not read")] Place),
 }
 
 /// The certificate that is presented, exchangeable while connections are open.
