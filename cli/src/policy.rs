@@ -33,7 +33,7 @@ pub(crate) enum PolicyCommand {
   muster policy show schema
   muster policy show --version 3 limits.toml")]
     Show {
-        /// A file, or \"schema\"
+        /// A file, or "schema"
         file: Option<String>,
         /// An older version; 0 is what is shipped
         #[arg(long, value_name = "N")]

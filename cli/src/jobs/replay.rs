@@ -45,7 +45,7 @@ pub(crate) struct Replay {
     /// Cut longer pauses to this
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     idle_limit: Option<Duration>,
-    /// Save it to a file instead, as asciicast v2; \"-\" is standard output
+    /// Save it to a file instead, as asciicast v2; "-" is standard output
     #[arg(long, value_name = "FILE")]
     cast: Option<PathBuf>,
 }

@@ -25,7 +25,7 @@ use crate::{
 
 Ends with 0 where it is allowed on every host, with 1 where it is not.")]
 pub(crate) struct Explain {
-    /// Who, as ai/claude; \"me\" is whoever asks
+    /// Who, as ai/claude; "me" is whoever asks
     principal: String,
     /// What, as job.create; a wrong word lists them all
     action: String,
