@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use muster_client::Client;
 use muster_proto::v1::{
     AnswerApprovalRequest, Approval, ApprovalAnswer, GetApprovalRequest, ListApprovalsRequest,
@@ -71,22 +72,10 @@ pub(crate) enum ApprovalCommand {
 pub(crate) struct Digest(Vec<u8>);
 
 fn digest(text: &str) -> Result<Digest, String> {
-    let digits = text.as_bytes();
-    let pairs = digits.chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok()?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    let bytes: Option<Vec<u8>> = pairs.collect();
-    match bytes {
-        Some(bytes) if digits.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit()) => {
-            Ok(Digest(bytes))
-        }
+    match HEXLOWER_PERMISSIVE.decode(text.as_bytes()) {
+        Ok(bytes) if bytes.len() == 32 => Ok(Digest(bytes)),
         _ => Err("it is 64 hexadecimal digits, as `muster approval show` shows them".to_owned()),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(crate) async fn run(command: ApprovalCommand, operator: &Operator) -> Result<u8, Failure> {
@@ -360,7 +349,7 @@ fn details(approval: &Approval) -> String {
     fields
         .add("can answer", approval.answerers.join(", "))
         .add("expires", time::until(approval.expire_time.as_ref()))
-        .add("digest", hex(&approval.digest));
+        .add("digest", HEXLOWER.encode(&approval.digest));
     fields.render()
 }
 
@@ -390,7 +379,7 @@ fn document(approval: &Approval) -> Value {
         "principal": approval.principal,
         "owner": approval.owner,
         "reason": approval.reason,
-        "digest": hex(&approval.digest),
+        "digest": HEXLOWER.encode(&approval.digest),
         "count": approval.count,
         "from": approval.from,
         "rules": approval.rules,
@@ -416,7 +405,7 @@ mod tests {
     #[test]
     fn a_digest_is_64_hexadecimal_digits() {
         let text = "0f".repeat(32);
-        assert_eq!(hex(&digest(&text).unwrap().0), text);
+        assert_eq!(HEXLOWER.encode(&digest(&text).unwrap().0), text);
         for wrong in ["", "0f", &"0g".repeat(32), &"+f".repeat(32)] {
             assert!(digest(wrong).is_err(), "{wrong}");
         }

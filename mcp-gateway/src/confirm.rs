@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use data_encoding::HEXLOWER;
 use rmcp::{
     Peer, RoleServer,
     model::{
@@ -191,11 +192,9 @@ fn question(what: &Confirmation, command: &str) -> ElicitRequestParams {
     }
 }
 
+/// Of a digest in hex. What is none is a digest that the control plane does not know.
 fn bytes(hex: &str) -> Vec<u8> {
-    let pairs = hex.as_bytes().chunks(2);
-    pairs
-        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    HEXLOWER.decode(hex.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]

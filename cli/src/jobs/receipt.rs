@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use muster_client::{
     audit::{check_receipt, read_receipt},
     identity::load_authorities,
@@ -173,7 +174,7 @@ impl Told {
             "task_id": receipt.task_id,
             "job_id": receipt.job_id,
             "host_id": receipt.host_id,
-            "offer_digest": hex(&receipt.offer_digest),
+            "offer_digest": HEXLOWER.encode(&receipt.offer_digest),
             "state": word(receipt.state().as_str_name(), "STATE_"),
             "reason": receipt.reason().name(),
             "exit_code": receipt.exit_code,
@@ -181,7 +182,7 @@ impl Told {
             "start_time": rfc3339(receipt.start_time.as_ref()),
             "end_time": rfc3339(receipt.end_time.as_ref()),
             "run_time_s": seconds(receipt.run_time.as_ref()),
-            "output_digest": hex(&receipt.output_digest),
+            "output_digest": HEXLOWER.encode(&receipt.output_digest),
             "confinement": self.confinement().as_ref().map(json::confinement),
             "verified": self.verified,
             "doubt": (!self.doubt.is_empty()).then_some(&self.doubt),
@@ -209,8 +210,8 @@ impl Told {
             .add("mode", mode)
             .add("started", local(receipt.start_time.as_ref()))
             .add("ended", local(receipt.end_time.as_ref()))
-            .add("offer", hex(&receipt.offer_digest))
-            .add("output", hex(&receipt.output_digest))
+            .add("offer", HEXLOWER.encode(&receipt.offer_digest))
+            .add("output", HEXLOWER.encode(&receipt.output_digest))
             .add(
                 "signature",
                 match self.verified {
@@ -222,8 +223,4 @@ impl Told {
         screen::print(&fields.render())?;
         Ok(())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

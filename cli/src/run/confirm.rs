@@ -1,5 +1,6 @@
 //! What policy wants confirmed: the person at this terminal is shown it and asked, or has said so before.
 
+use data_encoding::HEXLOWER;
 use muster_client::{ClientError, draw_request_id};
 use muster_proto::v1::{CreateJobRequest, Reason};
 
@@ -93,11 +94,8 @@ fn shown(request: &CreateJobRequest, refusal: &ClientError) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    bytes
-        .collect::<Option<Vec<u8>>>()
-        .filter(|bytes| bytes.len() == 32)
+    let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;
+    (bytes.len() == 32).then_some(bytes)
 }
 
 #[cfg(test)]

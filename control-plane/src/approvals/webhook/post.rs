@@ -1,30 +1,18 @@
 //! One POST on a connection of its own: notices are few.
 
-use std::{fs, path::Path, sync::Arc};
+use std::path::Path;
 
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use muster_runtime::tls::WebTls;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
 
 use super::WebhookError;
-
-/// Where systems keep the authorities that they trust.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Bytes of an answer that are read.
 const ANSWER_MAX: usize = 64 << 10;
@@ -42,14 +30,17 @@ pub(super) enum Outcome {
 /// Posts to one address.
 pub(super) struct Poster {
     uri: Uri,
-    tls: Option<TlsConnector>,
+    tls: Option<WebTls>,
 }
 
 impl Poster {
     /// For this address, vouched for by the authorities of a file, or by the system's.
     pub(super) fn new(uri: Uri, authorities: Option<&Path>) -> Result<Self, WebhookError> {
         let tls = match uri.scheme_str() {
-            Some("https") => Some(connector(authorities)?),
+            Some("https") => {
+                let tls = WebTls::new(authorities);
+                Some(tls.map_err(|error| WebhookError::Authorities(error.to_string()))?)
+            }
             _ => None,
         };
         Ok(Self { uri, tls })
@@ -78,9 +69,8 @@ impl Poster {
         let Some(tls) = &self.tls else {
             return self.send(stream, body, signature).await;
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let stream = tls
-            .connect(name, stream)
+            .connect(host, stream)
             .await
             .map_err(|error| error.to_string())?;
         self.send(stream, body, signature).await
@@ -131,34 +121,4 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn connector(authorities: Option<&Path>) -> Result<TlsConnector, WebhookError> {
-    let wrong = |cause: String| WebhookError::Authorities(cause);
-    let path = authorities
-        .or_else(|| {
-            let mut known = SYSTEM_AUTHORITIES.iter().map(Path::new);
-            known.find(|path| path.exists())
-        })
-        .ok_or_else(|| {
-            wrong("this system has none where they are looked for; name a file".into())
-        })?;
-    let named = |error: String| wrong(format!("{}: {error}", path.display()));
-    let pem = fs::read(path).map_err(|error| named(error.to_string()))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| named(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(named("it holds no certificate".to_owned()));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .map_err(|error| named(error.to_string()))?
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
