@@ -96,24 +96,6 @@ pub(crate) fn listed(rules: &[Arc<str>]) -> String {
     rules.join(", ")
 }
 
-/// SHA-256 of an action, whatever the order of its maps.
-pub(crate) fn action_digest(action: &Action) -> [u8; 32] {
-    let mut action = action.clone();
-    let mut env = Vec::new();
-    if let Some(action::Kind::Command(command)) = &mut action.kind {
-        let pairs = std::mem::take(&mut command.env).into_iter();
-        env.extend(pairs.map(|(name, value)| format!("{name}={value}")));
-        env.sort();
-    }
-    // The encoding comes last: it alone may hold a NUL. The length says where the environment ends.
-    let count = env.len().to_string();
-    digest(&[
-        count.as_bytes(),
-        env.join("\0").as_bytes(),
-        &action.encode_to_vec(),
-    ])
-}
-
 /// SHA-256 of who asks and exactly what is to happen where: what a person confirms or approves.
 pub(crate) fn bound_digest(
     principal: &str,
@@ -127,7 +109,10 @@ pub(crate) fn bound_digest(
         b"muster-bound-v1",
         principal.as_bytes(),
         hosts.join(",").as_bytes(),
-        HEXLOWER.encode(&action_digest(action)).as_bytes(),
+        // Its environment is in one order, whatever order it came in.
+        HEXLOWER
+            .encode(&digest(&[&action.encode_to_vec()]))
+            .as_bytes(),
         confinement,
     ])
 }
@@ -354,10 +339,9 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
-        let one = command(&["env"], &[("A", "1"), ("B", "2"), ("C", "3")]);
-        let same = command(&["env"], &[("C", "3"), ("A", "1"), ("B", "2")]);
-        assert_eq!(action_digest(&one), action_digest(&same));
-        let merged = command(&["env"], &[("A", "1\0B=2"), ("C", "3")]);
-        assert_ne!(action_digest(&one), action_digest(&merged));
+        let of_env = |env: &[(&str, &str)]| of("ai/claude", &[1], &command(&["env"], env), b"");
+        let one = of_env(&[("A", "1"), ("B", "2"), ("C", "3")]);
+        assert_eq!(one, of_env(&[("C", "3"), ("A", "1"), ("B", "2")]));
+        assert_ne!(one, of_env(&[("A", "1\0B=2"), ("C", "3")]));
     }
 }
