@@ -135,7 +135,7 @@ impl JobDoor {
             let names = some_names(hosts.iter().map(|host| host.name.as_str()));
             return Err(status::refuse(
                 Reason::ModeDisabled,
-                &format!("nothing runs on {names}: disabled; `muster host show` says by whom"),
+                &format!("nothing runs on {names}: disabled; `muster host get` says by whom"),
             ));
         }
         let confinement = convert::confinement(&checked.confinement, &plan);
