@@ -110,6 +110,7 @@ impl Layers {
         Self::default()
     }
 
+    #[cfg(any(debug_assertions, test))]
     fn without(names: &str) -> Self {
         let missing = names.split(',').map(str::to_owned);
         Self {
