@@ -17,12 +17,15 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt as _, registry::LookupSpan,
+    Layer,
+    filter::{Targets, filter_fn},
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
-/// What libraries say too often: the MCP library tells of each request three times.
-const QUIET: &str = "rmcp=warn";
+/// What says too much by itself: the MCP library tells of each request three times.
+const QUIET: (&str, Level) = ("rmcp", Level::WARN);
 
 /// How long the last spans may take to leave at exit.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
@@ -63,16 +66,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// A filter for logs that is known to parse.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogFilter(String);
+/// What is logged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogFilter(Targets);
 
 impl FromStr for LogFilter {
     type Err = tracing_subscriber::filter::ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        EnvFilter::builder().parse(text)?;
-        Ok(Self(text.to_owned()))
+        text.parse().map(Self)
     }
 }
 
@@ -118,8 +120,8 @@ pub fn start(
     level: Level,
 ) -> Result<Telemetry, StartError> {
     let filter = match &config.log {
-        Some(LogFilter(text)) => EnvFilter::builder().parse_lossy(text),
-        None => EnvFilter::builder().parse_lossy(format!("{level},{QUIET}")),
+        Some(LogFilter(targets)) => targets.clone(),
+        None => Targets::new().with_default(level).with_targets([QUIET]),
     };
     let provider = match endpoint(config) {
         Some(endpoint) => Some(provider(endpoint, service)?),
