@@ -214,11 +214,18 @@ impl Jobs {
 
     /// Returns once everything reported so far survives a power cut.
     pub(crate) async fn durable(&self) -> Result<(), StoreError> {
-        Ok(self.0.recorder.written(false).await?.wait().await?)
+        let written = self.0.recorder.written(None, false).await?;
+        Ok(written.wait().await?)
+    }
+
+    /// The same for all that is known of one job.
+    pub(crate) async fn job_durable(&self, id: JobId) -> Result<(), StoreError> {
+        let written = self.0.recorder.written(Some(id), false).await?;
+        Ok(written.wait().await?)
     }
 
     async fn written_now(&self) -> Result<Durable, StoreError> {
-        self.0.recorder.written(true).await
+        self.0.recorder.written(None, true).await
     }
 
     /// A host was heard with this boot and journal.

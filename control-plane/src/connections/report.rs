@@ -401,7 +401,8 @@ impl Report {
                     .await;
                 checked.map_err(|error| unavailable(&error))?;
             }
-            let written = self.rooms.jobs.durable().await;
+            let job = self.task.job.order.job_id;
+            let written = self.rooms.jobs.job_durable(job).await;
             written.map_err(|error| status::of(&error))
         };
         tokio::select! {

@@ -4,7 +4,7 @@
 //! and an agent keeps a report until it is told that it is settled, which is after that sync too.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     mem,
     sync::{
         Arc,
@@ -29,6 +29,10 @@ use crate::store::{
 /// How long a change may wait for others to be written with it.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long a job that is not over may wait for its end, to be written once: most are short. Whoever looks it up in the
+/// ledger has it written first.
+const SETTLE_IN: Duration = Duration::from_millis(250);
+
 /// How long after a failed write the next one is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,7 @@ const TASKS_MAX: usize = 2000;
 /// A job that is not in the ledger as it stands.
 struct Marked {
     job: Arc<Job>,
+    since: Instant,
     ordinals: BTreeSet<u32>,
     /// The ledger does not have the job at all.
     new: bool,
@@ -57,6 +62,8 @@ struct Dirty {
 }
 
 struct Waiter {
+    /// Waits for this job only.
+    job: Option<JobId>,
     /// A caller waits: it rather hears of a failure than waits for the next try.
     urgent: bool,
     answer: oneshot::Sender<Result<Durable, StoreError>>,
@@ -66,6 +73,7 @@ impl Dirty {
     fn mark(&mut self, marked: Marked) {
         let Marked {
             job,
+            since,
             ordinals,
             new,
             receipt,
@@ -73,6 +81,7 @@ impl Dirty {
         } = marked;
         let entry = self.jobs.entry(job.order.job_id).or_insert(Marked {
             job,
+            since,
             ordinals: BTreeSet::new(),
             new: false,
             receipt: None,
@@ -86,6 +95,22 @@ impl Dirty {
 
     fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.fences.is_empty() && self.waiters.is_empty()
+    }
+
+    /// The jobs to write now.
+    fn due(&self) -> Vec<JobId> {
+        let all = self.stop || self.waiters.iter().any(|waiter| waiter.job.is_none());
+        let awaited: HashSet<_> = self
+            .waiters
+            .iter()
+            .filter_map(|waiter| waiter.job)
+            .collect();
+        let now = Instant::now();
+        let is_due = |id: &JobId, marked: &Marked| {
+            all || marked.since + SETTLE_IN <= now || awaited.contains(id) || marked.job.is_done()
+        };
+        let due = self.jobs.iter().filter(|(id, marked)| is_due(id, marked));
+        due.map(|(id, _)| *id).collect()
     }
 }
 
@@ -114,6 +139,7 @@ impl Recorder {
     ) {
         self.add(Marked {
             job: Arc::clone(job),
+            since: Instant::now(),
             ordinals: ordinals.into_iter().collect(),
             new: false,
             receipt: None,
@@ -125,6 +151,7 @@ impl Recorder {
     pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>, entry: Option<EntryText>) {
         self.add(Marked {
             job: Arc::clone(job),
+            since: Instant::now(),
             ordinals: (0..job.len()).collect(),
             new: true,
             receipt,
@@ -148,11 +175,20 @@ impl Recorder {
         self.marked.notify_one();
     }
 
-    /// Returns once everything marked so far is committed, with what tells when it is durable. Hears of a
-    /// write that failed only if it is urgent, and waits for the next otherwise.
-    pub(super) async fn written(&self, urgent: bool) -> Result<Durable, StoreError> {
+    /// Returns once everything marked so far is committed, or all of one job, with what tells when it is durable. Hears
+    /// of a write that failed only if it is urgent, and waits for the next otherwise.
+    pub(super) async fn written(
+        &self,
+        job: Option<JobId>,
+        urgent: bool,
+    ) -> Result<Durable, StoreError> {
         let (answer, written) = oneshot::channel();
-        self.dirty.lock().waiters.push(Waiter { urgent, answer });
+        let waiter = Waiter {
+            job,
+            urgent,
+            answer,
+        };
+        self.dirty.lock().waiters.push(waiter);
         self.marked.notify_one();
         if urgent {
             self.urgent.notify_one();
@@ -213,25 +249,27 @@ impl Recorder {
     }
 
     fn take(&self) -> Taken {
-        let mut dirty = self.dirty.lock();
+        let dirty = &mut *self.dirty.lock();
         let mut jobs = Vec::new();
         let mut tasks = 0;
-        while tasks < TASKS_MAX {
-            let Some(id) = dirty.jobs.keys().next().copied() else {
+        for id in dirty.due() {
+            if tasks >= TASKS_MAX {
                 break;
-            };
+            }
             if let Some(marked) = dirty.jobs.remove(&id) {
                 tasks += marked.ordinals.len();
                 jobs.push(marked);
             }
         }
-        // Waiters wait for all of it.
-        let waiters = if dirty.jobs.is_empty() {
-            mem::take(&mut dirty.waiters)
-        } else {
-            self.marked.notify_one();
-            Vec::new()
+        let left = &dirty.jobs;
+        let is_served = |waiter: &Waiter| match waiter.job {
+            Some(job) => !left.contains_key(&job),
+            None => left.is_empty(),
         };
+        let (waiters, waiting) = mem::take(&mut dirty.waiters)
+            .into_iter()
+            .partition(is_served);
+        dirty.waiters = waiting;
         Taken {
             jobs,
             fences: mem::take(&mut dirty.fences).into_iter().collect(),
@@ -321,5 +359,95 @@ async fn release(intake: Intake, durable: Durable, receipts: Vec<i64>) {
         && let Err(error) = intake.release(&receipts)
     {
         tracing::warn!(%error, "the intake was not emptied: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use muster_proto::v1::Reason;
+
+    use super::*;
+    use crate::jobs::{Order, Task, Withdrawal, ids};
+
+    fn job(number: u8) -> Arc<Job> {
+        let job_id = JobId::from_bytes(&[number; 32]);
+        let order = Order {
+            job_id,
+            principal: "operator/ada".into(),
+            request_id: "r-1".into(),
+            request_digest: [2; 32],
+            selector: "all".into(),
+            action: Bytes::new(),
+            confinement: Bytes::new(),
+            reason: "".into(),
+            approval_id: "".into(),
+            create_time: 5,
+            start_deadline_time: 605,
+            lost_after: 7,
+        };
+        let host_id = HostId::from_bytes(&[number; 32]);
+        let task = Task::new(
+            ids::task_id(job_id, host_id),
+            host_id,
+            "web".into(),
+            None,
+            5,
+        );
+        Arc::new(Job::new(Arc::new(order), vec![task], None, "".into()))
+    }
+
+    fn end(job: &Job) {
+        let words = String::new();
+        job.withdraw(0, Withdrawal::Cancelled, Reason::Unspecified, words, 6)
+            .unwrap();
+    }
+
+    /// The ids that are written now, and how many of those who wait are answered then.
+    fn written(recorder: &Recorder) -> (Vec<JobId>, usize) {
+        let taken = recorder.take();
+        let ids = taken.jobs.iter().map(|marked| marked.job.order.job_id);
+        (ids.collect(), taken.waiters.len())
+    }
+
+    fn wait_for(recorder: &Recorder, job: Option<JobId>) {
+        let (answer, _) = oneshot::channel();
+        let urgent = false;
+        let waiter = Waiter {
+            job,
+            urgent,
+            answer,
+        };
+        recorder.dirty.lock().waiters.push(waiter);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_is_written_once_it_is_over_or_has_waited_long_enough() {
+        let recorder = Recorder::default();
+        let (short, long) = (job(1), job(2));
+        recorder.mark_new(&short, None, None);
+        recorder.mark_new(&long, None, None);
+        assert_eq!(written(&recorder).0, []);
+        end(&short);
+        recorder.mark(&short, [0]);
+        assert_eq!(written(&recorder).0, [short.order.job_id]);
+        tokio::time::advance(SETTLE_IN).await;
+        assert_eq!(written(&recorder).0, [long.order.job_id]);
+        assert_eq!(written(&recorder).0, []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_job_has_it_written_and_nothing_else() {
+        let recorder = Recorder::default();
+        let (one, other) = (job(1), job(2));
+        recorder.mark_new(&one, None, None);
+        recorder.mark_new(&other, None, None);
+        wait_for(&recorder, Some(one.order.job_id));
+        assert_eq!(written(&recorder), (vec![one.order.job_id], 1));
+        wait_for(&recorder, None);
+        assert_eq!(written(&recorder), (vec![other.order.job_id], 1));
+        // What is written already is not waited for.
+        wait_for(&recorder, Some(one.order.job_id));
+        assert_eq!(written(&recorder), (vec![], 1));
     }
 }

@@ -12,7 +12,7 @@ use crate::audit::Entry;
 
 /// Adds rows: one argument, a JSON array of number, time, entry and hash.
 pub(super) const APPEND: &str = "INSERT INTO audit (number, time, entry, hash)
-     SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM json_each(?)";
+     SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM jsonb_each(?)";
 
 const LAST: &str = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
 

@@ -34,7 +34,7 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
              SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
                  value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
                  value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17
-             FROM json_each(?) WHERE TRUE
+             FROM jsonb_each(?) WHERE TRUE
              ON CONFLICT (job_id) DO UPDATE SET
                  action = excluded.action, state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
                  cancel_time = excluded.cancel_time, cancelled_by = excluded.cancelled_by",
@@ -53,7 +53,7 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
                  value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
                  value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25, unhex(value ->> 26),
                  unhex(value ->> 27), value ->> 28
-             FROM json_each(?) WHERE TRUE
+             FROM jsonb_each(?) WHERE TRUE
              ON CONFLICT (task_id) DO UPDATE SET
                  state = excluded.state, reason = excluded.reason, message = excluded.message,
                  state_time = excluded.state_time, offered_boot = excluded.offered_boot,
@@ -78,7 +78,7 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
                  value ->> 0 AS job_id, value ->> 1 AS state, value ->> 2 AS start_time,
                  value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by,
                  unhex(value ->> 6) AS action
-                 FROM json_each(?)) AS new
+                 FROM jsonb_each(?)) AS new
              WHERE jobs.job_id = new.job_id",
             [rows(changed.iter().map(job_row))],
         );
