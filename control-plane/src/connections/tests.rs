@@ -515,6 +515,72 @@ async fn a_task_that_the_ledger_lost_is_adopted_and_a_forged_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_job_that_the_ledger_has_forgotten_holds_up_no_other() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let forgotten = plane.create("r-1").await.unwrap();
+    let offer = agent.offer().await;
+    plane.rooms.jobs.durable().await.unwrap();
+    let gone = store::jobs::delete(&[forgotten.to_string()]);
+    plane.store.writer.commit(gone).await.unwrap();
+
+    let other = plane.create("r-2").await.unwrap();
+    let others = agent.offer().await;
+    for offer in [offer, others] {
+        let open = agent.open(&offer, true);
+        let heard = agent.report(open, success(b"x")).await.unwrap();
+        assert!(matches!(heard.last(), Some(ReportDown::Settled(_))));
+    }
+    let stored = store::jobs::load_one(&plane.store.readers, other).await;
+    let stored = stored.unwrap().unwrap().summary();
+    assert_eq!(stored.state, JobState::Succeeded);
+    let stored = store::jobs::load_one(&plane.store.readers, forgotten).await;
+    assert!(stored.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_job_whose_host_still_owes_output_is_not_forgotten() {
+    let directory = TempDir::new().unwrap();
+    let plane = Plane::open(directory.path()).await;
+    let mut agent = Agent::attach(&plane, "boot", "journal", 0).await;
+    let job = plane.create("r-1").await.unwrap();
+    let offer = agent.offer().await;
+    let open = ReportUp::Open(agent.open(&offer, true));
+    let mut messages = [vec![open], success(b"x")].concat();
+    let end = messages.pop();
+    let (up, report) = mpsc::channel(16);
+    for message in messages {
+        let message = Some(message);
+        up.send(ReportRequest { message }).await.unwrap();
+    }
+    let report = agent.client.report(ReceiverStream::new(report)).await;
+    let mut report = report.unwrap().into_inner();
+    plane.task_becomes(job, State::Succeeded).await;
+    let forget = async || {
+        plane.rooms.jobs.durable().await.unwrap();
+        let forgotten = plane.rooms.jobs.forget_before(i64::MAX, 10).await;
+        forgotten.unwrap()
+    };
+    assert_eq!(forget().await, 0);
+
+    up.send(ReportRequest { message: end }).await.unwrap();
+    while timeout(PATIENCE, report.message())
+        .await
+        .unwrap()
+        .unwrap()
+        .is_some()
+    {}
+    // It is in memory as long as its report.
+    let over = async {
+        while forget().await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, over).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_task_that_never_left_is_cancelled_at_once() {
     let directory = TempDir::new().unwrap();
     let plane = Plane::open(directory.path()).await;

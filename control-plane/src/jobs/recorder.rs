@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    mem,
+    mem, slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -98,8 +98,8 @@ impl Dirty {
     }
 
     /// The jobs to write now.
-    fn due(&self) -> Vec<JobId> {
-        let all = self.stop || self.waiters.iter().any(|waiter| waiter.job.is_none());
+    fn due(&self, all: bool) -> Vec<JobId> {
+        let all = all || self.stop || self.waiters.iter().any(|waiter| waiter.job.is_none());
         let awaited: HashSet<_> = self
             .waiters
             .iter()
@@ -220,8 +220,11 @@ impl Recorder {
             if !stop {
                 let _ = timeout_at(Instant::now() + GATHER, self.urgent.notified()).await;
             }
-            let mut taken = self.take();
-            let written = write(&writer, &taken, &retire).await;
+            let mut taken = self.take(intake.is_crowded());
+            let written = match write(&writer, &taken.jobs, &taken.fences, &retire).await {
+                Err(StoreError::Conflict(_)) => write_apart(&writer, &mut taken, &retire).await,
+                written => written,
+            };
             self.failing.store(written.is_err(), Ordering::Relaxed);
             match written {
                 Ok(durable) => {
@@ -248,11 +251,12 @@ impl Recorder {
         }
     }
 
-    fn take(&self) -> Taken {
+    /// What is due, or `all`.
+    fn take(&self, all: bool) -> Taken {
         let dirty = &mut *self.dirty.lock();
         let mut jobs = Vec::new();
         let mut tasks = 0;
-        for id in dirty.due() {
+        for id in dirty.due(all) {
             if tasks >= TASKS_MAX {
                 break;
             }
@@ -300,15 +304,44 @@ struct Taken {
     waiters: Vec<Waiter>,
 }
 
+/// Writes each job by itself: one that the ledger refuses holds up no other. It was deleted there when it was looked at
+/// again, and has no history to be added to.
+async fn write_apart(
+    writer: &Writer,
+    taken: &mut Taken,
+    retire: &impl Fn(&Arc<Job>),
+) -> Result<Durable, StoreError> {
+    let mut written = Vec::new();
+    while let Some(marked) = taken.jobs.pop() {
+        match write(writer, slice::from_ref(&marked), &[], retire).await {
+            Ok(_) => written.push(marked),
+            Err(StoreError::Conflict(cause)) => {
+                let id = marked.job.order.job_id;
+                tracing::error!(job.id = %id, "the ledger refuses what became of job {id}: {cause}");
+                if marked.job.is_done() {
+                    retire(&marked.job);
+                }
+            }
+            Err(error) => {
+                taken.jobs.push(marked);
+                return Err(error);
+            }
+        }
+    }
+    taken.jobs = written;
+    write(writer, &[], &taken.fences, retire).await
+}
+
 async fn write(
     writer: &Writer,
-    taken: &Taken,
+    jobs: &[Marked],
+    fences: &[(HostId, Heard)],
     retire: &impl Fn(&Arc<Job>),
 ) -> Result<Durable, StoreError> {
     // Before the snapshots: a job that is done now is written as done.
-    let done: Vec<_> = taken.jobs.iter().filter(|m| m.job.is_done()).collect();
+    let done: Vec<_> = jobs.iter().filter(|m| m.job.is_done()).collect();
     let summaries = |new: bool| {
-        let of_kind = taken.jobs.iter().filter(move |m| m.new == new);
+        let of_kind = jobs.iter().filter(move |m| m.new == new);
         of_kind.map(|m| m.job.summary()).collect::<Vec<_>>()
     };
     let (new, changed) = (summaries(true), summaries(false));
@@ -317,13 +350,12 @@ async fn write(
         ordinal,
         task: marked.job.task(ordinal),
     };
-    let tasks: Vec<_> = taken
-        .jobs
+    let tasks: Vec<_> = jobs
         .iter()
         .flat_map(|marked| marked.ordinals.iter().map(|at| placed(marked, *at)))
         .collect();
     let mut batch = rows::put(&new, &tasks, &changed);
-    for entry in taken.jobs.iter().flat_map(|marked| &marked.entries) {
+    for entry in jobs.iter().flat_map(|marked| &marked.entries) {
         batch.record(entry.clone());
     }
     let mut ended: HashMap<JobId, Vec<(u32, bool)>> = HashMap::new();
@@ -335,8 +367,8 @@ async fn write(
             ended.entry(job).or_default().push((placed.ordinal, late));
         }
     }
-    if !taken.fences.is_empty() {
-        rows::write_fences(&mut batch, &taken.fences);
+    if !fences.is_empty() {
+        rows::write_fences(&mut batch, fences);
     }
     let durable = if batch.is_empty() {
         writer.syncer().now()
@@ -344,7 +376,7 @@ async fn write(
         writer.commit(batch).await?.durable
     };
     // Nobody else writes ends, so until here none was written twice.
-    for marked in &taken.jobs {
+    for marked in jobs {
         if let Some(ended) = ended.get(&marked.job.order.job_id) {
             marked.job.ends_recorded(ended);
         }
@@ -405,7 +437,7 @@ mod tests {
 
     /// The ids that are written now, and how many of those who wait are answered then.
     fn written(recorder: &Recorder) -> (Vec<JobId>, usize) {
-        let taken = recorder.take();
+        let taken = recorder.take(false);
         let ids = taken.jobs.iter().map(|marked| marked.job.order.job_id);
         (ids.collect(), taken.waiters.len())
     }

@@ -204,10 +204,12 @@ impl Jobs {
     /// Deletes jobs that ended before `time`, with their output; says how many.
     pub(crate) async fn forget_before(&self, time: i64, limit: i64) -> Result<usize, StoreError> {
         let old = rows::old_jobs(&self.0.store.readers, time, limit).await?;
-        if old.is_empty() {
+        // What is in memory may still change, and a change needs its row.
+        let is_over = |id: &String| id.parse().is_ok_and(|id| self.live_job(id).is_none());
+        let (ids, tasks): (Vec<_>, Vec<_>) = old.into_iter().filter(|(id, _)| is_over(id)).unzip();
+        if ids.is_empty() {
             return Ok(0);
         }
-        let (ids, tasks): (Vec<_>, Vec<_>) = old.into_iter().unzip();
         let tasks: Vec<_> = tasks
             .into_iter()
             .flatten()

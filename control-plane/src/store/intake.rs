@@ -166,6 +166,12 @@ impl Intake {
         Ok(())
     }
 
+    /// Both files are in use: what the database takes now lets one of them be emptied before the other outgrows its room.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let state = self.0.log.state.lock();
+        state.waiting_in.iter().all(|waiting| *waiting > 0)
+    }
+
     /// The database is so far behind that callers should wait for it.
     pub(crate) fn is_full(&self) -> bool {
         self.0.log.state.lock().waiting_bytes >= WAITING_BYTES_MAX
@@ -252,6 +258,7 @@ mod tests {
         for _ in 0..40 {
             positions.push(intake.append(large.clone()).unwrap().position);
         }
+        assert!(intake.is_crowded());
         assert_eq!(Intake::open(directory.path()).unwrap().left().len(), 40);
         intake.release(&positions).unwrap();
         for _ in 0..200 {
@@ -264,7 +271,7 @@ mod tests {
             .sum();
         assert!(size < 6 * FILE_BYTES, "{size}");
         assert!(Intake::open(directory.path()).unwrap().left().is_empty());
-        assert!(!intake.is_full());
+        assert!(!intake.is_full() && !intake.is_crowded());
     }
 
     #[test]
