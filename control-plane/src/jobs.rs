@@ -224,7 +224,8 @@ impl Jobs {
         Ok(written.wait().await?)
     }
 
-    async fn written_now(&self) -> Result<Durable, StoreError> {
+    /// Returns once the ledger has everything reported so far, with what tells when it is durable; at once if it cannot.
+    pub(crate) async fn written_now(&self) -> Result<Durable, StoreError> {
         self.0.recorder.written(None, true).await
     }
 

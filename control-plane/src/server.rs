@@ -362,6 +362,7 @@ impl Server {
             }))
             .add_service(AuditServiceServer::new(AuditDoor {
                 store: self.store.clone(),
+                jobs: self.rooms.jobs.clone(),
                 heads: self.heads.clone(),
                 inventory: self.rooms.inventory.clone(),
             }))

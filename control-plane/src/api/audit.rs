@@ -22,6 +22,7 @@ use super::{
 use crate::{
     audit::{HeadError, Heads},
     hosts::Inventory,
+    jobs::Jobs,
     store::{AuditFilter, Store, StoreError},
 };
 
@@ -40,6 +41,8 @@ const EXPORT_QUEUE: usize = 4;
 /// `muster.v1.AuditService`.
 pub(crate) struct AuditDoor {
     pub(crate) store: Store,
+    /// Entries of jobs are written with them.
+    pub(crate) jobs: Jobs,
     pub(crate) heads: Heads,
     pub(crate) inventory: Inventory,
 }
@@ -98,6 +101,7 @@ impl AuditService for AuditDoor {
             host,
             verdict: request.verdict,
         };
+        let _ = (self.jobs.written_now().await).map_err(|error| status::of(&error))?;
         let limit = i64::try_from(size).unwrap_or(i64::MAX);
         let (entries, next) = self
             .store
@@ -126,6 +130,7 @@ impl AuditService for AuditDoor {
         if after < 0 {
             return Err(status::invalid("after", "is not negative"));
         }
+        let _ = (self.jobs.written_now().await).map_err(|error| status::of(&error))?;
         let head = self.heads.publish().await.map_err(|e| status::of(&e))?;
         let count = i64::try_from(head.position.count).unwrap_or(i64::MAX);
         if after > count {
