@@ -49,7 +49,8 @@ pub struct InstallArgs {
     #[arg(long, conflicts_with = "run_as")]
     pub user: bool,
 
-    /// Whom the agent runs as, and its commands with it [default: root, which may run them as anybody]
+    /// Whom the agent runs as, and its commands with it [default: as installed before, else root, which may run
+    /// them as anybody]
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
 
@@ -172,6 +173,7 @@ pub async fn install(
         command: format!("{} install", service.command),
     };
     let plan = installation.plan(&ground)?;
+    let kept_user = installation.kept_user(&ground).map(str::to_owned);
     let joins = !held && takes_along.is_none();
     if args.dry_run {
         return Ok(Outcome {
@@ -201,6 +203,7 @@ pub async fn install(
     tokio::task::spawn_blocking(|| plan.carry_out()).await??;
     let answer = attached(&target).await;
     let manager = Manager(layout.scope);
+    let own = if args.user { " --user" } else { "" };
     let mut notes = vec![
         ("state", target.display().to_string()),
         (
@@ -217,17 +220,16 @@ pub async fn install(
         ),
         (
             "upgrade",
-            format!("{} install, with the new program", service.command),
+            format!("{} install{own}, with the new program", service.command),
         ),
-        (
-            "undo",
-            format!(
-                "{} uninstall{}",
-                service.command,
-                if args.user { " --user" } else { "" }
-            ),
-        ),
+        ("undo", format!("{} uninstall{own}", service.command)),
     ];
+    if let Some(user) = kept_user {
+        notes.push((
+            "user",
+            format!("{user}, as before; --run-as chooses another"),
+        ));
+    }
     if args.user && !layout.lingers() {
         notes.push((
             "note",

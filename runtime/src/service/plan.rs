@@ -115,7 +115,7 @@ pub struct Installation<'a> {
     pub layout: &'a Layout,
     /// The program, as it stands now.
     pub program: &'a Path,
-    /// Whom it runs as, in place of what the unit says.
+    /// Whom it runs as from now on; else as whom it did, or as the template says.
     pub run_as: Option<&'a str>,
     /// A directory that moves to where the service keeps its state: from, to.
     pub takes_along: Option<(PathBuf, PathBuf)>,
@@ -164,7 +164,7 @@ impl Installation<'_> {
             }
             _ => self.program.to_owned(),
         };
-        let text = self.unit(&program)?.text().to_owned();
+        let text = self.unit(&program, ground)?.text().to_owned();
         steps.extend([
             Step::Unit { path, text },
             Step::Reload,
@@ -192,7 +192,14 @@ impl Installation<'_> {
         )))
     }
 
-    fn unit(&self, program: &Path) -> Result<Unit, ServiceError> {
+    /// The user that an earlier installation chose: one that says nothing of it must not make the commands root's.
+    pub fn kept_user<'b>(&self, ground: &'b Ground) -> Option<&'b str> {
+        let chosen = self.run_as.is_some() || self.service.account.is_some();
+        let unit = ground.unit.as_deref().filter(|text| Unit::is_ours(text))?;
+        Unit::value(unit, "User").filter(|_| !chosen)
+    }
+
+    fn unit(&self, program: &Path, ground: &Ground) -> Result<Unit, ServiceError> {
         let (service, layout) = (self.service, self.layout);
         // Quoted, since paths may hold spaces.
         let program = format!("\"{}\" {}", word(program)?, service.arguments.join(" "));
@@ -201,7 +208,7 @@ impl Installation<'_> {
         let mut unit = Unit::new(service.template, &install, service.name)
             .with("Service", "ExecStart", &program)
             .with("Service", "Environment", &data_dir);
-        if let Some(name) = self.run_as {
+        if let Some(name) = self.run_as.or(self.kept_user(ground)) {
             unit = unit.with("Service", "User", name);
         }
         if layout.scope == Scope::User {
@@ -355,6 +362,28 @@ mod tests {
         };
         let again = installation.plan(&safe).unwrap().obstacle().unwrap();
         assert!(text(&again).contains("ExecStart=\"/home/ada/muster\" agent run"));
+    }
+
+    #[test]
+    fn whom_it_runs_as_stays_unless_it_is_said_anew() {
+        let layout = Layout::system();
+        let mut installation = installation(&SERVICE, &layout);
+        installation.run_as = Some("ada");
+        let first = installation.plan(&ready()).unwrap();
+        assert!(text(&first).contains("\nUser=ada\n"));
+
+        let installed = Ground {
+            unit: Some(text(&first).to_owned()),
+            accounts: vec![("root".to_owned(), 0)],
+            ..ready()
+        };
+        installation.run_as = None;
+        assert_eq!(installation.kept_user(&installed), Some("ada"));
+        let again = installation.plan(&installed).unwrap();
+        assert!(text(&again).contains("\nUser=ada\n"));
+        installation.run_as = Some("root");
+        let roots = installation.plan(&installed).unwrap();
+        assert!(text(&roots).contains("\nUser=root\n"));
     }
 
     #[test]

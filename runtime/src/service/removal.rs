@@ -37,6 +37,12 @@ impl Removal<'_> {
             }
             None => {}
         }
+        // What a package runs is the package's to stop, and its state in use.
+        if let Some(elsewhere) = &ground.elsewhere
+            && (ground.unit.is_none() || self.purge)
+        {
+            obstacles.push(ServiceError::Foreign(elsewhere.clone()));
+        }
         if let (Some(program), Some(programs)) = (layout.program(service), &layout.programs)
             && (ground.unit.is_some() || program.exists())
         {
@@ -116,6 +122,33 @@ mod tests {
                 "remove the system user muster",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_package_runs_keeps_its_state() {
+        let ours = Unit::new("[Service]\n", "x", "y").text().to_owned();
+        let refuses = |purge: bool, unit: Option<&String>| {
+            let layout = Layout::system();
+            let removal = Removal {
+                service: &SERVICE,
+                layout: &layout,
+                purge,
+                end: false,
+                command: "muster control-plane uninstall".to_owned(),
+            };
+            let ground = Ground {
+                is_root: true,
+                unit: unit.cloned(),
+                elsewhere: Some("/usr/lib/systemd/system/muster-control-plane.service".into()),
+                ..Ground::default()
+            };
+            let obstacle = removal.plan(&ground).obstacle();
+            matches!(obstacle, Err(ServiceError::Foreign(_)))
+        };
+        assert!(refuses(false, None) && refuses(true, None));
+        assert!(refuses(true, Some(&ours)));
+        // Ours goes, and the package's is what is left.
+        assert!(!refuses(false, Some(&ours)));
     }
 
     #[test]

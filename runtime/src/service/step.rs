@@ -107,7 +107,11 @@ impl Step {
                 Ok(())
             }
             Self::Remove(path) => absent(path, fs::remove_file(path)),
-            Self::Purge(path) => absent(path, fs::remove_dir_all(path)),
+            Self::Purge(path) => {
+                // Something that is no service may run in it.
+                let _lock = transfer::hold(path)?;
+                absent(path, fs::remove_dir_all(path))
+            }
             Self::Tidy(path) => match fs::remove_dir(path) {
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
                 done => absent(path, done),
@@ -249,5 +253,20 @@ mod tests {
             Step::Tidy(parent.clone()).take(manager).unwrap();
         }
         assert!(!parent.exists());
+    }
+
+    #[test]
+    fn what_runs_in_a_directory_keeps_it_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("lock"), "").unwrap();
+        let (purge, manager) = (Step::Purge(path.clone()), Manager(Scope::System));
+        let held = transfer::hold(&path).unwrap();
+        assert!(matches!(purge.take(manager), Err(ServiceError::Move(_))));
+        assert!(path.join("lock").exists());
+        drop(held);
+        purge.take(manager).unwrap();
+        assert!(!path.exists());
     }
 }

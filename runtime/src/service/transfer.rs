@@ -84,7 +84,8 @@ pub fn move_directory(from: &Path, to: &Path) -> Result<(), MoveError> {
     fs::remove_dir_all(from).map_err(at(from))
 }
 
-fn hold(directory: &Path) -> Result<Option<Flock<File>>, MoveError> {
+/// Holds a directory, so that nothing starts in it.
+pub(super) fn hold(directory: &Path) -> Result<Option<Flock<File>>, MoveError> {
     let path = directory.join(LOCK);
     let file = match OpenOptions::new()
         .write(true)

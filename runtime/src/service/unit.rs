@@ -66,6 +66,13 @@ impl Unit {
         &self.0
     }
 
+    /// The value of a key in a unit's text, if it is set once.
+    pub(super) fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+        let mut lines = text.lines().filter(|line| is_of(line, key));
+        let value = lines.next()?.split_once('=')?.1;
+        lines.next().is_none().then_some(value)
+    }
+
     /// Whether a file that is there already was written by us.
     pub fn is_ours(text: &str) -> bool {
         text.starts_with(MARK)
