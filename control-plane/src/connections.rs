@@ -168,8 +168,9 @@ impl Reports {
     /// Another stream reports the task from now on. Returns what is cancelled when yet another does.
     fn begin(&self, task: TaskId) -> CancellationToken {
         let superseded = CancellationToken::new();
-        let older = self.0.lock().insert(task, superseded.clone());
-        if let Some(older) = older {
+        let mut reports = self.0.lock();
+        // Under the lock: else the older one could take itself for the newest, and remove this one.
+        if let Some(older) = reports.insert(task, superseded.clone()) {
             older.cancel();
         }
         superseded
@@ -177,8 +178,9 @@ impl Reports {
 
     /// That stream is over.
     fn end(&self, task: TaskId, superseded: &CancellationToken) {
+        let mut reports = self.0.lock();
         if !superseded.is_cancelled() {
-            self.0.lock().remove(&task);
+            reports.remove(&task);
         }
     }
 }

@@ -26,12 +26,15 @@ pub(crate) fn not_held(
     let Some(offered) = offered.filter(|_| !state.is_final()) else {
         return Verdict::Nothing;
     };
-    if offered.journal_id != now.journal_id || rolled_back {
+    if offered.journal_id != now.journal_id {
         return Verdict::Lost(Reason::HostRolledBack);
     }
     if offered.boot_id != now.boot_id {
         // A power cut may have taken the journal's last entries, with the process long gone.
         return Verdict::Lost(Reason::HostRebooted);
+    }
+    if rolled_back {
+        return Verdict::Lost(Reason::HostRolledBack);
     }
     match state {
         // The journal is written before the process starts, so what it lacks has not started.
@@ -66,6 +69,17 @@ mod tests {
             boot_id: boot.as_str().into(),
             journal_id: journal.as_str().into(),
         })
+    }
+
+    #[test]
+    fn a_power_cut_that_took_entries_is_no_older_copy() {
+        let fence = |boot: &str| Fence {
+            boot_id: boot.into(),
+            journal_id: "journal".into(),
+        };
+        let lost = |now: &str| not_held(State::Running, Some(&fence("boot")), &fence(now), true);
+        assert_eq!(lost("another"), Verdict::Lost(Reason::HostRebooted));
+        assert_eq!(lost("boot"), Verdict::Lost(Reason::HostRolledBack));
     }
 
     proptest! {
