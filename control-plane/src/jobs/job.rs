@@ -1,18 +1,22 @@
 //! A job in memory: what was asked for, its tasks, and what watchers have not seen yet.
 
+mod counts;
+mod waiting;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use muster_proto::{
-    ids::{HostId, JobId, TaskId},
+    ids::{JobId, TaskId},
     v1::Reason,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+pub(crate) use self::counts::{Counts, JobState};
 use super::{
     state::{Event, NotAllowed, State, Withdrawal},
-    task::{Ending, Fence, Hold, Task},
+    task::{Ending, Fence, Task},
 };
 use crate::output::OutputSize;
 
@@ -43,83 +47,6 @@ pub(crate) struct Order {
     pub(crate) start_deadline_time: i64,
     /// Milliseconds that a silent host keeps its tasks from being lost.
     pub(crate) lost_after: i64,
-}
-
-/// Where a job stands; follows from its tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JobState {
-    /// No task has started.
-    Pending,
-    /// A task has started, and some are not final.
-    Running,
-    /// Every task succeeded.
-    Succeeded,
-    /// Every task is final and one neither succeeded nor was cancelled.
-    Failed,
-    /// Every task is final, none failed and one was cancelled.
-    Cancelled,
-}
-
-impl JobState {
-    /// Every state with its name in the ledger.
-    pub(crate) const ALL: [(JobState, &'static str); 5] = [
-        (JobState::Pending, "pending"),
-        (JobState::Running, "running"),
-        (JobState::Succeeded, "succeeded"),
-        (JobState::Failed, "failed"),
-        (JobState::Cancelled, "cancelled"),
-    ];
-
-    /// The name in the ledger.
-    pub(crate) fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-
-    /// The state of a job with so many tasks in each state, of which one has ever started.
-    pub(crate) fn of(counts: &Counts, started: bool) -> Self {
-        let open = counts.iter().filter(|(state, _)| !state.is_final()).count();
-        match () {
-            () if open > 0 && started => Self::Running,
-            () if open > 0 => Self::Pending,
-            () if counts
-                .iter()
-                .any(|(state, _)| !matches!(state, State::Succeeded | State::Cancelled)) =>
-            {
-                Self::Failed
-            }
-            () if counts.of(State::Cancelled) > 0 => Self::Cancelled,
-            () => Self::Succeeded,
-        }
-    }
-}
-
-/// How many tasks are in which state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Counts([u32; State::ALL.len()]);
-
-impl Counts {
-    /// How many are in `state`.
-    pub(crate) fn of(&self, state: State) -> u32 {
-        self.0[state as usize]
-    }
-
-    /// Adds tasks in a state.
-    pub(crate) fn add(&mut self, state: State, tasks: u32) {
-        self.0[state as usize] += tasks;
-    }
-
-    /// The states that have tasks.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (State, u32)> {
-        State::ALL
-            .into_iter()
-            .map(|(state, _)| (state, self.of(state)))
-            .filter(|(_, tasks)| *tasks > 0)
-    }
-
-    fn moved(&mut self, from: State, to: State) {
-        self.0[from as usize] -= 1;
-        self.0[to as usize] += 1;
-    }
 }
 
 /// A job without its tasks, as it stands now.
@@ -545,95 +472,6 @@ impl Job {
         }
     }
 
-    /// Those whose approval it needs have given it: what awaits that may go until this deadline. Returns the tasks
-    /// that this is news for.
-    pub(crate) fn approve(&self, start_deadline_time: i64, now: i64) -> Vec<u32> {
-        self.change(|inner| {
-            let mut approved = Vec::new();
-            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
-                if inner.step(ordinal, Event::Approved, now) == Ok(true) {
-                    inner.tasks[ordinal as usize].message = String::new();
-                    inner.touch(ordinal);
-                    approved.push(ordinal);
-                }
-            }
-            if !approved.is_empty() {
-                inner.approved = Some(Arc::new(Order {
-                    start_deadline_time,
-                    ..Order::clone(&self.order)
-                }));
-            }
-            approved
-        })
-    }
-
-    /// The host holds the task under our seal: its approval was given, whatever is written.
-    pub(crate) fn proved_approved(&self, ordinal: u32, now: i64) {
-        self.change(|inner| {
-            if inner.step(ordinal, Event::Approved, now) == Ok(true) {
-                inner.tasks[ordinal as usize].message = String::new();
-                inner.touch(ordinal);
-            }
-        });
-    }
-
-    /// Says what the tasks that await approval wait for. Returns those tasks.
-    pub(crate) fn await_approval(&self, message: &str) -> Vec<u32> {
-        self.change(|inner| {
-            let mut told = Vec::new();
-            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
-                let task = &mut inner.tasks[ordinal as usize];
-                if task.state == State::AwaitingApproval && task.message != message {
-                    message.clone_into(&mut task.message);
-                    inner.touch(ordinal);
-                    told.push(ordinal);
-                }
-            }
-            told
-        })
-    }
-
-    /// Holds back what is pending, until it is released.
-    pub(crate) fn hold(&self, now: i64) {
-        self.change(|inner| {
-            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
-                let task = &mut inner.tasks[ordinal as usize];
-                if is_pending(task) {
-                    task.hold = Hold::Held;
-                    if task.offered.is_none() {
-                        task.state_time = now;
-                    }
-                    inner.touch(ordinal);
-                }
-            }
-        });
-    }
-
-    /// How many tasks are held.
-    pub(crate) fn holds(&self) -> usize {
-        let inner = self.inner.lock();
-        let held = inner.tasks.iter();
-        held.filter(|task| is_pending(task) && task.hold == Hold::Held)
-            .count()
-    }
-
-    /// Lets go of what is held. Returns the hosts of those tasks.
-    pub(crate) fn release(&self, now: i64) -> Vec<HostId> {
-        self.change(|inner| {
-            let mut hosts = Vec::new();
-            for ordinal in 0..u32::try_from(inner.tasks.len()).unwrap_or(u32::MAX) {
-                let task = &mut inner.tasks[ordinal as usize];
-                if is_pending(task) && task.hold == Hold::Held {
-                    task.hold = Hold::Released;
-                    task.state_time = now;
-                    hosts.push(task.host_id);
-                    inner.touch(ordinal);
-                }
-            }
-            hosts
-        })
-    }
-
     /// Cancelling is wished for. Returns the tasks that this is news for.
     pub(crate) fn wish_cancel(
         &self,
@@ -663,10 +501,6 @@ impl Job {
             wished
         })
     }
-}
-
-fn is_pending(task: &Task) -> bool {
-    matches!(task.state, State::Pending | State::AwaitingApproval)
 }
 
 fn late_result(ending: &Ending) -> String {
