@@ -43,13 +43,7 @@ impl Tasks {
                 Arc::clone(&self.0.room),
                 overflow.keep(),
                 held.produced,
-            )
-            .unwrap_or_else(|error| {
-                tracing::error!(task.id = %task_id, %error, "kept output cannot be read: {error}");
-                let spool = Spool::new(task_id, Arc::clone(&self.0.room), overflow.keep());
-                spool.miss();
-                spool
-            });
+            );
             let task = Task::new(
                 task_id,
                 held.sealed_offer.clone(),
@@ -262,7 +256,7 @@ impl Tasks {
 
 /// Takes over the output that a supervisor left on disk.
 fn take_left(task_id: TaskId, spool: &Arc<Spool>, room: Room, limit: u64) -> io::Result<()> {
-    let left = Spool::recover(task_id, Arc::new(room), limit, None)?;
+    let left = Spool::recover(task_id, Arc::new(room), limit, None);
     let mut taken = Taken::new(spool);
     let mut position = Position::default();
     let mut after = left.acknowledged();

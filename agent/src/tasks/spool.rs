@@ -45,6 +45,10 @@ const SEGMENT: u64 = 8 << 20;
 /// Kept in memory, for each of head and tail, when the disk has no room, bytes.
 const MEMORY: u64 = 1 << 20;
 
+/// Why output is missing that the host has had.
+pub(crate) const NOT_KEPT: &str =
+    "the host had it in memory only when its agent ended, or lost it when its power was cut";
+
 /// Read from a file at once, bytes.
 const READ_MAX: usize = 1 << 20;
 

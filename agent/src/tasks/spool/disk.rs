@@ -73,6 +73,16 @@ impl Room {
         }
     }
 
+    /// Has no room from now on, or has it again.
+    #[cfg(test)]
+    pub(super) fn fill(&self, is_full: bool) {
+        const MORE_THAN_ANY: u64 = 1 << 50;
+        match is_full {
+            true => self.used.fetch_add(MORE_THAN_ANY, Ordering::Relaxed),
+            false => self.used.fetch_sub(MORE_THAN_ANY, Ordering::Relaxed),
+        };
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

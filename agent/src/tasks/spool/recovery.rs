@@ -10,24 +10,27 @@ use std::{
 use muster_proto::ids::TaskId;
 
 use super::{
-    Inner, Keep, Produced, Room, Spool,
+    Content, Keep, NOT_KEPT, Produced, Room, Spool,
     disk::{self, SegmentFile},
-    gap,
-    plan::{Missing, Place, Plan, Segment, Size},
+    plan::{Plan, Segment},
 };
 
 impl Spool {
-    /// For a task of an earlier agent: what it left, and a gap for what is known to be missing. More may be
+    /// For a task of an earlier agent: what it left, and a gap for what it is known to have had besides. More may be
     /// appended.
     pub(crate) fn recover(
         task_id: TaskId,
         room: Arc<Room>,
         keep: impl Into<Keep>,
         produced: Option<Produced>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (mut head, mut tail): (Vec<Segment>, Vec<Segment>) = Default::default();
         let mut files = HashMap::new();
-        for (id, path) in disk::left_behind(room.directory(), task_id)? {
+        let left = disk::left_behind(room.directory(), task_id).unwrap_or_else(|error| {
+            tracing::error!(task.id = %task_id, %error, "kept output cannot be read: {error}");
+            Vec::new()
+        });
+        for (id, path) in left {
             match SegmentFile::recover(&room, path.clone(), id) {
                 Ok((file, segment)) => {
                     files.insert(id, Arc::new(file));
@@ -54,49 +57,40 @@ impl Spool {
                 follows
             })
             .count();
-        head.truncate(whole);
+        // The same in the tail, of which the newest counts.
+        let torn = tail
+            .windows(2)
+            .rposition(|pair| pair[0].end != pair[1].begin)
+            .map_or(0, |older| older + 1);
+        for dropped in head.drain(whole..).chain(tail.drain(..torn)) {
+            // Its name may be given to a segment that begins.
+            if let Some(file) = files.remove(&dropped.id) {
+                file.throw_away();
+            }
+        }
         let spool = Self::with_plan(
             task_id,
             room,
             Plan::recovered(keep.into().limits(), head, tail),
         );
         spool.digest.lock().miss();
-        {
-            let mut inner = spool.inner.lock();
-            inner.files = files;
-            // Without a file, all of it was acknowledged, or nobody can say what was not.
-            if let Some(produced) = produced.filter(|_| !inner.files.is_empty()) {
-                inner.miss(produced);
-            }
+        spool.inner.lock().files = files;
+        // Before gaps are numbered that no earlier agent knew.
+        spool.doubt_numbers();
+        if let Some(produced) = produced {
+            spool.miss_up_to(produced);
         }
-        let is_over = produced.is_some();
-        if !is_over || !spool.inner.lock().files.is_empty() {
-            spool.doubt_numbers();
-        }
-        Ok(spool)
+        spool
     }
-}
 
-impl Inner {
     /// Adds gaps for what the process wrote and no file has.
-    fn miss(&mut self, produced: Produced) {
-        let end = self.plan.end();
-        for (stream, expected) in produced.into_iter().enumerate() {
-            let length = expected - end[stream];
-            if length <= 0 {
-                continue;
+    fn miss_up_to(&self, produced: Produced) {
+        let ends = self.produced();
+        for (stream, (produced, end)) in produced.into_iter().zip(ends).enumerate() {
+            if produced > end {
+                let (length, cause) = (produced - end, NOT_KEPT.to_owned());
+                self.put(stream, Content::Missing { length, cause });
             }
-            let size = Size { kept: 0, length };
-            let placed = self.plan.place(stream, size, Place::Memory);
-            self.memory
-                .entry(placed.segment)
-                .or_default()
-                .push(gap(Missing {
-                    sequence: placed.sequence,
-                    stream,
-                    offset: placed.offset,
-                    length,
-                }));
         }
     }
 }
