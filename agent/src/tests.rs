@@ -2,10 +2,17 @@
 
 mod evil;
 mod limits;
+mod losses;
 mod modes;
 mod versions;
 
-use std::{fs, path::PathBuf, process, sync::LazyLock, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use muster_proto::{
     agent::v1::attach_request,

@@ -250,6 +250,9 @@ pub(crate) struct Ended {
     /// Something of the task goes on below the supervisor, which therefore takes no other task.
     #[prost(bool, tag = "7")]
     pub(crate) leaves: bool,
+    /// How much it wrote, so that a loss shows; `None` of a supervisor that does not say.
+    #[prost(message, optional, tag = "8")]
+    pub(crate) written: Option<Reached>,
 }
 
 /// How a task ended while its agent was away: a file.

@@ -35,11 +35,6 @@ impl Left {
         }
     }
 
-    /// The directory that holds it.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     fn path(&self) -> PathBuf {
         self.directory.join(format!("{}{ENDING}", self.task_id))
     }

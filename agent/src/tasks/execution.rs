@@ -11,7 +11,11 @@ use muster_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{Tasks, grace_of, spool::Spool, task::Task};
+use super::{
+    Tasks, grace_of,
+    spool::{NOT_KEPT, Spool},
+    task::Task,
+};
 use crate::{
     process::StartError,
     supervision::{
@@ -152,7 +156,10 @@ impl Tasks {
                 Ok(News::Gap(gap)) => taken.take_gap(gap),
                 Ok(News::InputResult(result)) => task.answered(result),
                 Ok(News::NotStarted(not_started)) => return Over::NotStarted(not_started),
-                Ok(News::Ended(ended)) => return Over::Ended(ended),
+                Ok(News::Ended(ended)) => {
+                    taken.miss_up_to(&ended);
+                    return Over::Ended(ended);
+                }
                 Ok(News::Hello(_)) => {}
                 Err(error) => {
                     tracing::error!(%error, "the supervisor of a task is gone: {error}");
@@ -268,13 +275,20 @@ impl Taken {
         self.pieces += 1;
     }
 
+    /// All of a task was said, and it wrote so much: nobody has the rest.
+    fn miss_up_to(&mut self, ended: &Ended) {
+        let written = ended.written.as_ref().map(Reached::streams);
+        for (index, end) in written.into_iter().flatten().enumerate() {
+            self.skip(index, end);
+        }
+    }
+
     /// What came before this was had by an earlier agent, which could not keep it.
     fn skip(&mut self, index: usize, offset: i64) {
         let length = offset - self.reached[index];
         if length > 0 {
             self.reached[index] = offset;
-            let cause = "the host had no room to keep it when its agent ended".to_owned();
-            self.spool.append_gap(index, length, cause);
+            self.spool.append_gap(index, length, NOT_KEPT.to_owned());
         }
     }
 

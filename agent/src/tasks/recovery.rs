@@ -23,7 +23,7 @@ use super::{
 };
 use crate::supervision::{
     Left, Link, SupervisorId,
-    protocol::{Cancel, Cause, Gap, News, Order, Output},
+    protocol::{Cancel, Cause, Gap, News, Order, Output, Reached},
 };
 
 /// How soon a supervisor that does not answer is asked again, at first and at last.
@@ -170,19 +170,13 @@ impl Tasks {
     /// ended it, and its supervisor does not know that.
     async fn prove(self, task: Arc<Task>, same_boot: bool, cancelled: bool) {
         let left = Left::new(&self.0.left, task.id);
-        let (spool, directory) = (Arc::clone(&task.spool), left.directory().to_owned());
-        let limits = self.0.limits.clone();
-        let task_id = task.id;
-        let taking = tokio::task::spawn_blocking(move || {
-            let room = Room::new(directory, limits.spool, limits.free_percent);
-            take_left(task_id, &spool, room, limits.task_spool)
-        });
-        match taking.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "output of a task cannot be read: {error}"),
-            Err(_) => return, // The runtime is stopping.
-        }
         let record = left.record();
+        let written = record
+            .as_ref()
+            .and_then(|record| record.ended.as_ref()?.written);
+        if !self.take_left(&task, written).await {
+            return;
+        }
         let ended = match record {
             Some(record) => {
                 if let Some(started) = record.started {
@@ -206,6 +200,28 @@ impl Tasks {
         };
         self.finish(&task, ended);
         left.forget();
+    }
+
+    /// Takes over the output that a supervisor which is gone has left on disk, with a gap for the rest of what was
+    /// written, where it said how much that is. `false` if the runtime is stopping.
+    pub(super) async fn take_left(&self, task: &Task, written: Option<Reached>) -> bool {
+        let (spool, directory) = (Arc::clone(&task.spool), self.0.left.clone());
+        let limits = self.0.limits.clone();
+        let task_id = task.id;
+        let taking = tokio::task::spawn_blocking(move || {
+            let room = Arc::new(Room::new(directory, limits.spool, limits.free_percent));
+            let written = written.as_ref().map(Reached::streams);
+            let left = Spool::recover(task_id, room, limits.task_spool, written);
+            take_over(&left, &spool)
+        });
+        match taking.await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "output of a task cannot be read: {error}");
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Lets go of a supervisor whose task is over, or ends a task that the journal does not know: nobody would
@@ -254,9 +270,8 @@ impl Tasks {
     }
 }
 
-/// Takes over the output that a supervisor left on disk.
-fn take_left(task_id: TaskId, spool: &Arc<Spool>, room: Room, limit: u64) -> io::Result<()> {
-    let left = Spool::recover(task_id, Arc::new(room), limit, None);
+/// Moves all output of one spool to another, but for what is there already.
+fn take_over(left: &Spool, spool: &Arc<Spool>) -> io::Result<()> {
     let mut taken = Taken::new(spool);
     let mut position = Position::default();
     let mut after = left.acknowledged();

@@ -99,6 +99,11 @@ impl Output {
         self.limits.block_at.is_some()
     }
 
+    /// How far each stream has come.
+    pub(super) fn ends(&self) -> [i64; 3] {
+        self.ends
+    }
+
     /// Takes output of the process.
     pub(super) fn append(&mut self, stream: usize, data: Bytes) {
         let offset = self.ends[stream];

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     process::{Child, Ending, Group, Host, Program, StartError, Streams, Tree, Wanted},
     supervision::{
-        protocol::{Cause, Ended, Gap, News, NotStarted, Record, Start, Started},
+        protocol::{Cause, Ended, Gap, News, NotStarted, Reached, Record, Start, Started},
         record::Left,
     },
     tasks::spool::{Content, Keep},
@@ -380,6 +380,7 @@ impl Running {
             note: self.note.to_owned(),
             time: Some(SystemTime::now().into()),
             leaves: has_children(),
+            written: Some(Reached::new(self.output.ends())),
         }
     }
 

@@ -1,0 +1,72 @@
+//! What is lost when power is cut, a supervisor is killed or a disk is full: it is told, and nothing else is lost with
+//! it.
+
+use super::*;
+
+/// As the disk has a file that was not synced when power was cut.
+fn cut_power_on(directory: &Path, task_id: &str) {
+    let mut cut = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        let number = name.strip_prefix(&format!("{task_id}."));
+        if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
+            fs::write(&path, "").unwrap();
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "there was output on disk");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_a_power_cut_took_after_the_end_is_a_gap() {
+    let control_plane = FakeControlPlane::start().await;
+    control_plane.behave(|behaviour| {
+        behaviour.acknowledges = false;
+        behaviour.settles = false;
+    });
+    let mut host = Host::start(&control_plane).await;
+    let task_id = control_plane
+        .offer(script("seq 1 1000; echo bad >&2"))
+        .await;
+    let task = control_plane.task(&task_id, |task| task.output_ended).await;
+    host.die();
+    // All that was on its way is lost too.
+    control_plane.forget(&task_id);
+    cut_power_on(&host.path("agent/spool"), &task_id);
+    control_plane.behave(|behaviour| behaviour.settles = true);
+    host.start_agent().await;
+    let told = control_plane.settled(&task_id).await;
+    assert_eq!(told.state(), State::Succeeded);
+    assert_eq!(told.missing, [task.stdout.len() as i64, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_a_power_cut_took_while_the_agent_was_away_is_a_gap() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    let go_on = host.path("go-on");
+    let text = format!(
+        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 1000; echo bad >&2",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    let task = control_plane
+        .task(&task_id, |task| !task.stdout.is_empty())
+        .await;
+    let supervisor = task.out().trim().parse().unwrap();
+    host.die();
+    fs::write(go_on, "").unwrap();
+    let directory = host.path("agent/supervisors");
+    let record = directory.join(format!("{task_id}.ended"));
+    until("the record", || record.exists()).await;
+    kill(supervisor);
+    until("its end", || !alive(supervisor)).await;
+    cut_power_on(&directory, &task_id);
+    host.start_agent().await;
+    let told = control_plane.settled(&task_id).await;
+    assert_eq!(told.state(), State::Succeeded);
+    assert_eq!(told.out(), task.out());
+    let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(told.missing, [numbers.len() as i64, 4]);
+}
