@@ -339,8 +339,11 @@ impl Tasks {
             }
             Over::SupervisorDied => {
                 self.0.supervisors.lost();
-                let ended = self.after_supervisor(task, true).await;
-                return self.finish(task, ended);
+                if self.take_left(task, None).await {
+                    let ended = self.after_supervisor(task, true).await;
+                    self.finish(task, ended);
+                }
+                return;
             }
         };
         failpoint::reached("ended").await;

@@ -18,6 +18,7 @@ use muster_proto::{
     agent::v1::attach_request,
     v1::{Command, Reason, Script, task::State},
 };
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinHandle,
@@ -141,6 +142,43 @@ impl Host {
     }
 }
 
+/// An agent in a process of its own, which can be looked at, held and limited.
+struct Process(process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(data_dir: &Path) -> Self {
+        // So that a limit on its files is an error, as a full disk is, and not its end.
+        let text = "trap '' XFSZ; exec \"$0\" --data-dir \"$1\" run";
+        #[allow(clippy::disallowed_methods)] // the agent is a process here
+        let child = process::Command::new("/bin/sh")
+            .args(["-c", text])
+            .arg(PROGRAM.as_path())
+            .arg(data_dir)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(process::Stdio::null())
+            .stdout(process::Stdio::null())
+            .stderr(process::Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+}
+
 fn command(argv: &[&str]) -> Command {
     Command {
         argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
@@ -159,8 +197,7 @@ fn script(text: &str) -> Command {
 }
 
 fn kill(pid: i32) {
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
 async fn until(what: &str, come: impl Fn() -> bool) {

@@ -1,11 +1,7 @@
 //! A control plane in the wrong hands, with its own certificate: it asks for more than the host permits, says what
 //! makes no sense, and sends too much. The host does no more than it would have, and others are not harmed.
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -16,7 +12,7 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-use super::{FakeControlPlane, Host, PROGRAM, command, script};
+use super::{FakeControlPlane, Host, Process, command, script};
 use crate::fake_control_plane::Seen;
 
 /// Memory that an attack may cost the agent, bytes.
@@ -204,28 +200,16 @@ async fn forged_acknowledgements_harm_nobody_but_their_task() {
     assert_eq!(task.state(), State::Succeeded);
 }
 
-/// An agent in a process of its own, so that its memory can be seen.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: u64 = line
-            .unwrap()
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .unwrap();
-        kib << 10
-    }
+fn peak_memory(agent: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kib << 10
 }
 
 /// What a task comes to that is offered until it is answered: under load a session may end in between.
@@ -246,22 +230,11 @@ async fn giant_and_malformed_frames_cost_little_and_change_nothing() {
     let control_plane = FakeControlPlane::start().await;
     let directory = tempfile::tempdir().unwrap();
     control_plane.enroll(&directory.path().join("agent"));
-    #[allow(clippy::disallowed_methods)] // the agent is a process here
-    let child = Command::new(PROGRAM.as_path())
-        .arg("--data-dir")
-        .arg(directory.path())
-        .arg("run")
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let agent = Process(child.unwrap());
+    let agent = Process::start(directory.path());
     control_plane.attached(1).await;
     let first = control_plane.offer(command(&["true"])).await;
     control_plane.settled(&first).await;
-    let before = agent.peak_memory();
+    let before = peak_memory(&agent);
 
     let raw = |bytes: Vec<u8>| Offer {
         sealed_offer: bytes.into(),
@@ -309,6 +282,6 @@ async fn giant_and_malformed_frames_cost_little_and_change_nothing() {
     control_plane.send(giant).await;
     control_plane.attached(2).await;
     assert_eq!(still_works(&control_plane).await, State::Succeeded);
-    let grown = agent.peak_memory().saturating_sub(before);
+    let grown = peak_memory(&agent).saturating_sub(before);
     assert!(grown < MEMORY, "the agent grew by {grown} bytes");
 }

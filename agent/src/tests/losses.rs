@@ -70,3 +70,48 @@ async fn output_that_a_power_cut_took_while_the_agent_was_away_is_a_gap() {
     let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
     assert_eq!(told.missing, [numbers.len() as i64, 4]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
+    let control_plane = FakeControlPlane::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    control_plane.enroll(&directory.path().join("agent"));
+    let agent = Process::start(directory.path());
+    control_plane.attached(1).await;
+    let (go_on, done) = (
+        directory.path().join("go-on"),
+        directory.path().join("done"),
+    );
+    let text = format!(
+        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; touch {}; exec sleep 600",
+        go_on.display(),
+        done.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    let task = control_plane
+        .task(&task_id, |task| !task.stdout.is_empty())
+        .await;
+    let supervisor = task.out().trim().parse().unwrap();
+    // The agent does not move, and more comes than fits memory.
+    agent.signal(Signal::SIGSTOP);
+    fs::write(go_on, "").unwrap();
+    until("all is written", || done.exists()).await;
+    let left = || {
+        let entries = fs::read_dir(directory.path().join("agent/supervisors")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().starts_with(&task_id))
+            .count()
+    };
+    assert!(left() > 0, "the supervisor keeps it on disk");
+    kill(supervisor);
+    agent.signal(Signal::SIGCONT);
+    let told = control_plane.settled(&task_id).await;
+    assert_eq!(
+        told.ended.as_ref().unwrap().reason(),
+        Reason::SupervisorDied
+    );
+    let numbers: String = (1..=500_000).map(|n| format!("{n}\n")).collect();
+    assert!(told.out() == task.out() + &numbers);
+    assert_eq!(left(), 0);
+}
