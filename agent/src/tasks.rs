@@ -34,7 +34,7 @@ pub(crate) use self::journal::{Journal, random_id};
 use self::{
     execution::Over,
     history::History,
-    journal::{Ended, Event, Phase, Settled, Starting},
+    journal::{Ended, Event, Held, Phase, Settled, Starting},
     overflow::Overflow,
     spool::Room,
     task::Task,
@@ -47,7 +47,7 @@ use crate::{
     process::{Sandbox, StartError, Tree, end_left_over},
     receipts::Receipts,
     supervision::{
-        self, Link, Pool, SupervisorId,
+        self, Left, Link, Pool, SupervisorId,
         protocol::{self, Cause, Order},
     },
 };
@@ -273,7 +273,10 @@ impl Tasks {
             Some(link) => link,
             None => match self.start_below_a_new_one(task, start).await {
                 Ok(link) => link,
-                Err(refusal) => return self.finish(task, refusal),
+                Err(refusal) => {
+                    self.finish(task, refusal);
+                    return;
+                }
             },
         };
         failpoint::reached("sent").await;
@@ -315,7 +318,7 @@ impl Tasks {
     }
 
     /// Writes down how a task ended that a supervisor held, and lets that go.
-    async fn conclude(&self, task: &Arc<Task>, mut link: Link, over: Over) {
+    async fn conclude(&self, task: &Arc<Task>, link: Link, over: Over) {
         let mut reusable = link.is_reusable();
         let ended = match over {
             Over::Left => return self.0.supervisors.lost(),
@@ -347,9 +350,13 @@ impl Tasks {
             }
         };
         failpoint::reached("ended").await;
-        self.finish(task, ended);
-        match link.release() {
-            Ok(()) if reusable => self.0.supervisors.put(link),
+        // Kept before anybody hears of the end, so that whoever writes it later finds who holds it too.
+        task.keep(link);
+        if !self.finish(task, ended) {
+            return self.0.supervisors.lost();
+        }
+        match task.release() {
+            Some(link) if reusable => self.0.supervisors.put(link),
             _ => self.0.supervisors.lost(),
         }
     }
@@ -446,9 +453,9 @@ impl Tasks {
         }
     }
 
-    /// Writes down that a task is over, and lets its report go on.
-    fn finish(&self, task: &Task, mut ended: task_state::Ended) {
-        let produced = task.spool.produced();
+    /// Writes down that a task is over, and lets its report go on. Says whether it could be written; if not, whoever
+    /// else knows the end has to keep it.
+    fn finish(&self, task: &Task, mut ended: task_state::Ended) -> bool {
         // Signed before it is written down, so that whoever tells of the end, now or later, tells the same.
         ended.receipt = self.0.receipts.sign(
             &TaskEnd {
@@ -460,24 +467,12 @@ impl Tasks {
             },
             &ended,
         );
-        let entry = Ended {
-            task_id: task.id.to_string(),
-            ended: Some(ended.clone()),
-            stdout_bytes: produced[0],
-            stderr_bytes: produced[1],
-            pty_bytes: produced[2],
-        };
-        let position = match self
-            .0
-            .journal
-            .write(self.0.clock.now_ms(), vec![Event::Ended(entry)])
-        {
-            Ok(position) => position,
-            Err(error) => {
-                tracing::error!(%error, "the journal cannot be written: {error}");
-                self.0.journal.position()
-            }
-        };
+        let written = self.write(vec![end_of(task, ended.clone())]);
+        if let Err(error) = &written {
+            tracing::error!(%error, "the journal cannot be written: {error}");
+        }
+        let is_written = written.is_ok();
+        let position = written.unwrap_or_else(|_| self.0.journal.position());
         let (state, message) = (ended.state(), ended.message.clone());
         task.ended(position, ended);
         let name = state.as_str_name();
@@ -486,6 +481,7 @@ impl Tasks {
             State::Succeeded => tracing::debug!(state = name, "task ended: {name} {message}"),
             _ => tracing::info!(state = name, "task ended: {name} {message}"),
         }
+        is_written
     }
 
     /// An end without a process's own result.
@@ -531,18 +527,17 @@ impl Tasks {
 
     /// The control plane has all of a task.
     fn settle(&self, task: &Task) {
-        if let Some(held) = self.0.journal.find(&task.id) {
-            self.0.history.remember(held);
-        }
-        let entry = Settled {
-            task_id: task.id.to_string(),
-            last_sequence: task.spool.last_sequence(),
-        };
-        if let Err(error) = self
-            .0
-            .journal
-            .write(self.0.clock.now_ms(), vec![Event::Settled(entry)])
-        {
+        let settled = self.known_with_end(task).and_then(|held| {
+            if let Some(held) = held {
+                self.0.history.remember(held);
+            }
+            let entry = Settled {
+                task_id: task.id.to_string(),
+                last_sequence: task.spool.last_sequence(),
+            };
+            self.write(vec![Event::Settled(entry)])
+        });
+        if let Err(error) = settled {
             // Kept, and reported again in the next session.
             tracing::error!(task.id = %task.id, %error, "the journal cannot be written: {error}");
             return;
@@ -551,6 +546,26 @@ impl Tasks {
         task.spool.forget();
         self.0.held.lock().remove(&task.id);
         self.0.settled.notify_waiters();
+    }
+
+    /// What the journal knows of a task that is over. An end that could not be written when it came is written before:
+    /// once the task is settled, nobody else can tell how it ended.
+    fn known_with_end(&self, task: &Task) -> io::Result<Option<Held>> {
+        let held = self.0.journal.find(&task.id);
+        let lacks_end = held.as_ref().is_some_and(|held| {
+            matches!(
+                held.phase,
+                Phase::Accepted | Phase::Starting | Phase::Started
+            )
+        });
+        let Some(ended) = lacks_end.then(|| task.ended_as()).flatten() else {
+            return Ok(held);
+        };
+        self.write(vec![end_of(task, ended)])?;
+        // It is not used again, and leaves.
+        drop(task.release());
+        Left::new(&self.0.left, task.id).forget();
+        Ok(self.0.journal.find(&task.id))
     }
 
     /// Called now and then: gives memory back, if there is some to give and no task that it would hold up.
@@ -593,6 +608,18 @@ impl Tasks {
         };
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled).await;
     }
+}
+
+/// That a task is over.
+fn end_of(task: &Task, ended: task_state::Ended) -> Event {
+    let produced = task.spool.produced();
+    Event::Ended(Ended {
+        task_id: task.id.to_string(),
+        ended: Some(ended),
+        stdout_bytes: produced[0],
+        stderr_bytes: produced[1],
+        pty_bytes: produced[2],
+    })
 }
 
 /// That a task is about to be started below this supervisor.

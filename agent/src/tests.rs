@@ -177,6 +177,22 @@ impl Process {
     fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
+
+    /// No file of it gets longer than this, bytes; `None`: as long as it likes.
+    fn limit_files(&self, most: Option<u64>) {
+        let most = most.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+        #[allow(clippy::disallowed_methods)] // there is no safe call
+        let done = process::Command::new("prlimit")
+            .args(["--pid", &self.pid().to_string()])
+            .arg(format!("--fsize={most}:"))
+            .status();
+        assert!(done.unwrap().success());
+    }
+
+    fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        self.0.wait().unwrap();
+    }
 }
 
 fn command(argv: &[&str]) -> Command {

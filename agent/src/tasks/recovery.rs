@@ -87,7 +87,9 @@ impl Tasks {
             }
             // Not even an accepted one can be started after a reboot: that it was started may be just
             // what the power cut took from the journal.
-            Phase::Accepted if !same_boot => self.finish(&task, self.rebooted()),
+            Phase::Accepted if !same_boot => {
+                self.finish(&task, self.rebooted());
+            }
             Phase::Accepted => self.0.waiting.lock().push(task),
         }
         None
@@ -108,7 +110,9 @@ impl Tasks {
                 .map_err(|error| self.over(State::Rejected, Reason::SealInvalid, error.to_string()))
                 .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed), HashMap::new()));
             match admitted {
-                Err(refusal) => self.finish(&task, refusal),
+                Err(refusal) => {
+                    self.finish(&task, refusal);
+                }
                 Ok(admitted) => self.run(task, admitted, None),
             }
         }
@@ -198,8 +202,9 @@ impl Tasks {
             None if same_boot => self.after_supervisor(&task, false).await,
             None => self.rebooted(),
         };
-        self.finish(&task, ended);
-        left.forget();
+        if self.finish(&task, ended) {
+            left.forget();
+        }
     }
 
     /// Takes over the output that a supervisor which is gone has left on disk, with a gap for the rest of what was

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::{overflow::Overflow, spool::Spool};
+use crate::supervision::Link;
 
 /// Inputs that wait for the supervisor; more are refused.
 const INPUTS: usize = 64;
@@ -52,6 +53,8 @@ struct Inner {
     /// To the supervisor, while the process runs.
     inputs: Option<mpsc::Sender<Input>>,
     results: VecDeque<InputResult>,
+    /// Holds the end until the journal does.
+    supervisor: Option<Link>,
     waker: Option<Waker>,
 }
 
@@ -198,6 +201,26 @@ impl Task {
                 Poll::Pending
             }
         }
+    }
+
+    /// The same, if it is over.
+    pub(crate) fn ended_as(&self) -> Option<task_state::Ended> {
+        match self.inner.lock().ended.clone()?.event? {
+            task_state::Event::Ended(ended) => Some(ended),
+            task_state::Event::Started(_) => None,
+        }
+    }
+
+    /// Its supervisor is not to forget how it ended before it is [released](Self::release).
+    pub(crate) fn keep(&self, supervisor: Link) {
+        self.inner.lock().supervisor = Some(supervisor);
+    }
+
+    /// The end is in the journal. Returns the supervisor, if it is there and may forget it.
+    pub(crate) fn release(&self) -> Option<Link> {
+        let mut supervisor = self.inner.lock().supervisor.take()?;
+        supervisor.release().ok()?;
+        Some(supervisor)
     }
 
     /// Calls this waker when the state changes.

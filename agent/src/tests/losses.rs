@@ -115,3 +115,65 @@ async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
     assert!(told.out() == task.out() + &numbers);
     assert_eq!(left(), 0);
 }
+
+/// A task that has ended with 3, as the control plane has heard, while its agent could not write that down.
+async fn unwritten(control_plane: &FakeControlPlane, agent: &Process, data_dir: &Path) -> String {
+    control_plane.behave(|behaviour| behaviour.settles = false);
+    let go_on = data_dir.join("go-on");
+    let text = format!(
+        "until [ -e {} ]; do sleep 0.01; done; exit 3",
+        go_on.display()
+    );
+    let task_id = control_plane.offer(script(&text)).await;
+    control_plane
+        .task(&task_id, |task| task.started.is_some())
+        .await;
+    let journal = fs::metadata(data_dir.join("agent/journal")).unwrap();
+    agent.limit_files(Some(journal.len()));
+    fs::write(go_on, "").unwrap();
+    control_plane
+        .task(&task_id, |task| task.ended.is_some())
+        .await;
+    control_plane.behave(|behaviour| behaviour.settles = true);
+    task_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_the_journal_has_no_room_for_is_kept_below_the_supervisor() {
+    let control_plane = FakeControlPlane::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    control_plane.enroll(&directory.path().join("agent"));
+    let agent = Process::start(directory.path());
+    control_plane.attached(1).await;
+    let task_id = unwritten(&control_plane, &agent, directory.path()).await;
+    drop(agent);
+    let _agent = Process::start(directory.path());
+    let told = control_plane.settled(&task_id).await;
+    assert_eq!(told.state(), State::Failed);
+    assert_eq!(told.ended.unwrap().exit_code, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_the_journal_had_no_room_for_is_written_before_it_is_settled() {
+    let control_plane = FakeControlPlane::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    control_plane.enroll(&directory.path().join("agent"));
+    let agent = Process::start(directory.path());
+    control_plane.attached(1).await;
+    let task_id = unwritten(&control_plane, &agent, directory.path()).await;
+    agent.limit_files(None);
+    control_plane.cut();
+    control_plane.settled(&task_id).await;
+    agent.stop();
+    // Restored from a backup, the control plane asks for it again.
+    control_plane.forget(&task_id);
+    control_plane.behave(|behaviour| behaviour.expected = vec![task_id.clone()]);
+    let _agent = Process::start(directory.path());
+    let told = control_plane.settled(&task_id).await;
+    assert_eq!(told.state(), State::Failed);
+    assert_eq!(told.ended.unwrap().exit_code, Some(3));
+    let record = directory
+        .path()
+        .join(format!("agent/supervisors/{task_id}.ended"));
+    assert!(!record.exists());
+}

@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use muster_proto::{agent::v1::task_state, ids::TaskId};
+use muster_proto::{
+    agent::v1::task_state,
+    ids::TaskId,
+    v1::{Reason, task::State},
+};
 
 use super::{
     super::spool::Produced,
@@ -176,6 +180,7 @@ impl Book {
                 };
                 let ended = match self.live.remove(&task_id).map(|held| held.phase) {
                     Some(Phase::Ended(ended)) => Some(Box::new(ended)),
+                    Some(Phase::Starting | Phase::Started) => Some(Box::new(unseen())),
                     _ => earlier,
                 };
                 let not_after_ms = self.not_after_ms.remove(&task_id).unwrap_or(0);
@@ -235,5 +240,15 @@ impl Book {
             }
         }
         kept
+    }
+}
+
+/// How a task ended whose end the journal does not have: it may have run, and that is all that is known.
+fn unseen() -> task_state::Ended {
+    task_state::Ended {
+        state: State::Lost.into(),
+        reason: Reason::AgentDied.into(),
+        message: "it was settled before its agent had written down how it ended".to_owned(),
+        ..task_state::Ended::default()
     }
 }

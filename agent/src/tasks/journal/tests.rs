@@ -1,4 +1,4 @@
-use muster_proto::agent::v1::task_state;
+use muster_proto::{agent::v1::task_state, v1::task::State};
 use proptest::prelude::*;
 
 use super::*;
@@ -109,6 +109,22 @@ fn a_task_that_is_settled_again_keeps_its_end() {
         settled.unwrap().phase,
         Phase::Settled { ended: Some(_), .. }
     ));
+}
+
+#[test]
+fn a_task_that_may_have_run_is_never_one_that_could_not_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    let settled = |steps: Vec<Event>| {
+        journal.write(0, steps).unwrap();
+        match journal.find(&task(1)).unwrap().phase {
+            Phase::Settled { ended, .. } => ended.map(|ended| ended.state()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(settled(vec![accepted(1, 0), step(1, 4)]), None);
+    let lost = settled(vec![accepted(1, 0), step(1, 1), step(1, 4)]);
+    assert_eq!(lost, Some(State::Lost));
 }
 
 #[test]
