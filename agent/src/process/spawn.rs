@@ -16,6 +16,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     libc,
     pty::{Winsize, openpty},
+    sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr},
     unistd::{ForkResult, Pid, fchown},
 };
 
@@ -285,6 +286,10 @@ impl Terminal {
     /// Opens one of this size; it belongs to `owner`, or to us.
     pub(super) fn open(size: Size, owner: Option<&User>) -> Result<Self, Errno> {
         let pair = openpty(Some(&size.kernel()), None)?;
+        // As terminals are nowadays: a backspace takes the whole character, however many bytes it has.
+        let mut modes = tcgetattr(&pair.slave)?;
+        modes.input_flags |= InputFlags::IUTF8;
+        tcsetattr(&pair.slave, SetArg::TCSANOW, &modes)?;
         for end in [&pair.master, &pair.slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
@@ -342,4 +347,22 @@ fn check(code: libc::c_int) -> Result<(), Errno> {
 
 pub(super) fn errno(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backspace_in_a_terminal_takes_a_whole_character() {
+        let size = Size {
+            rows: 24,
+            columns: 80,
+        };
+        let terminal = Terminal::open(size, None).unwrap();
+        nix::unistd::write(&terminal.master, "aé\x7f\n".as_bytes()).unwrap();
+        let mut line = [0; 16];
+        let length = nix::unistd::read(&terminal.slave, &mut line).unwrap();
+        assert_eq!(&line[..length], b"a\n");
+    }
 }
