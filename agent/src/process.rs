@@ -40,7 +40,7 @@ use nix::{
 use self::launch::{Given, Launch};
 pub(crate) use self::{
     cell::{Cell, Cells},
-    group::{Group, end_left_over},
+    group::{Group, end_left_over, groups_of_tasks},
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},

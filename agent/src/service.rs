@@ -14,7 +14,8 @@ use muster_client::{
 use muster_runtime::{
     config::{DataDir, NoHome},
     service::{
-        Ground, Installation, Layout, Manager, Notifier, Plan, Removal, Service, ServiceError,
+        Ground, Installation, Layout, Manager, Notifier, Plan, Removal, Scope, Service,
+        ServiceError,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Agent, AgentError, Config, Join, NoJoinString,
     doorbell::{self, Answer},
+    process,
 };
 
 /// The agent, as `muster agent` serves it. The lean program has its own name and arguments.
@@ -261,6 +263,10 @@ pub async fn uninstall(
         layout: &layout,
         purge: args.purge,
         end: args.force,
+        groups: match layout.scope {
+            Scope::System => process::groups_of_tasks(),
+            Scope::User => Vec::new(),
+        },
         command: format!("{} uninstall", service.command),
     };
     let plan = removal.plan(&ground);

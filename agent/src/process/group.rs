@@ -93,6 +93,12 @@ impl Drop for Group {
     }
 }
 
+/// The group that holds those of all tasks of this host, if there is one.
+pub(crate) fn groups_of_tasks() -> Vec<PathBuf> {
+    let path = Path::new(MOUNT).join(TASKS);
+    path.is_dir().then_some(path).into_iter().collect()
+}
+
 /// Ends what is left in the group of a task whose supervisor is gone.
 pub(crate) fn end_left_over(task_id: TaskId) {
     let path = Path::new(MOUNT).join(TASKS).join(task_id.to_string());

@@ -182,6 +182,7 @@ async fn uninstall(service: &'static Service, purge: bool, dry_run: bool) -> Res
         layout: &layout,
         purge,
         end: false,
+        groups: Vec::new(),
         command: format!("{} uninstall", service.command),
     };
     let plan = removal.plan(&Ground::look(service, &layout, &layout.data_dir, &[]));

@@ -1,5 +1,7 @@
 //! Taking a service away again.
 
+use std::path::PathBuf;
+
 use super::{Ground, Layout, Manager, Plan, Service, ServiceError, Unit, step::Step};
 
 /// What is to be taken away.
@@ -13,6 +15,8 @@ pub struct Removal<'a> {
     pub purge: bool,
     /// Whether what it has started ends with it, if it would go on.
     pub end: bool,
+    /// Control groups outside of its unit's that hold what it has started.
+    pub groups: Vec<PathBuf>,
     /// The command that was asked for, as people type it.
     pub command: String,
 }
@@ -32,6 +36,7 @@ impl Removal<'_> {
                 steps.push(Step::Disable(service.unit()));
                 if self.end {
                     steps.push(Step::End(service.unit()));
+                    steps.extend(self.groups.iter().cloned().map(Step::Clear));
                 }
                 steps.extend([Step::Remove(path), Step::Reload]);
             }
@@ -86,10 +91,43 @@ mod tests {
             layout: &layout,
             purge,
             end: false,
+            groups: Vec::new(),
             command: "muster control-plane uninstall".to_owned(),
         };
         let plan = removal.plan(ground).obstacle().unwrap();
         plan.steps().collect()
+    }
+
+    #[test]
+    fn what_a_service_has_started_ends_wherever_it_is() {
+        let layout = Layout::system();
+        let directory = tempfile::tempdir().unwrap();
+        let removal = Removal {
+            service: &SERVICE,
+            layout: &layout,
+            purge: false,
+            end: true,
+            groups: vec![directory.path().to_owned()],
+            command: "muster control-plane uninstall".to_owned(),
+        };
+        let ground = Ground {
+            is_root: true,
+            unit: Some(Unit::new("[Service]\n", "x", "y").text().to_owned()),
+            ..Ground::default()
+        };
+        let plan = removal.plan(&ground).obstacle().unwrap();
+        let steps: Vec<String> = plan.steps().collect();
+        let group = format!("end all that is in {}", directory.path().display());
+        assert_eq!(
+            steps[1..3],
+            [
+                "end what muster-control-plane.service has left running",
+                group.as_str()
+            ]
+        );
+        plan.steps[2].take(plan.manager).unwrap();
+        let told = std::fs::read_to_string(directory.path().join("cgroup.kill"));
+        assert_eq!(told.unwrap(), "1");
     }
 
     #[test]
@@ -134,6 +172,7 @@ mod tests {
                 layout: &layout,
                 purge,
                 end: false,
+                groups: Vec::new(),
                 command: "muster control-plane uninstall".to_owned(),
             };
             let ground = Ground {

@@ -36,6 +36,8 @@ pub(super) enum Step {
     Disable(String),
     /// Ends what a stopped unit has left running.
     End(String),
+    /// Ends what is in a control group, and in those below it.
+    Clear(PathBuf),
     /// A file goes.
     Remove(PathBuf),
     /// A directory goes, with all in it.
@@ -63,6 +65,7 @@ impl fmt::Display for Step {
             Self::Restart(unit) => write!(f, "start {unit}, or start it again"),
             Self::Disable(unit) => write!(f, "stop and disable {unit}"),
             Self::End(unit) => write!(f, "end what {unit} has left running"),
+            Self::Clear(group) => write!(f, "end all that is in {}", group.display()),
             Self::Remove(path) => write!(f, "remove {}", path.display()),
             Self::Purge(path) => write!(f, "remove {} and all in it", path.display()),
             Self::Tidy(path) => write!(f, "remove {} if it is empty", path.display()),
@@ -104,6 +107,11 @@ impl Step {
             Self::End(unit) => {
                 // Refused where nothing is left, which is the usual case.
                 let _ = manager.call(&["kill", "--signal=KILL", unit]);
+                Ok(())
+            }
+            Self::Clear(group) => {
+                // Since Linux 5.14. It may be gone by now.
+                let _ = fs::write(group.join("cgroup.kill"), "1");
                 Ok(())
             }
             Self::Remove(path) => absent(path, fs::remove_file(path)),
