@@ -247,6 +247,7 @@ impl Session {
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut speaks = true;
+        let mut holds = true;
         let mut rights = self.caller.policy_changed();
         loop {
             tokio::select! {
@@ -262,11 +263,7 @@ impl Session {
                     };
                     match next {
                         Next::GoOn => {}
-                        Next::Silent => {
-                            speaks = false;
-                            self.attachment.let_go();
-                            self.settle(&typing)?;
-                        }
+                        Next::Silent => speaks = false,
                         Next::Detach => return Ok(()),
                     }
                 }
@@ -285,6 +282,11 @@ impl Session {
                     }
                 }
                 () = at(self.early.due()) => self.settle(&typing)?,
+                // What was typed before the last word still has its writer.
+                () = typing.answered(), if !speaks && holds && self.early.due().is_none() => {
+                    holds = false;
+                    self.attachment.let_go();
+                }
                 _ = pings.tick(), if speaks => {
                     // One that finds no room is as good as one that gets no answer.
                     let _ = self.control.try_send(Ok(down(Down::Ping(AttachPing {}))));

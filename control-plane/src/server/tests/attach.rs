@@ -483,3 +483,34 @@ async fn whoever_only_half_closes_goes_on_watching() {
     );
     plane.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_typed_before_a_half_close_is_put_in() {
+    let plane = Plane::start().await;
+    let mut host = FakeHost::attach(&plane, "web-1").await;
+    plane.create().await;
+    let mut task = host.start().await;
+    plane.runs(&task.task_id).await;
+    let mut typist = Attacher::open(&plane.operator, open(&task.task_id, Access::Write))
+        .await
+        .unwrap();
+    let mut other = Attacher::open(&plane.operator, open(&task.task_id, Access::Write))
+        .await
+        .unwrap();
+    let names = ["w-1", "w-2", "w-3"];
+    for name in names {
+        typist.put(name, data("x")).await;
+    }
+    let (up, _) = mpsc::channel(1);
+    typist.up = up;
+    for name in names {
+        let input = task.input().await;
+        assert_eq!(input.write_id, name);
+        task.answer(&input, InputStatus::Accepted).await;
+        let result = typist.result().await;
+        let answer = (&*result.write_id, result.status(), &*result.message);
+        assert_eq!(answer, (name, InputStatus::Accepted, ""));
+    }
+    assert!(other.writer().await.unwrap().you, "then it writes no more");
+    plane.stop().await;
+}

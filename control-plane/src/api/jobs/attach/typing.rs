@@ -9,7 +9,10 @@ use std::{
 };
 
 use muster_proto::v1::{AttachInputResult, attach_task_response::Message as Down};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use super::{Wire, down, refused};
 use crate::{
@@ -31,6 +34,8 @@ pub(super) struct Typing {
     /// Signals and sizes: at once.
     urgent: mpsc::Sender<Typed>,
     allowed: Arc<AtomicBool>,
+    /// Inputs whose answers the client waits for.
+    unanswered: Arc<watch::Sender<usize>>,
 }
 
 struct Typed {
@@ -50,16 +55,19 @@ impl Typing {
         let (ordered, ordered_out) = mpsc::channel(UNANSWERED_MAX);
         let (urgent, urgent_out) = mpsc::channel(UNANSWERED_MAX);
         let allowed = Arc::new(AtomicBool::new(true));
+        let unanswered = Arc::new(watch::Sender::new(0));
         let carrier = Carrier {
             jobs: jobs.clone(),
             task: task.clone(),
             wire,
             allowed: Arc::clone(&allowed),
+            unanswered: Arc::clone(&unanswered),
         };
         let typing = Self {
             ordered,
             urgent,
             allowed,
+            unanswered,
         };
         let carrying = async move {
             tokio::select! {
@@ -82,15 +90,23 @@ impl Typing {
         } else {
             &self.urgent
         };
-        let typed = Typed {
+        let Ok(room) = way.try_reserve() else {
+            return Err(result(&write_id, &Answer::Full));
+        };
+        self.unanswered.send_modify(|unanswered| *unanswered += 1);
+        room.send(Typed {
             write_id,
             input,
             is_answered: true,
-        };
-        way.try_send(typed).map_err(|error| {
-            let typed = error.into_inner();
-            result(&typed.write_id, &Answer::Full)
-        })
+        });
+        Ok(())
+    }
+
+    /// Returns once all that was put in is answered.
+    pub(super) async fn answered(&self) {
+        let mut unanswered = self.unanswered.subscribe();
+        // Its sender is here.
+        let _ = unanswered.wait_for(|unanswered| *unanswered == 0).await;
     }
 
     /// The client's terminal has this size. Nobody waits for an answer.
@@ -111,6 +127,7 @@ struct Carrier {
     task: TaskRef,
     wire: Wire,
     allowed: Arc<AtomicBool>,
+    unanswered: Arc<watch::Sender<usize>>,
 }
 
 impl Carrier {
@@ -122,15 +139,14 @@ impl Carrier {
         }) = typed.recv().await
         {
             let result = self.put(&write_id, &input, patiently).await;
-            if is_answered
-                && self
-                    .wire
-                    .send(Ok(down(Down::InputResult(result))))
-                    .await
-                    .is_err()
-            {
+            if !is_answered {
+                continue;
+            }
+            let answer = Ok(down(Down::InputResult(result)));
+            if self.wire.send(answer).await.is_err() {
                 return;
             }
+            self.unanswered.send_modify(|unanswered| *unanswered -= 1);
         }
     }
 
