@@ -100,7 +100,7 @@ where
     loop {
         match call().await {
             Ok(answer) => return Ok(answer.into_inner()),
-            Err(status) => retry.after(status.into())?.wait().await,
+            Err(status) => retry.noted_after(status.into())?.wait().await,
         }
     }
 }
@@ -119,8 +119,15 @@ impl Retry {
         if !error.is_transient() || since.elapsed() >= PATIENCE {
             return Err(error);
         }
-        warn!(%error, "trying again: {error}");
         Ok(&mut self.backoff)
+    }
+
+    /// The same where nobody else would say so: a line of the log stands askew in a terminal that somebody works in.
+    fn noted_after(&mut self, error: ClientError) -> Result<&mut Backoff, ClientError> {
+        let said = error.to_string();
+        let backoff = self.after(error)?;
+        warn!(error = said, "trying again: {said}");
+        Ok(backoff)
     }
 
     /// Something worked.
@@ -241,7 +248,7 @@ impl JobWatch {
                 Err(error) => error,
             };
             self.updates = None;
-            let wait = self.retry.after(broken)?.next_wait();
+            let wait = self.retry.noted_after(broken)?.next_wait();
             self.waiting_until = Some(Instant::now() + wait);
         }
     }
