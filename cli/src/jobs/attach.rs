@@ -2,7 +2,7 @@
 
 use muster_client::{Attach as How, Client};
 use muster_proto::v1::{
-    Command, GetJobRequest, ReadOutputRequest, Task, action,
+    Action, Command, GetJobRequest, ReadOutputRequest, Task, action,
     attach_open::Access,
     read_output_request::{Part, Range},
 };
@@ -82,15 +82,19 @@ impl Attach {
 }
 
 pub(super) async fn command(client: &Client, job_id: &str) -> Result<Command, Failure> {
-    let request = GetJobRequest {
-        job_id: job_id.to_owned(),
-    };
-    let job = client.jobs().get_job(request).await?.into_inner().job;
-    let action = job.unwrap_or_default().action.unwrap_or_default();
+    let action = action(client, job_id).await?.unwrap_or_default();
     Ok(match action.kind {
         Some(action::Kind::Command(command)) => command,
         None => Command::default(),
     })
+}
+
+pub(super) async fn action(client: &Client, job_id: &str) -> Result<Option<Action>, Failure> {
+    let request = GetJobRequest {
+        job_id: job_id.to_owned(),
+    };
+    let job = client.jobs().get_job(request).await?.into_inner().job;
+    Ok(job.unwrap_or_default().action)
 }
 
 /// After which sequence the end of the output begins.

@@ -7,7 +7,7 @@ use muster_proto::v1::{
 };
 use serde_json::json;
 
-use super::chosen;
+use super::{attach, chosen};
 use crate::{
     failure::{Failure, exit},
     json,
@@ -35,7 +35,7 @@ pub(crate) struct Input {
     text: Option<String>,
     /// Keys by name, as enter or ctrl-c,up
     #[arg(long, value_name = "KEY,...", value_delimiter = ',', value_parser = key)]
-    keys: Vec<Bytes>,
+    keys: Vec<String>,
     /// A signal, as SIGINT, for the foreground processes of a terminal, or all of them without one
     #[arg(long, value_name = "SIGNAL")]
     signal: Option<String>,
@@ -47,14 +47,22 @@ pub(crate) struct Input {
     write_id: Option<String>,
 }
 
-fn key(name: &str) -> Result<Bytes, String> {
-    keys::key(name).ok_or_else(|| "it is the name of no key; --help lists them".to_owned())
+fn key(name: &str) -> Result<String, String> {
+    match keys::key(name, "") {
+        Some(_) => Ok(name.to_owned()),
+        None => Err("it is the name of no key; --help lists them".to_owned()),
+    }
 }
 
 impl Input {
     pub(super) async fn run(self, client: &Client, as_json: bool) -> Result<(), Failure> {
         let task = chosen::task(client, &self.id, self.host.as_deref()).await?;
-        for (kind, part) in self.parts() {
+        let action = match self.keys.as_slice() {
+            [] => None,
+            // Some have other bytes in other terminals.
+            _ => attach::action(client, &task.job_id).await?,
+        };
+        for (kind, part) in self.parts(keys::term(action.as_ref())) {
             let write_id = match &self.write_id {
                 Some(id) => format!("{id}{part}"),
                 None => String::new(),
@@ -71,11 +79,11 @@ impl Input {
         Ok(())
     }
 
-    /// What is sent one after the other, and how the name of each ends.
-    fn parts(&self) -> Vec<(Kind, String)> {
+    /// What is sent one after the other to a terminal of that kind, and how the name of each ends.
+    fn parts(&self, term: &str) -> Vec<(Kind, String)> {
         let mut data = self.text.clone().unwrap_or_default().into_bytes();
-        for key in &self.keys {
-            data.extend_from_slice(key);
+        for key in self.keys.iter().filter_map(|name| keys::key(name, term)) {
+            data.extend_from_slice(&key);
         }
         let mut data = Bytes::from(data);
         let mut parts = Vec::new();
@@ -141,12 +149,14 @@ mod tests {
 
     #[test]
     fn text_and_keys_are_one_input() {
-        let input = parse(&["j-1", "--text", "-x", "--keys", "enter,ctrl-c", "--close"]).unwrap();
-        let parts = input.parts();
-        assert_eq!(parts[0].0, Kind::Data(Bytes::from_static(b"-x\r\x03")));
+        let keys = "enter,ctrl-c,up";
+        let input = parse(&["j-1", "--text", "-x", "--keys", keys, "--close"]).unwrap();
+        let parts = input.parts("linux");
+        let data = Bytes::from_static(b"-x\r\x03\x1b[A");
+        assert_eq!(parts[0].0, Kind::Data(data));
         assert!(matches!(parts[1].0, Kind::CloseStdin(_)));
         let input = parse(&["j-1", "web-1", "--signal", "int"]).unwrap();
-        assert_eq!(input.parts()[0].0, Kind::Signal("SIGINT".into()));
+        assert_eq!(input.parts("")[0].0, Kind::Signal("SIGINT".into()));
     }
 
     #[test]

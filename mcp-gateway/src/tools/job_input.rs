@@ -49,7 +49,6 @@ pub(super) async fn call(
         Refusal::new("job_id is missing", "job_get without job_id lists the jobs")
     })?;
     let host = arguments.word("host")?;
-    let inputs = inputs(&mut arguments)?;
     let until = pattern(&mut arguments)?;
     let quiet = arguments
         .number("quiet_ms", 50..=WAIT_MAX * 1000)?
@@ -64,6 +63,7 @@ pub(super) async fn call(
 
     let seen = job_get::states(call, &job_id, host.as_deref()).await?;
     let task = job_get::only(&seen, "job_input")?;
+    let inputs = inputs(&mut arguments, keys::term(seen.job.action.as_ref()))?;
     let from = match cursor {
         Some(cursor) => cursor.unsigned_abs(),
         None => output::length(task),
@@ -83,11 +83,11 @@ pub(super) async fn call(
     Ok(text(part::typed(&seen.job, page, note, &sheet), false))
 }
 
-/// What is put in, in order.
-fn inputs(arguments: &mut Arguments) -> Result<Vec<Kind>, Refusal> {
+/// What is put in, in order, for a terminal of that kind.
+fn inputs(arguments: &mut Arguments, term: &str) -> Result<Vec<Kind>, Refusal> {
     let mut data = BytesMut::from(arguments.text("text")?.unwrap_or_default().as_bytes());
     for name in arguments.list("keys")? {
-        let key = keys::key(&name).ok_or_else(|| {
+        let key = keys::key(&name, term).ok_or_else(|| {
             Refusal::new(
                 format!("{name:?} is the name of no key"),
                 "keys are enter, tab, esc, up, down, left, right, home, end, page-up, backspace, f1, ctrl-c, alt-x, or a single character",
