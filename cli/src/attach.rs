@@ -163,7 +163,14 @@ impl<'a> View<'a> {
             return self.take_as_json(event);
         }
         match event {
-            AttachEvent::Attached(attached) => self.attached(*attached),
+            AttachEvent::Attached(attached) => {
+                let again = self.attached_before;
+                self.attached(*attached);
+                if again {
+                    // It may have another size than before.
+                    self.resize(writing).await;
+                }
+            }
             AttachEvent::Task(task) => {
                 let began = self
                     .task
@@ -180,7 +187,12 @@ impl<'a> View<'a> {
             AttachEvent::Output(chunk) => self.write(&chunk)?,
             AttachEvent::Gap(gap) => self.gap(&gap),
             AttachEvent::Input(result) => self.input(&result),
-            AttachEvent::Writer(writer) => self.writer(writer),
+            AttachEvent::Writer(writer) => {
+                if self.writer(writer) {
+                    // The task's terminal has the size of whoever wrote before.
+                    self.resize(writing).await;
+                }
+            }
             AttachEvent::Broken(why) => self.say(&format!("{}; trying again", clean(&why))),
         }
         Ok(())
@@ -211,13 +223,20 @@ impl<'a> View<'a> {
     fn attached(&mut self, attached: Attached) {
         let writer = attached.writer.as_ref();
         self.writes = writer.is_some_and(|writer| writer.you);
-        if self.attached_before {
-            self.say("connected again");
-        } else if let Some(other) = writer.filter(|writer| self.session.input && !writer.you) {
-            self.say(&format!(
-                "{} writes, you watch until that one has gone; --take-over writes at once",
-                clean(&other.principal)
-            ));
+        let other = writer.filter(|writer| self.session.input && !writer.you);
+        let other = other.map(|writer| clean(&writer.principal));
+        match (self.attached_before, other) {
+            (false, None) => {}
+            (false, Some(other)) => self.say(&format!(
+                "{other} writes, you watch until that one has gone; --take-over writes at once"
+            )),
+            (true, None) => self.say("connected again"),
+            (true, Some(other)) => {
+                self.say(&format!(
+                    "connected again; {other} writes now, you watch ({})",
+                    self.way_back()
+                ));
+            }
         }
         self.attached_before = true;
         if let Some(task) = attached.task {
@@ -270,18 +289,26 @@ impl<'a> View<'a> {
         }
     }
 
-    fn writer(&mut self, writer: Option<Writer>) {
+    /// Who writes from now on; whether that is this one, and was not before.
+    fn writer(&mut self, writer: Option<Writer>) -> bool {
         let wrote = std::mem::replace(&mut self.writes, writer.as_ref().is_some_and(|w| w.you));
-        if self.writes && !wrote {
+        let begins = self.writes && !wrote;
+        if begins {
             self.say("you write now");
         }
         if let Some(other) = writer.filter(|writer| wrote && !writer.you) {
             self.say(&format!(
-                "{} took over; you watch now (take back: muster job attach {} --take-over)",
+                "{} took over; you watch now ({})",
                 clean(&other.principal),
-                clean(&self.session.job_id)
+                self.way_back()
             ));
         }
+        begins
+    }
+
+    fn way_back(&self) -> String {
+        let job_id = clean(&self.session.job_id);
+        format!("take back: muster job attach {job_id} --take-over")
     }
 
     fn say(&self, text: &str) {

@@ -236,21 +236,27 @@ impl Connection {
         let max = usize::try_from(attached.max_unanswered).unwrap_or_default();
         self.ordered.max = max.max(1);
         self.urgent.max = max.max(1);
-        self.written_by(attached.writer.as_ref());
+        self.writes = attached.writer.as_ref().is_some_and(|writer| writer.you);
+        if self.open.access() == Access::TakeOver {
+            // It takes over once only.
+            self.open.access = Access::Write.into();
+        }
         if let Some(task) = &attached.task {
             self.done = is_done(task);
         }
         pending.push_back(AttachEvent::Attached(Box::new(attached)));
     }
 
-    /// Comes back as what it is now: it takes over once only, and whoever was taken over watches.
+    /// Comes back as what it is now: whoever was taken over watches, and whoever waits for it to write still does.
     fn written_by(&mut self, writer: Option<&Writer>) {
         let wrote = std::mem::replace(&mut self.writes, writer.is_some_and(|writer| writer.you));
-        let access = match self.open.access() {
-            Access::Write | Access::TakeOver if self.writes || !wrote => Access::Write,
-            _ => Access::Read,
-        };
-        self.open.access = access.into();
+        if wrote != self.writes {
+            let access = match self.writes {
+                true => Access::Write,
+                false => Access::Read,
+            };
+            self.open.access = access.into();
+        }
     }
 
     fn remember_size(&mut self, input: &AttachInput) {
@@ -341,4 +347,58 @@ fn is_done(task: &muster_proto::v1::Task) -> bool {
         State::Unspecified | State::AwaitingApproval | State::Pending | State::Running
     );
     !open && (task.output_complete || task.state() == State::Lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn writer(you: bool) -> Option<Writer> {
+        Some(Writer {
+            you,
+            ..Writer::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_client_comes_back_as_what_it_is() {
+        let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let (_writing, ordered) = mpsc::channel(1);
+        let (_urging, urgent) = mpsc::channel(1);
+        let how = Attach {
+            access: Access::TakeOver,
+            ..Attach::default()
+        };
+        let client = Client::from_channel(nowhere);
+        let mut connection = Connection::new(client, "t-1", how, ordered, urgent);
+        let attached = |connection: &mut Connection, you| {
+            let attached = Attached {
+                writer: writer(you),
+                ..Attached::default()
+            };
+            connection.attached(attached, &mut VecDeque::new());
+        };
+        attached(&mut connection, true);
+        assert_eq!(
+            connection.open.access(),
+            Access::Write,
+            "it takes over once"
+        );
+        // It was away, and somebody else writes meanwhile: it waits for that one to go.
+        attached(&mut connection, false);
+        connection.written_by(writer(false).as_ref());
+        assert_eq!(
+            connection.open.access(),
+            Access::Write,
+            "it is next in line"
+        );
+        connection.written_by(writer(true).as_ref());
+        assert_eq!(connection.open.access(), Access::Write);
+        connection.written_by(writer(false).as_ref());
+        assert_eq!(connection.open.access(), Access::Read, "it was taken over");
+        connection.written_by(writer(true).as_ref());
+        assert_eq!(connection.open.access(), Access::Write, "it writes again");
+    }
 }
