@@ -6,16 +6,18 @@ pub(crate) mod terminal;
 use std::io::{self, Write as _};
 
 use bytes::Bytes;
-use muster_client::{AttachEvent, Attachment, Client, Writing};
+use muster_client::{AttachEvent, Attachment, Client, ClientError, Writing};
 use muster_proto::v1::{
-    AttachInputResult, Attached, InputStatus, OutputChunk, OutputGap, OutputStream, Task, Writer,
-    task::State,
+    AttachInputResult, Attached, CancelJobRequest, InputStatus, OutputChunk, OutputGap,
+    OutputStream, Task, Writer, task::State,
 };
 use serde_json::json;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::{JoinError, JoinSet},
 };
+use tonic::Status;
 
 use self::{
     keyboard::Typed,
@@ -119,6 +121,7 @@ impl<'a> View<'a> {
     ) -> Result<Ended, Failure> {
         let writing = attachment.writing();
         let mut signals = Signals::new()?;
+        let mut cancelling = JoinSet::new();
         loop {
             tokio::select! {
                 event = attachment.next() => match event {
@@ -127,8 +130,9 @@ impl<'a> View<'a> {
                 },
                 Some(typed) = typed.recv() => match typed {
                     Typed::Detach => return Ok(Ended::Detached),
-                    Typed::Interrupt => self.interrupt().await?,
+                    Typed::Interrupt => self.interrupt(&mut cancelling),
                 },
+                Some(cancelled) = cancelling.join_next() => self.cancelled(cancelled),
                 signal = signals.next() => match signal {
                     Told::Leave => return Ok(Ended::Detached),
                     Told::Resize => self.resize(&writing).await,
@@ -137,17 +141,35 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A task that has not started cannot be told to stop by a key.
-    async fn interrupt(&self) -> Result<(), Failure> {
+    /// A task that has not started cannot be told to stop by a key. It is cancelled beside all else: whoever cannot be
+    /// asked must not hold up the key that detaches.
+    fn interrupt(&self, cancelling: &mut JoinSet<Result<(), Status>>) {
         let waits = self
             .task
             .as_ref()
             .is_some_and(|task| matches!(task.state(), State::Pending | State::AwaitingApproval));
-        if let Some(client) = self.session.own.as_ref().filter(|_| waits) {
-            client.cancel(&self.session.job_id, "", None).await?;
+        let own = self.session.own.as_ref();
+        if let Some(client) = own.filter(|_| waits && cancelling.is_empty()) {
+            let mut jobs = client.jobs();
+            let request = CancelJobRequest {
+                job_id: self.session.job_id.clone(),
+                ..CancelJobRequest::default()
+            };
+            cancelling.spawn(async move { jobs.cancel_job(request).await.map(drop) });
             self.say("cancelling");
         }
-        Ok(())
+    }
+
+    fn cancelled(&self, cancelled: Result<Result<(), Status>, JoinError>) {
+        let why = match cancelled {
+            Ok(Ok(())) => return,
+            Ok(Err(status)) => ClientError::from(status).to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.say(&format!(
+            "it is not cancelled: {}; Ctrl-C tries again, Ctrl-] leaves",
+            clean(&why)
+        ));
     }
 
     async fn resize(&self, writing: &Writing) {

@@ -122,6 +122,21 @@ async fn an_interrupt_before_the_start_cancels() {
 }
 
 #[tokio::test]
+async fn whoever_cannot_cancel_can_still_leave() {
+    let fleet = Fleet::start().await;
+    let _away = fleet.joined("web-1", &[]).await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("waits for its host").await;
+    fleet.stop_control_plane().await;
+    console.shows("trying again").await;
+    console.type_in("\u{3}");
+    console.shows("it is not cancelled").await;
+    console.type_in("\u{1d}");
+    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+    console.shows("may not have got what was typed last").await;
+}
+
+#[tokio::test]
 async fn a_session_survives_a_restart_of_the_control_plane() {
     let fleet = Fleet::start().await;
     let host = EchoHost::start(&fleet, "web-1").await;
