@@ -1,6 +1,7 @@
 //! Being attached to a task: its output here, what is typed or piped here there.
 
 mod keyboard;
+mod signals;
 pub(crate) mod terminal;
 
 use std::io::{self, Write as _};
@@ -13,14 +14,15 @@ use muster_proto::v1::{
 };
 use serde_json::json;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::{JoinError, JoinSet},
 };
 use tonic::Status;
 
+pub(crate) use self::signals::Signals;
 use self::{
     keyboard::Typed,
+    signals::Told,
     terminal::{Modes, Raw},
 };
 use crate::{
@@ -58,7 +60,7 @@ pub(crate) async fn run(session: Session, mut attachment: Attachment) -> Result<
     }
     let mut view = View::new(&session);
     let ended = view.watch(&mut attachment, &mut typed).await;
-    if session.raw {
+    if !session.json {
         view.modes.reset();
     }
     // The terminal is its own again before anything else is said.
@@ -280,9 +282,7 @@ impl<'a> View<'a> {
     }
 
     fn write(&mut self, chunk: &OutputChunk) -> io::Result<()> {
-        if self.session.raw {
-            self.modes.look(&chunk.data);
-        }
+        self.modes.look(&chunk.data);
         if chunk.stream() == OutputStream::Stderr {
             return io::stderr().write_all(&chunk.data);
         }
@@ -340,41 +340,6 @@ impl<'a> View<'a> {
             let _ = write!(out, "\r\n[muster: {text}]\r\n");
         } else {
             say(&format!("muster: {text}"));
-        }
-    }
-}
-
-enum Told {
-    Leave,
-    Resize,
-}
-
-struct Signals {
-    leave: [Signal; 3],
-    resize: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::internal(format!("no signals: {error}")));
-        Ok(Self {
-            leave: [
-                listen(SignalKind::interrupt())?,
-                listen(SignalKind::terminate())?,
-                listen(SignalKind::hangup())?,
-            ],
-            resize: listen(SignalKind::window_change())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        let [interrupt, terminate, hangup] = &mut self.leave;
-        tokio::select! {
-            _ = interrupt.recv() => Told::Leave,
-            _ = terminate.recv() => Told::Leave,
-            _ = hangup.recv() => Told::Leave,
-            _ = self.resize.recv() => Told::Resize,
         }
     }
 }

@@ -60,36 +60,38 @@ pub(crate) fn is_there() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// Modes that would outlive a program which is left while it runs, and how each is left.
-const MODES: [(&str, &str); 11] = [
-    ("?1h", "?1l"),
-    ("?25l", "?25h"),
-    ("?47h", "?47l"),
-    ("?1000h", "?1000l"),
-    ("?1002h", "?1002l"),
-    ("?1003h", "?1003l"),
-    ("?1004h", "?1004l"),
-    ("?1006h", "?1006l"),
-    ("?1047h", "?1047l"),
-    ("?1049h", "?1049l"),
-    ("?2004h", "?2004l"),
+/// Modes that would outlive a program which is left while it runs: the number of each, what enters and what leaves it.
+const MODES: [(&str, char, char); 11] = [
+    ("1", 'h', 'l'),
+    ("25", 'l', 'h'),
+    ("47", 'h', 'l'),
+    ("1000", 'h', 'l'),
+    ("1002", 'h', 'l'),
+    ("1003", 'h', 'l'),
+    ("1004", 'h', 'l'),
+    ("1006", 'h', 'l'),
+    ("1047", 'h', 'l'),
+    ("1049", 'h', 'l'),
+    ("2004", 'h', 'l'),
 ];
 
 /// The longest control sequence that is looked at.
-const SEQUENCE_MAX: usize = 16;
+const SEQUENCE_MAX: usize = 64;
 
 /// Which of `MODES` the output has entered and not left.
 #[derive(Default)]
-pub(super) struct Modes {
+pub(crate) struct Modes {
     entered: [bool; MODES.len()],
     /// A sequence that has begun, without "ESC [".
     open: Option<String>,
     escaped: bool,
+    /// The output has steered the terminal at all.
+    steered: bool,
 }
 
 impl Modes {
     /// Looks at output on its way to the terminal.
-    pub(super) fn look(&mut self, bytes: &[u8]) {
+    pub(crate) fn look(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Some(open) = &mut self.open {
                 open.push(char::from(*byte));
@@ -103,35 +105,48 @@ impl Modes {
                 self.open = Some(String::new());
             }
             self.escaped = *byte == 0x1b;
+            self.steered |= self.escaped;
         }
     }
 
+    /// One sequence may enter or leave several.
     fn took(&mut self, sequence: &str) {
-        for (entered, (enter, leave)) in self.entered.iter_mut().zip(MODES) {
-            if sequence == enter {
-                *entered = true;
-            } else if sequence == leave {
-                *entered = false;
+        let mut private = sequence.strip_prefix('?').unwrap_or_default().chars();
+        let Some(letter) = private.next_back() else {
+            return;
+        };
+        for number in private.as_str().split(';') {
+            for (entered, (mode, enter, leave)) in self.entered.iter_mut().zip(MODES) {
+                if number == mode && (letter == enter || letter == leave) {
+                    *entered = letter == enter;
+                }
             }
         }
     }
 
     /// What leaves them all.
     fn leave(&self) -> String {
+        if !self.steered {
+            return String::new();
+        }
         let mut text: String = self
             .entered
             .iter()
             .zip(MODES)
             .filter(|(entered, _)| **entered)
-            .map(|(_, (_, leave))| format!("\x1b[{leave}"))
+            .map(|(_, (mode, _, leave))| format!("\x1b[?{mode}{leave}"))
             .collect();
-        text.push_str("\x1b[0m");
+        // The keypad is as it was, and so are the colours.
+        text.push_str("\x1b>\x1b[0m");
         text
     }
 
-    /// Leaves them all on this terminal.
-    pub(super) fn reset(&self) {
+    /// Leaves them all on this terminal, if there is one.
+    pub(crate) fn reset(&self) {
         let mut out = io::stdout().lock();
+        if !out.is_terminal() {
+            return;
+        }
         // Nobody is left to see it.
         let _ = out.write_all(self.leave().as_bytes());
         let _ = out.flush();
@@ -145,11 +160,25 @@ mod tests {
     #[test]
     fn modes_are_left_that_were_entered() {
         let mut modes = Modes::default();
-        modes.look(b"plain \x1b[1;31mred\x1b[?2004h\x1b[?1049h\x1b[?2");
+        modes.look(b"plain ");
+        assert_eq!(modes.leave(), "");
+        modes.look(b"\x1b[1;31mred\x1b[?2004h\x1b[?1049h\x1b[?2");
         modes.look(b"5l text \x1b[?2004l");
-        assert_eq!(modes.leave(), "\x1b[?25h\x1b[?1049l\x1b[0m");
+        assert_eq!(modes.leave(), "\x1b[?25h\x1b[?1049l\x1b>\x1b[0m");
         modes.look(b"\x1b[?1049l\x1b[?25h");
-        assert_eq!(modes.leave(), "\x1b[0m");
+        assert_eq!(modes.leave(), "\x1b>\x1b[0m");
+    }
+
+    #[test]
+    fn one_sequence_enters_and_leaves_several_modes() {
+        let mut modes = Modes::default();
+        modes.look(b"\x1b[?1000;1002;1003;1006h\x1b[?12;25l\x1b[25h\x1b[?7h\x1b[?1000$p");
+        assert_eq!(
+            modes.leave(),
+            "\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b>\x1b[0m"
+        );
+        modes.look(b"\x1b[?1006;1003;1002;1000l\x1b[?25h");
+        assert_eq!(modes.leave(), "\x1b>\x1b[0m");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{attach, chosen};
 use crate::{
+    attach::{Signals, terminal::Modes},
     failure::{Failure, exit},
     screen::{self, clean, say},
 };
@@ -73,20 +74,26 @@ impl Replay {
                 save(path, &header, reader).await?;
                 Ok(0)
             }
-            None => {
-                tokio::select! {
-                    played = self.play(reader) => played?,
-                    _ = tokio::signal::ctrl_c() => {
-                        screen::print("\x1b[0m\n")?;
-                        return Ok(exit::INTERRUPTED);
-                    }
-                }
-                Ok(0)
-            }
+            None => self.perform(reader).await,
         }
     }
 
-    async fn play(&self, mut reader: Reader) -> Result<(), Failure> {
+    /// Plays it, and leaves the terminal as it was on every way out.
+    async fn perform(&self, reader: Reader) -> Result<u8, Failure> {
+        let mut signals = Signals::new()?;
+        let mut modes = Modes::default();
+        let played = tokio::select! {
+            played = self.play(reader, &mut modes) => played.map(|()| 0),
+            () = signals.leave() => Ok(exit::INTERRUPTED),
+        };
+        modes.reset();
+        if let Ok(exit::INTERRUPTED) = played {
+            screen::print("\n")?;
+        }
+        played
+    }
+
+    async fn play(&self, mut reader: Reader, modes: &mut Modes) -> Result<(), Failure> {
         let mut due = Instant::now();
         let mut before = 0.0;
         while let Some((time, bytes)) = reader.next().await? {
@@ -95,6 +102,7 @@ impl Replay {
             before = time;
             due += pause.div_f64(self.speed);
             sleep_until(due).await;
+            modes.look(&bytes);
             let mut out = io::stdout().lock();
             out.write_all(&bytes)?;
             out.flush()?;
