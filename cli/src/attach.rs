@@ -2,6 +2,7 @@
 
 mod keyboard;
 mod signals;
+mod stream;
 pub(crate) mod terminal;
 
 use std::io::{self, Write as _};
@@ -17,12 +18,14 @@ use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 pub(crate) use self::signals::Signals;
 use self::{
     keyboard::Typed,
     signals::Told,
+    stream::Stream,
     terminal::{Modes, Raw},
 };
 use crate::{
@@ -55,8 +58,9 @@ pub(crate) async fn run(session: Session, mut attachment: Attachment) -> Result<
         None
     };
     let (typed_in, mut typed) = mpsc::channel(1);
+    let leaving = CancellationToken::new();
     if session.input {
-        keyboard::read(attachment.writing(), session.raw, typed_in);
+        keyboard::read(attachment.writing(), session.raw, typed_in, leaving.clone());
     }
     let mut view = View::new(&session);
     let ended = view.watch(&mut attachment, &mut typed).await;
@@ -75,7 +79,10 @@ pub(crate) async fn run(session: Session, mut attachment: Attachment) -> Result<
             Ok(result::exit_code(view.task.iter()))
         }
         Ended::Detached => {
-            attachment.detach().await;
+            leaving.cancel();
+            if !attachment.detach().await {
+                say("muster: the task may not have got what was typed last");
+            }
             Ok(detached(&session.job_id))
         }
     }
@@ -102,6 +109,8 @@ struct View<'a> {
     writes: bool,
     attached_before: bool,
     modes: Modes,
+    /// Standard input, where it is not keys of a terminal.
+    stream: Stream,
 }
 
 impl<'a> View<'a> {
@@ -113,6 +122,7 @@ impl<'a> View<'a> {
             writes: false,
             attached_before: false,
             modes: Modes::default(),
+            stream: Stream::default(),
         }
     }
 
@@ -133,6 +143,10 @@ impl<'a> View<'a> {
                 Some(typed) = typed.recv() => match typed {
                     Typed::Detach => return Ok(Ended::Detached),
                     Typed::Interrupt => self.interrupt(&mut cancelling),
+                    Typed::End(pieces) => {
+                        self.stream.ends(pieces);
+                        self.close(&writing).await;
+                    }
                 },
                 Some(cancelled) = cancelling.join_next() => self.cancelled(cancelled),
                 signal = signals.next() => match signal {
@@ -174,6 +188,14 @@ impl<'a> View<'a> {
         ));
     }
 
+    /// Ends the task's input behind the whole of ours: half of it must not pass for that.
+    async fn close(&mut self, writing: &Writing) {
+        if self.stream.is_through() {
+            // Over is over: the next event says so.
+            let _ = writing.close().await;
+        }
+    }
+
     async fn resize(&self, writing: &Writing) {
         if let Some((rows, columns)) = terminal::size().filter(|_| self.session.raw && self.writes)
         {
@@ -183,6 +205,12 @@ impl<'a> View<'a> {
     }
 
     async fn take(&mut self, event: AttachEvent, writing: &Writing) -> Result<(), Failure> {
+        if let AttachEvent::Input(result) = &event
+            && !self.session.raw
+        {
+            self.stream.answered(result, &self.session.job_id)?;
+            self.close(writing).await;
+        }
         if self.session.json {
             return self.take_as_json(event);
         }

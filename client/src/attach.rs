@@ -5,12 +5,15 @@
 
 mod connection;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use muster_proto::v1::{
-    AttachInput, AttachInputResult, Attached, CloseStdin, OutputChunk, OutputGap, SendInputRequest,
-    SendInputResponse, Task, TaskInput, Terminal, Writer, attach_open::Access, task_input::Kind,
+    AttachInput, AttachInputResult, Attached, CloseStdin, InputStatus, OutputChunk, OutputGap,
+    SendInputRequest, SendInputResponse, Task, TaskInput, Terminal, Writer, attach_open::Access,
+    task_input::Kind,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
     Client, ClientError,
@@ -25,6 +28,9 @@ const EVENTS: usize = 16;
 
 /// Signals and sizes that may wait to be sent.
 const URGENT: usize = 16;
+
+/// How long whoever detaches waits for the answers to what was written.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// How to attach.
 #[derive(Debug, Clone, Default)]
@@ -108,10 +114,29 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Detaches, and waits a moment until the control plane knows: so whoever comes next may write.
-    pub async fn detach(self) {
-        drop(self.events);
-        let _ = self.connected.await;
+    /// Detaches once everybody has let go of their [`Writing`] and all that was written is answered, or after 2 s; and
+    /// waits a moment until the control plane knows: so whoever comes next may write. Whether the task took all of it.
+    pub async fn detach(self) -> bool {
+        let Self {
+            mut events,
+            writing,
+            connected,
+        } = self;
+        drop(writing);
+        let mut taken = true;
+        // The connection leaves by itself; meanwhile nothing that happens may hold it up.
+        let answered = timeout(LAST_WORDS_LIMIT, async {
+            while let Some(event) = events.recv().await {
+                if let Ok(AttachEvent::Input(result)) = event {
+                    taken &=
+                        !matches!(result.status(), InputStatus::Refused | InputStatus::Unknown);
+                }
+            }
+        });
+        taken &= answered.await.is_ok();
+        drop(events);
+        let _ = connected.await;
+        taken
     }
 
     /// What happens next; `None` at the end of the task. After an error it is over.

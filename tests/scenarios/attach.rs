@@ -81,6 +81,39 @@ async fn a_pipe_of_any_length_goes_through_and_its_end_too() {
 }
 
 #[tokio::test]
+async fn what_was_typed_before_the_key_that_detaches_reaches_the_shell() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("$ ").await;
+    let lines: String = (1..=30).map(|line| format!("line {line}\r")).collect();
+    console.type_in(&format!("{lines}\u{1d}"));
+    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+    assert!(!console.screen().contains("may not have got"));
+    let job_id = last_job(&fleet).await;
+    let output = fleet.cli(&["job", "output", &job_id]).await.stdout;
+    assert!(output.contains("heard line 30"), "{output}");
+}
+
+#[tokio::test]
+async fn whoever_writes_next_brings_the_size_of_its_terminal() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("$ ").await;
+    let job_id = last_job(&fleet).await;
+    let attach = fleet.muster(&["job", "attach", &job_id]);
+    let (next, second) = attach.spawn_in_terminal(&fleet.logs(), 50, 100);
+    second.shows("you watch until that one has gone").await;
+    console.type_in("\u{1d}");
+    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+    second.shows("you write now").await;
+    second.shows("size 50x100").await;
+    second.type_in("exit 0\r");
+    assert_eq!(next.ended(PATIENCE).await.code(), 0);
+}
+
+#[tokio::test]
 async fn something_is_put_in_without_attaching() {
     let fleet = Fleet::start().await;
     let _host = EchoHost::start(&fleet, "web-1").await;
@@ -152,6 +185,11 @@ async fn a_session_survives_a_restart_of_the_control_plane() {
     assert_eq!(shell.ended(PATIENCE).await.code(), 130);
     let shown = console.screen().matches("heard one").count();
     assert_eq!(shown, 1, "neither gap nor repeat: {}", console.screen());
+    assert!(
+        !console.screen().contains("trying again: "),
+        "what the screen says is not logged across it: {}",
+        console.screen()
+    );
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ struct Way {
     written: mpsc::Receiver<AttachInput>,
     unanswered: VecDeque<AttachInput>,
     max: usize,
+    /// Nobody writes any more.
+    ended: bool,
 }
 
 impl Way {
@@ -59,22 +61,27 @@ impl Way {
             written,
             unanswered: VecDeque::new(),
             max: UNANSWERED,
+            ended: false,
         }
     }
 
-    /// The next input, once there is one and it may be sent.
-    async fn next(&mut self) -> AttachInput {
-        if self.unanswered.len() >= self.max {
+    /// The next input, once there is one and it may be sent; `None`, once, when nobody writes any more.
+    async fn next(&mut self) -> Option<AttachInput> {
+        if self.ended || self.unanswered.len() >= self.max {
             // An answer makes room, and wakes the loop that this stands in.
             return std::future::pending().await;
         }
-        match self.written.recv().await {
-            Some(input) => {
-                self.unanswered.push_back(input.clone());
-                input
-            }
-            None => std::future::pending().await,
+        let input = self.written.recv().await;
+        match &input {
+            Some(input) => self.unanswered.push_back(input.clone()),
+            None => self.ended = true,
         }
+        input
+    }
+
+    /// Nobody writes any more, and all that was written is answered.
+    fn is_done(&self) -> bool {
+        self.ended && self.unanswered.is_empty()
     }
 
     fn answered(&mut self, write_id: &str) {
@@ -179,6 +186,9 @@ impl Connection {
         let mut pongs = ticks(PING_INTERVAL);
         let mut heard = Instant::now();
         loop {
+            if self.ordered.is_done() {
+                return leave(up, down).await;
+            }
             // A message that finds no room is held up by a network that takes nothing: that is a broken one.
             let said = tokio::select! {
                 room = events.reserve(), if !pending.is_empty() => {
@@ -215,10 +225,12 @@ impl Connection {
                     Ok(None) => return broken("the stream ended before the task"),
                     Err(status) => return End::Broken(status.into()),
                 },
-                input = self.ordered.next() => up.try_send(request(Up::Input(input))).is_ok(),
+                input = self.ordered.next() => {
+                    input.is_none_or(|input| up.try_send(request(Up::Input(input))).is_ok())
+                }
                 input = self.urgent.next() => {
-                    self.remember_size(&input);
-                    up.try_send(request(Up::Input(input))).is_ok()
+                    self.remember_size(input.as_ref());
+                    input.is_none_or(|input| up.try_send(request(Up::Input(input))).is_ok())
                 }
                 // Unasked, since a ping waits behind the output that a slow reader has not taken.
                 _ = pongs.tick() => up.try_send(request(Up::Pong(AttachPong {}))).is_ok(),
@@ -259,8 +271,8 @@ impl Connection {
         }
     }
 
-    fn remember_size(&mut self, input: &AttachInput) {
-        let kind = input.input.as_ref().and_then(|input| input.kind.as_ref());
+    fn remember_size(&mut self, input: Option<&AttachInput>) {
+        let kind = input.and_then(|input| input.input.as_ref()?.kind.as_ref());
         if let Some(Kind::Resize(size)) = kind {
             self.open.terminal = Some(size.clone());
         }
@@ -354,6 +366,37 @@ mod tests {
     use tonic::transport::Endpoint;
 
     use super::*;
+
+    fn input(write_id: &str) -> AttachInput {
+        AttachInput {
+            write_id: write_id.to_owned(),
+            input: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_way_is_done_once_all_that_was_written_is_answered() {
+        let (writing, written) = mpsc::channel(2);
+        let mut way = Way::new(written);
+        way.max = 2;
+        for name in ["w-1", "w-2"] {
+            writing.send(input(name)).await.unwrap();
+        }
+        drop(writing);
+        for name in ["w-1", "w-2"] {
+            assert_eq!(
+                way.next().await,
+                Some(input(name)),
+                "nothing is left behind"
+            );
+            assert!(!way.is_done());
+        }
+        way.answered("w-1");
+        assert_eq!(way.next().await, None);
+        assert!(!way.is_done(), "one is not answered");
+        way.answered("w-2");
+        assert!(way.is_done());
+    }
 
     fn writer(you: bool) -> Option<Writer> {
         Some(Writer {
