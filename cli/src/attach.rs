@@ -43,6 +43,8 @@ pub(crate) struct Session {
     pub(crate) raw: bool,
     /// Standard input is passed on.
     pub(crate) input: bool,
+    /// Its end is that of the task's input.
+    pub(crate) closes: bool,
     /// Events are printed as JSON lines.
     pub(crate) json: bool,
     /// The job is this session's own: an interrupt before its start cancels it.
@@ -190,7 +192,7 @@ impl<'a> View<'a> {
 
     /// Ends the task's input behind the whole of ours: half of it must not pass for that.
     async fn close(&mut self, writing: &Writing) {
-        if self.stream.is_through() {
+        if self.stream.is_through() && self.session.closes {
             // Over is over: the next event says so.
             let _ = writing.close().await;
         }

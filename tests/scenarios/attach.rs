@@ -114,6 +114,70 @@ async fn whoever_writes_next_brings_the_size_of_its_terminal() {
 }
 
 #[tokio::test]
+async fn half_of_a_pipe_does_not_pass_for_the_whole() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    // Lines, since nothing here has a terminal but whoever types them.
+    let (first, console) = in_terminal(&fleet, &["run", "-i", "--json", "web-1", "--", "wc", "-c"]);
+    console.shows("\"attached\"").await;
+    console.type_in("12345\n");
+    console.shows("accepted").await;
+    let job_id = last_job(&fleet).await;
+
+    let refused = fleet.muster(&["job", "attach", &job_id, "--input"]);
+    let refused = refused.stdin("no").run(&fleet.logs()).await;
+    assert_eq!(refused.code(), 77, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("did not get through whole"),
+        "{}",
+        refused.stderr
+    );
+
+    let (second, taker) = in_terminal(&fleet, &["job", "attach", &job_id, "--take-over"]);
+    console.shows("writer_changed").await;
+    console.type_in("more\n");
+    assert_eq!(first.ended(PATIENCE).await.code(), 77);
+    console.shows("did not get through whole").await;
+    // Neither took the other's end for its own.
+    taker.type_in("abc\n\u{4}");
+    assert_eq!(second.ended(PATIENCE).await.code(), 0);
+    taker.shows("\n10\r\n").await;
+}
+
+#[tokio::test]
+async fn what_is_no_terminal_only_watches_and_ends_no_shell() {
+    let fleet = Fleet::start().await;
+    let _host = EchoHost::start(&fleet, "web-1").await;
+    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+    console.shows("$ ").await;
+    console.type_in("\u{1d}");
+    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+    let job_id = last_job(&fleet).await;
+    let refused = fleet.cli(&["job", "attach", &job_id, "--take-over"]).await;
+    assert_eq!(refused.code(), 64, "{}", refused.stderr);
+
+    let watcher = fleet.muster(&["job", "attach", &job_id]);
+    let watcher = watcher.spawn(&fleet.logs());
+    let piped = fleet.muster(&["job", "attach", &job_id, "--input"]);
+    let piped = piped.stdin("two\r").spawn(&fleet.logs());
+    eventually(PATIENCE, "the pipe is put in", || async {
+        let output = fleet.cli(&["job", "output", &job_id]).await.stdout;
+        output.contains("heard two").then_some(())
+    })
+    .await;
+    let (last, console) = in_terminal(&fleet, &["job", "attach", &job_id]);
+    console.shows("you watch until that one has gone").await;
+    piped.signal(Signal::SIGINT);
+    assert_eq!(piped.ended(PATIENCE).await.code(), 130);
+    console.shows("you write now").await;
+    console.type_in("exit 3\r");
+    assert_eq!(last.ended(PATIENCE).await.code(), 3);
+    let watched = watcher.ended(PATIENCE).await;
+    assert_eq!(watched.code(), 3, "{}", watched.stderr);
+    assert!(watched.stdout.contains("heard two"), "{}", watched.stdout);
+}
+
+#[tokio::test]
 async fn something_is_put_in_without_attaching() {
     let fleet = Fleet::start().await;
     let _host = EchoHost::start(&fleet, "web-1").await;

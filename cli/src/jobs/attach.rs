@@ -1,5 +1,7 @@
 //! `muster job attach`: back to a task that runs.
 
+use std::io::{self, IsTerminal as _};
+
 use muster_client::{Attach as How, Client};
 use muster_proto::v1::{
     Action, Command, GetJobRequest, ReadOutputRequest, Task, action,
@@ -22,8 +24,11 @@ const SHOWN: i64 = 256 << 10;
   muster job attach j-…
   muster job attach j-… web-1 --take-over
   muster job attach t-… --read-only
+  cat rest.sql | muster job attach t-… --input
 
-One client writes to a task at a time. Ctrl-] detaches from a terminal, Ctrl-C from everything else; the task goes on.")]
+One client writes to a task at a time. Ctrl-] detaches from a terminal, Ctrl-C from everything else; the task goes on.
+Where standard input is no terminal, nothing of it is passed on without --input. Its end ends the task's input, but for a \
+task with a terminal.")]
 pub(crate) struct Attach {
     /// A job or a task
     id: String,
@@ -33,8 +38,11 @@ pub(crate) struct Attach {
     #[arg(long, conflicts_with = "read_only")]
     take_over: bool,
     /// Only watch
-    #[arg(long)]
+    #[arg(long, conflicts_with = "input")]
     read_only: bool,
+    /// Pass standard input on though it is no terminal, as a pipe or a file
+    #[arg(long, short)]
+    input: bool,
     /// Let nobody else put anything in meanwhile
     #[arg(long, conflicts_with = "read_only")]
     exclusive: bool,
@@ -48,11 +56,20 @@ impl Attach {
         let task = chosen::task(client, &self.id, self.host.as_deref()).await?;
         let command = command(client, &task.job_id).await?;
         let takes_input = command.open_stdin || command.terminal.is_some();
-        let input = takes_input && !self.read_only;
+        // What is there by chance, as nothing at all below cron, must not end the task's input.
+        let meant = self.input || io::stdin().is_terminal();
+        let input = takes_input && meant && !self.read_only;
         let raw = command.terminal.is_some() && input && terminal::is_there() && !json;
-        if !takes_input && (self.take_over || self.exclusive) {
+        let writes = self.take_over || self.exclusive;
+        if !takes_input && (writes || self.input) {
             return Err(Failure::usage("the task has no open standard input")
                 .next("start it with `muster run -i` or -t to be able to write to it"));
+        }
+        if !input && writes {
+            return Err(Failure::usage(
+                "standard input is no terminal, so nothing would be written",
+            )
+            .next("pass it on with --input, or leave out --take-over and --exclusive"));
         }
         let access = match (input, self.take_over) {
             (false, _) => Access::Read,
@@ -74,6 +91,8 @@ impl Attach {
             job_id: task.job_id,
             raw,
             input,
+            // A terminal outlives whoever works in it: there the end would be a key that ends a shell.
+            closes: command.terminal.is_none(),
             json,
             own: None,
         };

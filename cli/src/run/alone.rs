@@ -55,6 +55,7 @@ pub(crate) async fn run(
         job_id: job.job_id,
         raw,
         input: manner.input,
+        closes: true,
         json: operator.json,
         own: Some(client.clone()),
     };
