@@ -6,15 +6,11 @@ use muster_proto::{
     ids::TaskId,
     v1::{Confinement, Environment, Limits, environment::Inherit},
 };
-use nix::{
-    errno::Errno,
-    sys::wait::{WaitStatus, waitpid},
-};
 
 use crate::{
     Config, Mode,
     policy::{Policy, PolicyError},
-    process::{Host, Program, Wanted, missing},
+    process::{Exit, Host, Program, Wanted, missing},
 };
 
 /// What to run, and how far to confine it.
@@ -101,14 +97,11 @@ pub fn attempt(data_dir: PathBuf, wanted: Attempt) -> Result<u8, AttemptError> {
     let child = host
         .start(program)
         .map_err(|error| refused(error.reason, error.message))?;
-    loop {
-        return Ok(match waitpid(child.pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(u8::MAX),
-            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as u8,
-            Err(Errno::EINTR) => continue,
-            _ => u8::MAX,
-        });
-    }
+    let code = match Exit::of(child.pid)? {
+        Exit::Code(code) => code,
+        Exit::Signal(number) => 128 + number,
+    };
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 fn mode(text: &str) -> Result<Mode, String> {

@@ -6,6 +6,7 @@
 
 mod cell;
 mod environment;
+mod exit;
 mod group;
 mod launch;
 mod lookup;
@@ -40,6 +41,7 @@ use nix::{
 use self::launch::{Given, Launch};
 pub(crate) use self::{
     cell::{Cell, Cells},
+    exit::Exit,
     group::{Group, end_left_over, groups_of_tasks},
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},

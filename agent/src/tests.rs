@@ -1,5 +1,6 @@
 //! Stories of an agent and a control plane: real TLS, real processes, a fake control plane.
 
+mod ends;
 mod evil;
 mod limits;
 mod losses;

@@ -32,9 +32,8 @@ use nix::{
         socket::{getsockopt, sockopt::PeerCredentials},
         stat::{Mode, umask},
         time::TimeSpec,
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, geteuid},
+    unistd::geteuid,
 };
 
 use self::{peer::Peer, running::Running};
@@ -42,7 +41,7 @@ use super::{
     SupervisorId,
     protocol::{Hello, News, Order, Start, VERSION},
 };
-use crate::process::{Cell, Host};
+use crate::process::{Cell, Exit, Host};
 
 /// Serves the agent at the other end, and others after it, until there is nothing to serve.
 pub(super) fn run(host: Host, connection: OwnedFd) -> ExitCode {
@@ -288,15 +287,9 @@ impl Supervisor {
     fn reap(&mut self) {
         // One stands for all that have ended so far.
         let _ = self.children.read_signal();
-        loop {
-            let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => return,
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                Err(_) => return,
-            };
-            if let (Some(pid), Some(task)) = (status.pid(), &mut self.task) {
-                task.child_ended(pid, status);
+        while let Some((pid, exit)) = Exit::next() {
+            if let Some(task) = &mut self.task {
+                task.child_ended(pid, exit);
             }
         }
     }

@@ -35,14 +35,20 @@ fn failed(task: &Task) -> u8 {
         // Exit codes have a byte; whatever does not fit must not become a success.
         return u8::try_from(code).unwrap_or(exit::NO_RESULT);
     }
-    if let Ok(signal) = task.signal.parse::<Signal>() {
-        return u8::try_from(128 + signal as i32).unwrap_or(exit::NO_RESULT);
+    if let Some(number) = signal_number(&task.signal) {
+        return number.checked_add(128).unwrap_or(exit::NO_RESULT);
     }
     match task.reason() {
         Reason::CommandNotFound => exit::NOT_FOUND,
         Reason::CommandNotExecutable => exit::NOT_EXECUTABLE,
         _ => exit::NO_RESULT,
     }
+}
+
+/// The number of a signal by its name. One without a name of its own has it there: "SIG34".
+fn signal_number(name: &str) -> Option<u8> {
+    let named = name.parse().ok().map(|signal: Signal| signal as u8);
+    named.or_else(|| name.strip_prefix("SIG")?.parse().ok())
 }
 
 /// What a final task came to: "exit code 3", "lost: HOST_REBOOTED: …".
@@ -137,8 +143,8 @@ mod tests {
 
     #[test]
     fn one_task_gives_its_own_code() {
-        let killed = Task {
-            signal: "SIGKILL".to_owned(),
+        let ended_by = |signal: &str| Task {
+            signal: signal.to_owned(),
             ..task(State::Failed)
         };
         let missing = Task {
@@ -149,7 +155,9 @@ mod tests {
             (task(State::Succeeded), 0),
             (exited(3), 3),
             (exited(256), exit::NO_RESULT),
-            (killed, 137),
+            (ended_by("SIGKILL"), 137),
+            (ended_by("SIG34"), 162),
+            (ended_by("SIG200"), exit::NO_RESULT),
             (missing, 127),
             (task(State::TimedOut), 124),
             (task(State::Lost), 125),

@@ -14,7 +14,7 @@ use muster_proto::{
 };
 use nix::{
     errno::Errno,
-    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    sys::wait::{Id, WaitPidFlag, waitid},
     unistd::Pid,
 };
 
@@ -26,7 +26,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    process::{Child, Ending, Group, Host, Program, StartError, Streams, Tree, Wanted},
+    process::{Child, Ending, Exit, Group, Host, Program, StartError, Streams, Tree, Wanted},
     supervision::{
         protocol::{Cause, Ended, Gap, News, NotStarted, Reached, Record, Start, Started},
         record::Left,
@@ -71,7 +71,7 @@ pub(super) struct Running {
     pub(super) input: Input,
     answers: Answers,
     output: Output,
-    exit: Option<WaitStatus>,
+    exit: Option<Exit>,
     run_time: Duration,
     cause: Cause,
     timeout: Option<Duration>,
@@ -239,10 +239,10 @@ impl Running {
     }
 
     /// A child of this supervisor has ended.
-    pub(super) fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
+    pub(super) fn child_ended(&mut self, pid: Pid, exit: Exit) {
         if self.leader == Some(pid) {
             self.leader = None;
-            self.exit = Some(status);
+            self.exit = Some(exit);
             self.run_time = self.began.elapsed();
             self.drain = Some(Instant::now() + DRAIN);
         }
@@ -367,14 +367,12 @@ impl Running {
     }
 
     fn end(&self) -> Ended {
-        let (exit_code, signal) = match self.exit {
-            Some(WaitStatus::Exited(_, code)) => (Some(code), String::new()),
-            Some(WaitStatus::Signaled(_, signal, _)) => (None, signal.as_str().to_owned()),
-            _ => (None, String::new()),
-        };
         Ended {
-            exit_code,
-            signal,
+            exit_code: match self.exit {
+                Some(Exit::Code(code)) => Some(code),
+                _ => None,
+            },
+            signal: self.exit.and_then(Exit::signal).unwrap_or_default(),
             cause: self.cause.into(),
             run_time_us: u64::try_from(self.run_time.as_micros()).unwrap_or(u64::MAX),
             note: self.note.to_owned(),
