@@ -1,7 +1,7 @@
 //! The agent's end of a connection to a supervisor.
 
 use std::{
-    future, io,
+    io,
     io::{Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream as StdStream},
     path::Path,
@@ -24,6 +24,9 @@ const READ_LARGE: usize = 64 << 10;
 
 /// Bytes of orders that may wait for the socket before more are put off.
 const WAITING_MAX: usize = 256 << 10;
+
+/// How often is looked for room where it cannot be waited for.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a supervisor may take to say who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -175,11 +178,13 @@ impl Link {
                 // Memory is taken only once there is something to read.
                 self.inbox = BytesMut::new();
             }
-            if self.outbox.is_empty() {
+            let waits = !self.outbox.is_empty();
+            if !waits {
                 self.room = None;
             } else if self.room.is_none() {
-                let socket = self.stream.get_ref().try_clone()?;
-                self.room = Some(watched(socket, Interest::WRITABLE)?);
+                let socket = self.stream.get_ref().try_clone();
+                let room = socket.and_then(|socket| watched(socket, Interest::WRITABLE));
+                self.room = room.ok();
             }
             tokio::select! {
                 ready = self.stream.readable() => {
@@ -197,7 +202,7 @@ impl Link {
                         Err(error) => return Err(error),
                     }
                 }
-                ready = has_room(&self.room) => {
+                ready = has_room(self.room.as_ref()), if waits => {
                     ready?;
                     // What it still said before it went is heard first.
                     if self.flush().is_err() {
@@ -231,13 +236,88 @@ fn read(mut socket: &StdStream, inbox: &mut BytesMut, most: usize) -> io::Result
     read
 }
 
-/// Returns once the socket may have room; never, if nothing waits for that.
-async fn has_room(room: &Option<AsyncFd<StdStream>>) -> io::Result<()> {
+/// Returns once the socket may have room.
+async fn has_room(room: Option<&AsyncFd<StdStream>>) -> io::Result<()> {
     match room {
-        Some(room) => {
-            room.writable().await?.clear_ready();
-            Ok(())
+        Some(room) => room.writable().await?.clear_ready(),
+        // That this process has no descriptor left says nothing about the supervisor.
+        None => tokio::time::sleep(ROOM_PAUSE).await,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    use super::{super::protocol::Cancel, *};
+
+    /// Set where the test is the only one of its process.
+    const ALONE: &str = "MUSTER_TEST_ALONE";
+
+    #[test]
+    fn orders_wait_for_room_without_a_descriptor_too() {
+        if std::env::var_os(ALONE).is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            return runtime.unwrap().block_on(orders_wait_for_room());
         }
-        None => future::pending().await,
+        // The limit of a process is for all of its threads.
+        #[allow(clippy::disallowed_methods)] // the test needs a process of its own
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "supervision::link::tests::orders_wait_for_room_without_a_descriptor_too";
+        let alone = alone.args(["--exact", name]).env(ALONE, "1").output();
+        let alone = alone.unwrap();
+        let said = String::from_utf8_lossy(&alone.stdout);
+        assert!(
+            alone.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
+
+    async fn orders_wait_for_room() {
+        let (ours, mut theirs) = StdStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut link = Link {
+            id: SupervisorId {
+                pid: 0,
+                start_time: 0,
+            },
+            stream: watched(ours, Interest::READABLE).unwrap(),
+            room: None,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            is_busy: false,
+            adopted: false,
+        };
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        assert!(theirs.try_clone().is_err(), "no descriptor is left");
+        let mut said = 0;
+        while !link.is_full() {
+            link.send(Order::Cancel(Cancel { grace_ms: 1 })).unwrap();
+            said += 1;
+        }
+        // It hears all of them, and then says something.
+        let hearing = std::thread::spawn(move || {
+            let (mut inbox, mut heard) = (BytesMut::new(), 0);
+            while heard < said {
+                assert!(read(&theirs, &mut inbox, READ_LARGE).unwrap() > 0);
+                while let Some(ToSupervisor { order: Some(_) }) =
+                    protocol::take(&mut inbox).unwrap()
+                {
+                    heard += 1;
+                }
+            }
+            let mut news = BytesMut::new();
+            let hello = News::Hello(Hello::default());
+            protocol::put(&mut news, &ToAgent { news: Some(hello) });
+            theirs.write_all(&news).unwrap();
+            theirs
+        });
+        let news = tokio::time::timeout(Duration::from_secs(10), link.next()).await;
+        assert!(matches!(news, Ok(Ok(News::Hello(_)))), "{news:?}");
+        hearing.join().unwrap();
     }
 }
