@@ -329,17 +329,7 @@ impl Tasks {
                     false => self.judge(ended),
                 }
             }
-            Over::NotStarted(refusal) => {
-                let state = match refusal.reason() {
-                    Reason::LimitUnsupported
-                    | Reason::ModeUnenforceable
-                    | Reason::NetworkUnenforceable
-                    | Reason::PathDenied
-                    | Reason::ProgramDenied => State::Rejected,
-                    _ => State::Failed,
-                };
-                self.over(state, refusal.reason(), refusal.message.clone())
-            }
+            Over::NotStarted(refusal) => self.not_started(refusal),
             Over::SupervisorDied => {
                 self.0.supervisors.lost();
                 if self.take_left(task, None).await {
@@ -451,6 +441,19 @@ impl Tasks {
             time: ended.time,
             ..self.over(state, reason, ended.note)
         }
+    }
+
+    /// A task whose process could not be started, or was not to be.
+    fn not_started(&self, refusal: protocol::NotStarted) -> task_state::Ended {
+        let state = match refusal.reason() {
+            Reason::LimitUnsupported
+            | Reason::ModeUnenforceable
+            | Reason::NetworkUnenforceable
+            | Reason::PathDenied
+            | Reason::ProgramDenied => State::Rejected,
+            _ => State::Failed,
+        };
+        self.over(state, refusal.reason(), refusal.message)
     }
 
     /// Writes down that a task is over, and lets its report go on. Says whether it could be written; if not, whoever

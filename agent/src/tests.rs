@@ -29,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Agent, AgentError, Config,
     fake_control_plane::{FakeControlPlane, Reported},
+    supervision::{
+        Left,
+        protocol::{NotStarted, Record},
+    },
     tasks::journal::{Accepted, Event, Journal, Starting},
 };
 
@@ -716,6 +720,43 @@ async fn a_record_speaks_for_a_supervisor_that_is_killed_too() {
     let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
     assert_eq!(ended.out(), format!("{}{numbers}", task.out()));
     assert!(!record.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_the_next_agent_finds_is_one_all_the_same() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    host.stop().await.unwrap();
+    host.die();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let (task_id, offer) = control_plane.offer_of(command(&["true"]));
+    let accepted = Event::Accepted(Accepted {
+        task_id: task_id.clone(),
+        sealed_offer: offer.sealed_offer,
+        seal: offer.seal,
+        not_after_ms: 0,
+    });
+    let starting = Event::Starting(Starting {
+        task_id: task_id.clone(),
+        ..Default::default()
+    });
+    let (journal, _) = Journal::open(&host.path("agent"), boot_id.trim(), 0).unwrap();
+    journal.write(0, vec![accepted, starting]).unwrap();
+    drop(journal);
+    let record = Record {
+        not_started: Some(NotStarted {
+            reason: Reason::ModeUnenforceable.into(),
+            message: "this host cannot enforce the mode of the task".to_owned(),
+        }),
+        ..Record::default()
+    };
+    Left::new(&host.path("agent/supervisors"), task_id.parse().unwrap())
+        .write(&record)
+        .unwrap();
+    host.start_agent().await;
+    let task = control_plane.settled(&task_id).await;
+    assert_eq!(task.state(), State::Rejected);
+    assert_eq!(task.ended.unwrap().reason(), Reason::ModeUnenforceable);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,7 +48,7 @@ impl Left {
     }
 
     /// Writes down how the task ended.
-    pub(super) fn write(&self, record: &Record) -> io::Result<()> {
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
         let mut bytes = BytesMut::new();
         protocol::put(&mut bytes, record);
         let (path, new) = (self.path(), self.path().with_extension("new"));

@@ -193,9 +193,7 @@ impl Tasks {
                         }
                         self.judge(ended)
                     }
-                    (None, Some(refusal)) => {
-                        self.over(State::Failed, refusal.reason(), refusal.message.clone())
-                    }
+                    (None, Some(refusal)) => self.not_started(refusal),
                     (None, None) => self.after_supervisor(&task, false).await,
                 }
             }
