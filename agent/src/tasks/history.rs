@@ -216,7 +216,8 @@ fn walk(file: &fs::File, mut found: impl FnMut(TaskId, u64, usize)) -> io::Resul
     }
 }
 
-fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+/// Fills the buffer; `false` if there is not so much.
+pub(super) fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(buffer) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         read => read.map(|()| true),
@@ -224,9 +225,9 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 }
 
 /// Reads a file from a place of its own, whoever else appends to it.
-struct At<'a> {
-    file: &'a fs::File,
-    at: u64,
+pub(super) struct At<'a> {
+    pub(super) file: &'a fs::File,
+    pub(super) at: u64,
 }
 
 impl Read for At<'_> {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     book::Book,
     entry::{Entry, Header, Opened},
-    file::File,
+    file::{File, sync_directory},
 };
 pub(crate) use self::{
     book::{Held, Phase},
@@ -36,7 +36,7 @@ pub(crate) use self::{
 /// How long an entry may wait for the disk. Only a power cut could lose it, and that is told apart.
 const SYNC_AFTER: Duration = Duration::from_millis(200);
 
-/// The file is rewritten without what may be forgotten once it has this size and has doubled.
+/// The file is rewritten without what may be forgotten once it has this size and twice that of what it began with.
 const REWRITE_MIN: u64 = 4 << 20;
 
 /// The journal. Shared by all tasks.
@@ -51,7 +51,8 @@ pub(crate) struct Journal {
 struct Inner {
     file: Arc<File>,
     book: Book,
-    size_after_rewrite: u64,
+    /// Bytes of the entries that the file began with.
+    kept_bytes: u64,
 }
 
 impl Journal {
@@ -63,23 +64,27 @@ impl Journal {
         now_ms: i64,
     ) -> io::Result<(Arc<Self>, Vec<Held>)> {
         let path = directory.join("journal");
-        let (file, header, entries) = match File::open(&path)? {
+        let (file, header) = match File::open(&path)? {
             Some(found) => found,
             None => {
                 let header = Header {
                     journal_id: random_id(),
-                    base_position: 0,
+                    ..Header::default()
                 };
-                File::create(&path, header, Vec::new())?
+                let (file, _) = File::create(&path, &header, std::iter::empty())?;
+                file.take_place(&path)?;
+                sync_directory(&path)?;
+                (file, header)
             }
         };
+        let file = Arc::new(file);
         let mut inner = Inner {
-            size_after_rewrite: file.size(),
-            file: Arc::new(file),
+            file: Arc::clone(&file),
             book: Book::new(header.base_position),
+            kept_bytes: header.kept_bytes,
         };
-        for entry in entries {
-            inner.enter(entry);
+        for entry in file.entries(file.size())? {
+            inner.enter(entry?);
         }
         let unsettled = inner.book.unsettled();
         let opened = Opened {
@@ -146,28 +151,47 @@ impl Journal {
     fn sync(&self, now_ms: i64) -> io::Result<()> {
         let (file, due) = {
             let inner = self.inner.lock();
-            let due = inner.file.size() >= REWRITE_MIN.max(2 * inner.size_after_rewrite);
-            (Arc::clone(&inner.file), due)
+            (Arc::clone(&inner.file), inner.is_long())
         };
         file.sync()?;
         if due { self.rewrite(now_ms) } else { Ok(()) }
     }
 
-    /// Writes a new file without what may be forgotten and puts it in the place of the old one.
+    /// Writes a new file without what may be forgotten and puts it in the place of the old one. Writers wait only while
+    /// what they wrote meanwhile is copied.
     fn rewrite(&self, now_ms: i64) -> io::Result<()> {
-        // Under the lock: writers wait for the few megabytes that are kept, once per doubling.
-        let mut inner = self.inner.lock();
-        inner.book.forget(now_ms);
-        let entries = inner.book.needed(inner.file.entries()?);
-        let kept = i64::try_from(entries.len()).expect("they fit memory");
+        let (old, size, position, open) = {
+            let mut inner = self.inner.lock();
+            inner.book.forget(now_ms);
+            let (file, book) = (&inner.file, &inner.book);
+            let (position, open) = (book.position(), book.open_tasks());
+            (Arc::clone(file), file.size(), position, open)
+        };
+        // Tasks that are settled from here on are among those that were open, and so stay whole this time.
+        let is_settled = |task_id: &TaskId| self.inner.lock().book.is_settled(task_id);
+        let needed = || Ok::<_, io::Error>(book::needed(old.entries(size)?, &open, is_settled));
+        let (mut kept, mut kept_bytes) = (0, 0);
+        for entry in needed()? {
+            kept += 1;
+            kept_bytes += File::size_of(&entry?);
+        }
         let header = Header {
             journal_id: self.journal_id.clone(),
-            base_position: inner.book.position() - kept,
+            base_position: position - kept,
+            kept_bytes,
         };
-        let (file, ..) = File::create(&self.path, header, entries)?;
-        inner.size_after_rewrite = file.size();
-        inner.file = Arc::new(file);
-        Ok(())
+        let (new, written) = File::create(&self.path, &header, needed()?)?;
+        if written != kept {
+            return Err(io::Error::other("it changed while it was rewritten"));
+        }
+        {
+            let mut inner = self.inner.lock();
+            new.append_rest(&old, size)?;
+            new.take_place(&self.path)?;
+            inner.kept_bytes = kept_bytes;
+            inner.file = Arc::new(new);
+        }
+        sync_directory(&self.path)
     }
 }
 
@@ -178,6 +202,11 @@ impl Inner {
             self.enter(entry);
         }
         Ok(self.book.position())
+    }
+
+    /// Whether there is enough in the file that may be forgotten.
+    fn is_long(&self) -> bool {
+        self.file.size() >= REWRITE_MIN.max(2 * self.kept_bytes)
     }
 
     fn enter(&mut self, entry: Entry) {

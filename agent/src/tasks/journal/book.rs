@@ -1,6 +1,9 @@
 //! What the entries add up to: where each task stands. Pure.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    iter,
+};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -8,10 +11,11 @@ use muster_proto::{
     ids::TaskId,
     v1::{Reason, task::State},
 };
+use prost::Message as _;
 
 use super::{
     super::spool::Produced,
-    entry::{Entry, Event},
+    entry::{Entry, Event, lasting},
 };
 use crate::supervision::SupervisorId;
 
@@ -51,7 +55,7 @@ pub(crate) enum Phase {
     Ended(task_state::Ended),
     /// The control plane has all of it.
     Settled {
-        /// How it ended.
+        /// How it ended, without its receipt.
         ended: Option<task_state::Ended>,
         /// The highest sequence of its output.
         last_sequence: i64,
@@ -77,7 +81,14 @@ pub(super) struct Book {
 struct Past {
     forget_ms: i64,
     last_sequence: i64,
-    ended: Option<Box<task_state::Ended>>,
+    /// As it is written, which takes a fifth of the memory.
+    ended: Option<Box<[u8]>>,
+}
+
+impl Past {
+    fn ended(&self) -> Option<task_state::Ended> {
+        task_state::Ended::decode(self.ended.as_deref()?).ok()
+    }
 }
 
 impl Held {
@@ -114,7 +125,7 @@ impl Book {
         }
         let phase = match (self.settled.get(task_id), self.barred.get(task_id)) {
             (Some(past), _) => Phase::Settled {
-                ended: past.ended.as_deref().cloned(),
+                ended: past.ended(),
                 last_sequence: past.last_sequence,
             },
             (None, Some(_)) => Phase::Barred,
@@ -156,14 +167,14 @@ impl Book {
                     .entry(task_id)
                     .or_insert_with(|| Held::new(task_id, &self.boot_id, Phase::Barred));
             }
-            Event::Starting(starting) => self.advance(task_id, |held| {
+            Event::Starting(starting) => self.go_on(task_id, |held| {
                 held.phase = Phase::Starting;
                 held.supervisor = (starting.supervisor_pid > 0).then_some(SupervisorId {
                     pid: starting.supervisor_pid,
                     start_time: starting.supervisor_start_time,
                 });
             }),
-            Event::Started(started) => self.advance(task_id, |held| {
+            Event::Started(started) => self.go_on(task_id, |held| {
                 held.phase = Phase::Started;
                 held.started = started.started;
                 held.start_time = started.start_time;
@@ -179,8 +190,12 @@ impl Book {
                     None => (0, None),
                 };
                 let ended = match self.live.remove(&task_id).map(|held| held.phase) {
-                    Some(Phase::Ended(ended)) => Some(Box::new(ended)),
-                    Some(Phase::Starting | Phase::Started) => Some(Box::new(unseen())),
+                    Some(Phase::Ended(ended)) => {
+                        Some(lasting(ended).encode_to_vec().into_boxed_slice())
+                    }
+                    Some(Phase::Starting | Phase::Started) => {
+                        Some(unseen().encode_to_vec().into_boxed_slice())
+                    }
                     _ => earlier,
                 };
                 let not_after_ms = self.not_after_ms.remove(&task_id).unwrap_or(0);
@@ -207,6 +222,15 @@ impl Book {
         }
     }
 
+    /// The same for a step before the end: what is over stays over.
+    fn go_on(&mut self, task_id: TaskId, change: impl FnOnce(&mut Held)) {
+        self.advance(task_id, |held| {
+            if !matches!(held.phase, Phase::Ended(_)) {
+                change(held);
+            }
+        });
+    }
+
     /// Lets go of what nobody can ask about any more.
     pub(super) fn forget(&mut self, now_ms: i64) {
         self.settled.retain(|_, past| past.forget_ms > now_ms);
@@ -215,31 +239,18 @@ impl Book {
             .retain(|task_id, until| *until > now_ms || live.contains_key(task_id));
     }
 
-    /// Those entries that are still needed, in their order.
-    pub(super) fn needed(&self, all: Vec<Entry>) -> Vec<Entry> {
-        let mut kept: Vec<Entry> = Vec::new();
-        for mut entry in all {
-            let needed = match entry.task_id() {
-                // One boot after another without a task between them says nothing.
-                None => {
-                    kept.pop_if(|last| matches!(last.event, Some(Event::Opened(_))));
-                    matches!(entry.event, Some(Event::Opened(_)))
-                }
-                Some(task_id) if self.live.contains_key(&task_id) => true,
-                Some(task_id) => {
-                    if let Some(Event::Accepted(accepted)) = &mut entry.event {
-                        // That it ran must be known; what was asked need not be.
-                        accepted.sealed_offer = Bytes::new();
-                        accepted.seal = Bytes::new();
-                    }
-                    self.settled.contains_key(&task_id) || self.barred.contains_key(&task_id)
-                }
-            };
-            if needed {
-                kept.push(entry);
-            }
-        }
-        kept
+    /// Whether the control plane has all of a task that is still remembered.
+    pub(super) fn is_settled(&self, task_id: &TaskId) -> bool {
+        self.settled.contains_key(task_id)
+    }
+
+    /// The tasks of which everything is needed.
+    pub(super) fn open_tasks(&self) -> HashSet<TaskId> {
+        self.live
+            .keys()
+            .chain(self.barred.keys())
+            .copied()
+            .collect()
     }
 }
 
@@ -251,4 +262,37 @@ fn unseen() -> task_state::Ended {
         message: "it was settled before its agent had written down how it ended".to_owned(),
         ..task_state::Ended::default()
     }
+}
+
+/// Those entries that are still needed, in their order: all of the `open` tasks, of those that are settled what lasts,
+/// nothing of others.
+pub(super) fn needed<E>(
+    all: impl Iterator<Item = Result<Entry, E>>,
+    open: &HashSet<TaskId>,
+    is_settled: impl Fn(&TaskId) -> bool,
+) -> impl Iterator<Item = Result<Entry, E>> {
+    let needed = move |entry: Entry| match entry.task_id() {
+        None => is_beginning(&entry).then_some(entry),
+        Some(task_id) if open.contains(&task_id) => Some(entry),
+        Some(task_id) if is_settled(&task_id) => entry.lasting(),
+        Some(_) => None,
+    };
+    let mut entries = all
+        .filter_map(move |entry| entry.map(&needed).transpose())
+        .peekable();
+    // One boot after another without a task between them says nothing.
+    let begins = |entry: &Result<Entry, E>| entry.as_ref().is_ok_and(is_beginning);
+    iter::from_fn(move || {
+        loop {
+            let entry = entries.next()?;
+            if !begins(&entry) || !entries.peek().is_some_and(begins) {
+                return Some(entry);
+            }
+        }
+    })
+}
+
+/// Whether an agent begins with it.
+fn is_beginning(entry: &Entry) -> bool {
+    matches!(entry.event, Some(Event::Opened(_)))
 }

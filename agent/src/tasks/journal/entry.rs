@@ -12,6 +12,9 @@ pub(crate) struct Header {
     /// How many entries came before those of this file.
     #[prost(int64, tag = "2")]
     pub(crate) base_position: i64,
+    /// Bytes of the entries that the file began with.
+    #[prost(uint64, tag = "3")]
+    pub(crate) kept_bytes: u64,
 }
 
 /// One step.
@@ -125,12 +128,42 @@ pub(crate) struct Barred {
     pub(crate) not_after_ms: i64,
 }
 
+/// Bytes of the words of an end that are kept once the task is settled.
+const WORDS_MAX: usize = 256;
+
+/// What is kept of an end once the task is settled: the history keeps the receipt.
+pub(super) fn lasting(mut ended: task_state::Ended) -> task_state::Ended {
+    ended.receipt = Bytes::new();
+    let words = ended.message.floor_char_boundary(WORDS_MAX);
+    ended.message.truncate(words);
+    ended
+}
+
 impl Entry {
     pub(crate) fn new(time_ms: i64, event: Event) -> Self {
         Self {
             time_ms,
             event: Some(event),
         }
+    }
+
+    /// What of it is needed once the task is settled: that it was taken, until when it may come again, and how it ended.
+    pub(super) fn lasting(self) -> Option<Self> {
+        let event = match self.event? {
+            Event::Starting(_) | Event::Started(_) => return None,
+            Event::Accepted(accepted) => Event::Accepted(Accepted {
+                sealed_offer: Bytes::new(),
+                seal: Bytes::new(),
+                ..accepted
+            }),
+            Event::Ended(ended) => Event::Ended(Ended {
+                task_id: ended.task_id,
+                ended: ended.ended.map(lasting),
+                ..Ended::default()
+            }),
+            event => event,
+        };
+        Some(Self::new(self.time_ms, event))
     }
 
     /// The task that the entry is about; `None` for those about the agent itself.

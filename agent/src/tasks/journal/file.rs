@@ -1,17 +1,22 @@
-//! The journal's file: records of a length, a checksum and a message.
+//! The journal's file: records of a length, a checksum and a message. Read from its beginning to its end, record by
+//! record: it may hold millions.
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Take, Write},
+    iter,
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use prost::Message;
 
-use super::entry::{Entry, Header};
+use super::{
+    super::history::{At, read_whole},
+    entry::{Entry, Header},
+};
 
 /// Says what the file is and how it is written.
 const MAGIC: &[u8; 8] = b"mstjrnl1";
@@ -22,8 +27,8 @@ const RECORD_HEAD: usize = 8;
 /// No entry is longer: an offer is at most a few megabytes.
 const RECORD_MAX: usize = 16 << 20;
 
-/// An open journal file, its header and its entries.
-pub(super) type Whole = (File, Header, Vec<Entry>);
+/// Read and written at once, bytes.
+const BUFFER: usize = 256 << 10;
 
 /// The file, open for appending.
 pub(super) struct File {
@@ -32,66 +37,82 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Opens the file and reads it; `None` if there is none. A torn end is cut off; damage before the
-    /// end is an error, because going on without those entries could start a task twice.
-    pub(super) fn open(path: &Path) -> io::Result<Option<Whole>> {
-        let mut file = match OpenOptions::new().read(true).append(true).open(path) {
+    /// Opens the file; `None` if there is none. A torn end is cut off; damage before the end is an error, because
+    /// going on without those entries could start a task twice.
+    pub(super) fn open(path: &Path) -> io::Result<Option<(Self, Header)>> {
+        let file = match OpenOptions::new().read(true).append(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let bytes = Bytes::from(bytes);
-        let Some((header, entries, good)) = parse(&bytes) else {
+        let length = file.metadata()?.len();
+        let Some((header, mut records)) = Records::begin(&file, length)? else {
             return Err(io::Error::other(format!(
                 "{} is not a journal of this version",
                 path.display()
             )));
         };
-        if good < bytes.len() {
-            if has_record_after(&bytes.slice(good..)) {
+        while records.next()?.is_some() {}
+        let good = records.good;
+        if good < length {
+            if has_record_after(&file, good)? {
                 return Err(io::Error::other(format!(
                     "{} is damaged at byte {good}; to go on with a new journal, move it away: \
                      what this host was doing then becomes LOST",
                     path.display()
                 )));
             }
-            let torn = bytes.len() - good;
+            let torn = length - good;
             tracing::warn!(
                 torn,
                 "the journal ends in {torn} torn bytes, which are dropped"
             );
-            file.set_len(good as u64)?;
+            file.set_len(good)?;
             file.sync_all()?;
         }
-        let size = AtomicU64::new(good as u64);
-        Ok(Some((Self { file, size }, header, entries)))
+        let size = AtomicU64::new(good);
+        Ok(Some((Self { file, size }, header)))
     }
 
-    /// Makes the file anew with these entries, safely in the place of what was there.
-    pub(super) fn create(path: &Path, header: Header, entries: Vec<Entry>) -> io::Result<Whole> {
-        let mut bytes = BytesMut::from(&MAGIC[..]);
-        put(&mut bytes, &header);
-        for entry in &entries {
-            put(&mut bytes, entry);
+    /// Makes the file anew with these entries, beside what may be there; returns how many they were.
+    pub(super) fn create(
+        path: &Path,
+        header: &Header,
+        entries: impl Iterator<Item = io::Result<Entry>>,
+    ) -> io::Result<(Self, i64)> {
+        let new = beside(path);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .append(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&bytes)?;
+        let mut bytes = BytesMut::from(&MAGIC[..]);
+        put(&mut bytes, header);
+        let (mut size, mut count) = (0, 0);
+        let mut writer = BufWriter::with_capacity(BUFFER, &file);
+        for entry in entries {
+            put(&mut bytes, &entry?);
+            writer.write_all(&bytes)?;
+            size += bytes.len() as u64;
+            count += 1;
+            bytes.clear();
+        }
+        writer.write_all(&bytes)?;
+        writer.flush()?;
+        drop(writer);
         file.sync_all()?;
-        fs::rename(&new, path)?;
-        // The name is as important as the bytes.
-        let directory = path.parent().unwrap_or(Path::new("."));
-        fs::File::open(directory)?.sync_all()?;
-        let file = OpenOptions::new().read(true).append(true).open(path)?;
-        let size = AtomicU64::new(bytes.len() as u64);
-        Ok((Self { file, size }, header, entries))
+        let size = AtomicU64::new(size + bytes.len() as u64);
+        Ok((Self { file, size }, count))
+    }
+
+    /// Puts a file that was made anew in the place of what was there.
+    pub(super) fn take_place(&self, path: &Path) -> io::Result<()> {
+        fs::rename(beside(path), path)
     }
 
     /// Appends entries with one write. Callers take turns.
@@ -100,8 +121,20 @@ impl File {
         for entry in entries {
             put(&mut bytes, entry);
         }
-        let size = self.size.load(Ordering::Relaxed);
-        if let Err(error) = (&self.file).write_all(&bytes) {
+        self.append_bytes(&bytes)
+    }
+
+    /// Appends what another file has after so many bytes. Callers take turns.
+    pub(super) fn append_rest(&self, of: &Self, after: u64) -> io::Result<()> {
+        let length = usize::try_from(of.size() - after).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        of.file.read_exact_at(&mut bytes, after)?;
+        self.append_bytes(&bytes)
+    }
+
+    fn append_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let size = self.size();
+        if let Err(error) = (&self.file).write_all(bytes) {
             // A part may have been written, and no later entry may follow it.
             self.file.set_len(size)?;
             return Err(error);
@@ -111,12 +144,27 @@ impl File {
         Ok(())
     }
 
-    pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
-        let mut bytes = vec![0; usize::try_from(self.size()).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        parse(&bytes.into())
-            .map(|(_, entries, _)| entries)
-            .ok_or_else(|| io::Error::other("the journal has lost its header"))
+    /// Bytes that an entry takes.
+    pub(super) fn size_of(entry: &Entry) -> u64 {
+        (RECORD_HEAD + entry.encoded_len()) as u64
+    }
+
+    /// The entries that the file had when it had so many bytes.
+    pub(super) fn entries(
+        &self,
+        size: u64,
+    ) -> io::Result<impl Iterator<Item = io::Result<Entry>> + '_> {
+        let (_, mut records) = Records::begin(&self.file, size)?
+            .ok_or_else(|| io::Error::other("the journal has lost its header"))?;
+        Ok(iter::from_fn(move || match records.next() {
+            Ok(Some(record)) => Some(Entry::decode(&*record).map_err(io::Error::other)),
+            Ok(None) if records.good == size => None,
+            Ok(None) => {
+                let damaged = format!("the journal is damaged at byte {}", records.good);
+                Some(Err(io::Error::other(damaged)))
+            }
+            Err(error) => Some(Err(error)),
+        }))
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -128,6 +176,17 @@ impl File {
     }
 }
 
+/// Makes the names in the file's directory safe: a name is as important as the bytes.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::File::open(directory)?.sync_all()
+}
+
+/// The name of the file that is to take the place of this one.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 fn put(bytes: &mut BytesMut, message: &impl Message) {
     let head = bytes.len();
     bytes.put_u32_le(u32::try_from(message.encoded_len()).expect("entries are small"));
@@ -137,47 +196,62 @@ fn put(bytes: &mut BytesMut, message: &impl Message) {
     bytes[head + 4..head + RECORD_HEAD].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// The header, the entries, and how many bytes they take.
-fn parse(bytes: &Bytes) -> Option<(Header, Vec<Entry>, usize)> {
-    let mut rest = bytes.clone();
-    if !rest.starts_with(MAGIC) {
-        return None;
-    }
-    rest.advance(MAGIC.len());
-    let header = Header::decode(take(&mut rest)?).ok()?;
-    let mut entries = Vec::new();
-    let mut good = bytes.len() - rest.len();
-    // Decoded from a slice, so that an entry copies what it keeps and the whole file can go.
-    while let Some(entry) = take(&mut rest).and_then(|record| Entry::decode(&*record).ok()) {
-        entries.push(entry);
-        good = bytes.len() - rest.len();
-    }
-    Some((header, entries, good))
+/// The records of a file, up to the first that is not whole.
+struct Records<'a> {
+    reader: BufReader<Take<At<'a>>>,
+    /// Bytes of those that were read.
+    good: u64,
 }
 
-fn take(rest: &mut Bytes) -> Option<Bytes> {
-    let length = length(rest)?;
-    let sum = u32::from_le_bytes(rest[4..RECORD_HEAD].try_into().ok()?);
-    if rest.len() - RECORD_HEAD < length {
-        return None;
+impl<'a> Records<'a> {
+    /// Those after the header, of so many bytes; `None` if it is no such file.
+    fn begin(file: &'a fs::File, size: u64) -> io::Result<Option<(Header, Self)>> {
+        let from = At { file, at: 0 }.take(size);
+        let mut records = Self {
+            reader: BufReader::with_capacity(BUFFER, from),
+            good: MAGIC.len() as u64,
+        };
+        let mut magic = [0; MAGIC.len()];
+        if !read_whole(&mut records.reader, &mut magic)? || magic != *MAGIC {
+            return Ok(None);
+        }
+        let header = records.next()?;
+        let header = header.and_then(|header| Header::decode(&*header).ok());
+        Ok(header.map(|header| (header, records)))
     }
-    let record = rest.slice(RECORD_HEAD..RECORD_HEAD + length);
-    if crc32fast::hash(&record) != sum {
-        return None;
+
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let record = take(&mut self.reader)?;
+        if let Some(record) = &record {
+            self.good += (RECORD_HEAD + record.len()) as u64;
+        }
+        Ok(record)
     }
-    rest.advance(RECORD_HEAD + length);
-    Some(record)
 }
 
-fn length(rest: &Bytes) -> Option<usize> {
-    let length = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-    (rest.len() >= RECORD_HEAD && length > 0 && length <= RECORD_MAX).then_some(length)
+/// The next record; `None` if it is not whole.
+fn take(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut head = [0; RECORD_HEAD];
+    if !read_whole(from, &mut head)? {
+        return Ok(None);
+    }
+    let [sum, length] = [&head[4..], &head[..4]]
+        .map(|part| u32::from_le_bytes(part.try_into().expect("it has four bytes")));
+    let length = length as usize;
+    if length == 0 || length > RECORD_MAX {
+        return Ok(None);
+    }
+    let mut record = vec![0; length];
+    let whole = read_whole(from, &mut record)? && crc32fast::hash(&record) == sum;
+    Ok(whole.then_some(record))
 }
 
-/// Whether a whole record stands behind a broken one: then this is no torn end.
-fn has_record_after(broken: &Bytes) -> bool {
-    length(broken).is_some_and(|length| {
-        broken.len() > RECORD_HEAD + length
-            && take(&mut broken.slice(RECORD_HEAD + length..)).is_some()
-    })
+/// Whether a whole record stands behind the broken one there: then this is no torn end.
+fn has_record_after(file: &fs::File, broken: u64) -> io::Result<bool> {
+    let mut length = [0; 4];
+    if !read_whole(&mut At { file, at: broken }, &mut length)? {
+        return Ok(false);
+    }
+    let after = broken + RECORD_HEAD as u64 + u64::from(u32::from_le_bytes(length));
+    Ok(take(&mut At { file, at: after })?.is_some())
 }

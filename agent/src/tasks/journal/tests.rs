@@ -150,6 +150,96 @@ fn a_torn_end_is_dropped_and_damage_before_it_is_not_passed_over() {
     assert!(Journal::open(directory.path(), "boot", 0).is_err());
 }
 
+#[test]
+fn a_settled_task_takes_little_room() {
+    const TASKS: u64 = 2_000;
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    let number = |n: u64| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        TaskId::from_bytes(&bytes)
+    };
+    for n in 0..TASKS {
+        let task_id = number(n).to_string();
+        let steps = (0..5).map(|kind| {
+            let mut event = step(0, kind);
+            let ended = match &mut event {
+                Event::Accepted(Accepted { task_id: id, .. })
+                | Event::Starting(Starting { task_id: id, .. })
+                | Event::Started(Started { task_id: id, .. })
+                | Event::Settled(Settled { task_id: id, .. }) => {
+                    id.clone_from(&task_id);
+                    return event;
+                }
+                Event::Ended(ended) => ended,
+                _ => return event,
+            };
+            ended.task_id.clone_from(&task_id);
+            ended.ended = Some(task_state::Ended {
+                state: 4,
+                exit_code: Some(3),
+                message: "x".repeat(10_000),
+                run_time: Some(
+                    std::time::Duration::from_micros(123_456)
+                        .try_into()
+                        .unwrap(),
+                ),
+                time: Some(std::time::SystemTime::now().into()),
+                receipt: vec![7; 1_300].into(),
+                ..Default::default()
+            });
+            event
+        });
+        journal.write(1_700_000_000_000, steps.collect()).unwrap();
+    }
+    let before = journal.inner.lock().file.size();
+    assert!(journal.inner.lock().is_long(), "{before} bytes");
+    journal.rewrite(0).unwrap();
+    let after = journal.inner.lock().file.size();
+    assert!(after / TASKS < 600, "{} bytes a task", after / TASKS);
+    let ended = |journal: &Journal| match journal.find(&number(7)).unwrap().phase {
+        Phase::Settled { ended, .. } => ended.unwrap(),
+        phase => panic!("{phase:?}"),
+    };
+    let kept = ended(&journal);
+    assert_eq!((kept.exit_code, kept.message.len()), (Some(3), 256));
+    assert!(kept.receipt.is_empty() && kept.time.is_some());
+    // A restart does not put off the next rewriting.
+    drop(journal);
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    assert_eq!(ended(&journal), kept);
+    let kept_bytes = journal.inner.lock().kept_bytes;
+    assert!((after - 100..after).contains(&kept_bytes), "{kept_bytes}");
+}
+
+#[test]
+fn what_is_written_while_the_file_is_rewritten_is_in_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(directory.path(), "boot", 0).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..=u8::MAX {
+                for kind in [0, 1, 2, 3, 4] {
+                    journal.write(0, vec![step(n, kind)]).unwrap();
+                }
+            }
+        });
+        while !writer.is_finished() {
+            journal.rewrite(0).unwrap();
+        }
+    });
+    let (position, all) = (journal.position(), 0..=u8::MAX);
+    let known: Vec<_> = all.clone().map(|n| journal.find(&task(n))).collect();
+    assert_eq!(position, 1 + 5 * 256);
+    drop(journal);
+    let (journal, unsettled) = Journal::open(directory.path(), "boot", 0).unwrap();
+    assert!(unsettled.is_empty());
+    assert_eq!(journal.position(), position + 1);
+    let again: Vec<_> = all.map(|n| journal.find(&task(n))).collect();
+    assert_eq!(again, known);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
