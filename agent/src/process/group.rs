@@ -23,13 +23,24 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The group that holds those of tasks.
 const TASKS: &str = "muster-tasks";
 
-/// In which a share of processor time is counted, microseconds: the kernel's default.
+/// In which a share of processor time is counted, microseconds: the kernel's default, and the most that it takes, for shares
+/// that are less than it gives in the other.
 const CPU_PERIOD_US: u64 = 100_000;
+const CPU_PERIOD_MAX_US: u64 = 1_000_000;
+
+/// The kernel gives no less in a period.
+const CPU_QUOTA_MIN_US: u64 = 1_000;
+
+const MEMORY_MAX: &str = "memory.max";
+const SWAP_MAX: &str = "memory.swap.max";
+const PROCESSES_MAX: &str = "pids.max";
 
 /// The control group of a task. Removed when it is dropped, unless something is left in it.
 #[derive(Debug)]
 pub(crate) struct Group {
     path: PathBuf,
+    /// How many processes may be in it; 0 means no limit.
+    processes: i32,
 }
 
 /// Whether any of the limits needs a group.
@@ -43,10 +54,15 @@ impl Group {
         let mount = Path::new(MOUNT);
         let is_v2 = statfs(mount).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
         if !is_v2 {
-            return Err(refused("its control groups are not cgroup v2"));
+            return Err(refused("its control groups are not cgroup v2", ON_V2));
         }
-        Self::create_below(mount, task_id, limits)
-            .map_err(|error| refused(&format!("it cannot make a control group: {error}")))
+        Self::create_below(mount, task_id, limits).map_err(|error| {
+            let next = match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ON_V2,
+                _ => "see whether its kernel has the controllers that this takes",
+            };
+            refused(&format!("it cannot make a control group: {error}"), next)
+        })
     }
 
     fn create_below(mount: &Path, task_id: TaskId, limits: &Limits) -> io::Result<Self> {
@@ -58,9 +74,16 @@ impl Group {
         }
         let path = tasks.join(task_id.to_string());
         make(&path)?;
-        let group = Self { path };
+        let group = Self {
+            path,
+            processes: limits.processes,
+        };
         for (file, value) in settings {
-            fs::write(group.path.join(file), value)?;
+            let path = group.path.join(file);
+            // Without swap, or where the kernel does not count it, there is no such file.
+            if file != SWAP_MAX || path.exists() {
+                fs::write(path, value)?;
+            }
         }
         Ok(group)
     }
@@ -71,12 +94,22 @@ impl Group {
             fs::write(self.path.join("cgroup.procs"), "0")?;
             Ok(own)
         });
-        let own =
-            entered.map_err(|error| refused(&format!("the group cannot be entered: {error}")))?;
+        let own = entered
+            .map_err(|error| refused(&format!("the group cannot be entered: {error}"), ON_V2))?;
         let started = start();
         // Where it stays, the limits count for it too, which is not nice and no harm.
-        let _ = fs::write(own.join("cgroup.procs"), "0");
+        if fs::write(own.join("cgroup.procs"), "0").is_ok() {
+            self.is_left();
+        }
         Ok(started)
+    }
+
+    /// This process is not in the group any more, so its place is nobody's.
+    fn is_left(&self) {
+        if self.processes > 0 {
+            // Else there may be one more, which is no harm either.
+            let _ = fs::write(self.path.join(PROCESSES_MAX), self.processes.to_string());
+        }
     }
 
     /// Kills all that is in the group.
@@ -103,36 +136,49 @@ pub(crate) fn groups_of_tasks() -> Vec<PathBuf> {
 pub(crate) fn end_left_over(task_id: TaskId) {
     let path = Path::new(MOUNT).join(TASKS).join(task_id.to_string());
     if path.is_dir() {
-        Group { path }.kill();
+        Group { path, processes: 0 }.kill();
     }
 }
 
-fn refused(why: &str) -> StartError {
+/// What to do where groups cannot be made.
+const ON_V2: &str = "run the agent as root on a host with cgroup v2";
+
+fn refused(why: &str, next: &str) -> StartError {
     let message = format!(
         "this host cannot limit the memory, processes or processor time of a task: {why}; \
-         run the agent as root on a host with cgroup v2, or ask for no such limit"
+         {next}, or ask for no such limit"
     );
     StartError::new(Reason::LimitUnsupported, message)
 }
 
-/// The files that hold the limits, and what to write there.
+/// The files that hold the limits, and what to write there before the process starts.
 fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();
     if limits.memory_bytes > 0 {
-        settings.push(("memory.max", limits.memory_bytes.to_string()));
-        // Where there is no swap, there is no such file either.
-        if Path::new("/proc/swaps").exists() {
-            settings.push(("memory.swap.max", "0".to_owned()));
-        }
+        settings.push((MEMORY_MAX, limits.memory_bytes.to_string()));
+        settings.push((SWAP_MAX, "0".to_owned()));
     }
     if limits.processes > 0 {
-        settings.push(("pids.max", limits.processes.to_string()));
+        // Whoever starts it is in the group meanwhile, and counts.
+        let with_us = limits.processes.saturating_add(1);
+        settings.push((PROCESSES_MAX, with_us.to_string()));
     }
     if limits.cpu_millis > 0 {
-        let quota = u64::from(limits.cpu_millis.unsigned_abs()) * CPU_PERIOD_US / 1000;
-        settings.push(("cpu.max", format!("{quota} {CPU_PERIOD_US}")));
+        settings.push(("cpu.max", share(limits.cpu_millis.unsigned_abs().into())));
     }
     settings
+}
+
+/// A share of processor time in thousandths, as the kernel reads it: how much in which period.
+fn share(millis: u64) -> String {
+    let quota = |period| millis * period / 1000;
+    let periods = [CPU_PERIOD_US, CPU_PERIOD_MAX_US];
+    let enough = |period: &u64| quota(*period) >= CPU_QUOTA_MIN_US;
+    let period = periods
+        .into_iter()
+        .find(enough)
+        .unwrap_or(CPU_PERIOD_MAX_US);
+    format!("{} {period}", quota(period))
 }
 
 /// Lets the groups below `group` have the controllers of these settings.
@@ -193,9 +239,17 @@ mod tests {
         assert!(is_needed(&limits(0, 5, 0)));
         let all = settings(&limits(1 << 20, 64, 1500));
         assert!(all.contains(&("memory.max", "1048576".to_owned())));
-        assert!(all.contains(&("pids.max", "64".to_owned())));
+        assert!(all.contains(&("pids.max", "65".to_owned())), "with us");
         assert!(all.contains(&("cpu.max", "150000 100000".to_owned())));
         assert_eq!(settings(&limits(0, 64, 0)).len(), 1);
+        assert_eq!(settings(&limits(0, i32::MAX, 0)).len(), 1);
+    }
+
+    #[test]
+    fn a_small_share_is_counted_in_a_long_period() {
+        assert_eq!(share(10), "1000 100000");
+        assert_eq!(share(9), "9000 1000000");
+        assert_eq!(share(1), "1000 1000000");
     }
 
     #[test]
@@ -208,8 +262,30 @@ mod tests {
         let task_id = TaskId::from_bytes(&[3; 32]);
         let group = Group::create_below(mount.path(), task_id, &limits(0, 7, 0)).unwrap();
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        assert_eq!(read(group.path.join("pids.max")), "8");
+        group.is_left();
         assert_eq!(read(group.path.join("pids.max")), "7");
         let handed_on = mount.path().join("cgroup.subtree_control");
         assert_eq!(read(handed_on), "+pids");
+    }
+
+    #[test]
+    fn swap_is_limited_where_the_kernel_counts_it() {
+        let mount = tempfile::tempdir().unwrap();
+        for counts in [false, true] {
+            let task_id = TaskId::from_bytes(&[counts.into(); 32]);
+            let path = mount.path().join(TASKS).join(task_id.to_string());
+            fs::create_dir_all(&path).unwrap();
+            for group in [mount.path().to_owned(), mount.path().join(TASKS)] {
+                fs::write(group.join("cgroup.subtree_control"), "memory\n").unwrap();
+            }
+            if counts {
+                fs::write(path.join(SWAP_MAX), "max").unwrap();
+            }
+            let _group = Group::create_below(mount.path(), task_id, &limits(5, 0, 0)).unwrap();
+            assert_eq!(fs::read_to_string(path.join(MEMORY_MAX)).unwrap(), "5");
+            let swap = fs::read_to_string(path.join(SWAP_MAX)).ok();
+            assert_eq!(swap.as_deref(), counts.then_some("0"));
+        }
     }
 }

@@ -50,7 +50,12 @@ async fn a_process_gets_the_environment_and_the_priority_that_were_asked_for() {
 async fn a_limit_that_the_host_cannot_enforce_refuses_the_task() {
     let control_plane = FakeControlPlane::start().await;
     let _host = Host::start(&control_plane).await;
-    let mut wanted = script("cat /sys/fs/cgroup/$(sed -n 's/^0:://p' /proc/self/cgroup)/pids.max");
+    // The process has begun when the limit is set.
+    let mut wanted = script(
+        "group=/sys/fs/cgroup/$(sed -n 's/^0:://p' /proc/self/cgroup)
+        until [ $(cat $group/pids.max) = 50 ]; do sleep 0.01; done; cat $group/pids.max",
+    );
+    wanted.timeout = Some(std::time::Duration::from_secs(10).try_into().unwrap());
     wanted.limits = Some(Limits {
         processes: 50,
         ..Limits::default()
