@@ -42,7 +42,7 @@ use self::launch::{Given, Launch};
 pub(crate) use self::{
     cell::{Cell, Cells},
     exit::Exit,
-    group::{Group, end_left_over, groups_of_tasks},
+    group::{Group, end_left_over, groups_of_tasks, sweep as sweep_groups},
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},

@@ -44,7 +44,7 @@ use crate::{
     failpoint,
     memory::{self, Leftovers},
     policy::Policy,
-    process::{Sandbox, StartError, Tree, end_left_over},
+    process::{Sandbox, StartError, Tree, end_left_over, sweep_groups},
     receipts::Receipts,
     supervision::{
         self, Left, Link, Pool, SupervisorId,
@@ -139,6 +139,10 @@ impl Tasks {
         let (journal, unsettled) = Journal::open(&directory, &boot_id, clock.now_ms())?;
         let held = unsettled.iter().map(|held| held.task_id).collect();
         spool::sweep(&spool, &held)?;
+        sweep_groups(|task_id| {
+            let phase = journal.find(task_id).map(|held| held.phase);
+            matches!(phase, Some(Phase::Ended(_) | Phase::Settled { .. }))
+        });
         let left = directory.join(supervision::DIRECTORY);
         let alive = supervision::sweep(&left, &held)?;
         let tasks = Self(Arc::new(Inner {
@@ -398,7 +402,12 @@ impl Tasks {
             .find(&task.id)
             .and_then(|held| held.supervisor);
         // What hides from a search of the process table is in the supervisor's group.
-        let in_group = tokio::task::spawn_blocking(move || supervisor?.end_left_over());
+        let task_id = task.id;
+        let in_group = tokio::task::spawn_blocking(move || {
+            // Now that it is empty, it can go.
+            end_left_over(task_id);
+            supervisor?.end_left_over()
+        });
         let in_group = in_group.await.ok().flatten();
         found |= in_group == Some(true);
         let (reason, message) = match (known, found) {

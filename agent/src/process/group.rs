@@ -132,11 +132,28 @@ pub(crate) fn groups_of_tasks() -> Vec<PathBuf> {
     path.is_dir().then_some(path).into_iter().collect()
 }
 
-/// Ends what is left in the group of a task whose supervisor is gone.
+/// Ends what is left in the group of a task whose supervisor is gone; it goes once it is empty.
 pub(crate) fn end_left_over(task_id: TaskId) {
     let path = Path::new(MOUNT).join(TASKS).join(task_id.to_string());
     if path.is_dir() {
         Group { path, processes: 0 }.kill();
+    }
+}
+
+/// Removes the groups of tasks that are over, but for those in which something goes on.
+pub(crate) fn sweep(is_over: impl Fn(&TaskId) -> bool) {
+    sweep_below(&Path::new(MOUNT).join(TASKS), is_over);
+}
+
+fn sweep_below(tasks: &Path, is_over: impl Fn(&TaskId) -> bool) {
+    for entry in fs::read_dir(tasks).into_iter().flatten().flatten() {
+        let task_id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if task_id.is_some_and(|task_id| is_over(&task_id)) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
@@ -287,5 +304,22 @@ mod tests {
             let swap = fs::read_to_string(path.join(SWAP_MAX)).ok();
             assert_eq!(swap.as_deref(), counts.then_some("0"));
         }
+    }
+
+    #[test]
+    fn groups_of_tasks_that_are_over_go_once_they_are_empty() {
+        let tasks = tempfile::tempdir().unwrap();
+        let [over, populated, runs] = [1, 2, 3].map(|n| TaskId::from_bytes(&[n; 32]));
+        let path = |task_id: &TaskId| tasks.path().join(task_id.to_string());
+        for task_id in [over, populated, runs] {
+            fs::create_dir(path(&task_id)).unwrap();
+        }
+        fs::create_dir(tasks.path().join("else")).unwrap();
+        // As good as a process: it cannot be removed.
+        fs::create_dir(path(&populated).join("process")).unwrap();
+        sweep_below(tasks.path(), |task_id| *task_id != runs);
+        assert!(!path(&over).exists());
+        assert!(path(&populated).exists() && path(&runs).exists());
+        assert!(tasks.path().join("else").exists());
     }
 }
