@@ -1,5 +1,5 @@
-//! How processes end, by whatever signal: `nix` knows no real-time signals, and its wait fails on one after the process is
-//! cleared away.
+//! How processes end, by whatever signal: `nix` knows no real-time signals, and its wait fails on one after the process
+//! is cleared away.
 
 use std::io;
 

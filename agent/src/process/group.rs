@@ -23,12 +23,12 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The group that holds those of tasks.
 const TASKS: &str = "muster-tasks";
 
-/// In which a share of processor time is counted, microseconds: the kernel's default, and the most that it takes, for shares
-/// that are less than it gives in the other.
+/// In which a share of processor time is counted, microseconds: the kernel's default, and the most that it takes, for
+/// shares that are too small for the other.
 const CPU_PERIOD_US: u64 = 100_000;
 const CPU_PERIOD_MAX_US: u64 = 1_000_000;
 
-/// The kernel gives no less in a period.
+/// The kernel gives no less in a period, microseconds.
 const CPU_QUOTA_MIN_US: u64 = 1_000;
 
 const MEMORY_MAX: &str = "memory.max";

@@ -235,7 +235,7 @@ pub(crate) enum Cause {
 pub(crate) struct Ended {
     #[prost(int32, optional, tag = "1")]
     pub(crate) exit_code: Option<i32>,
-    /// Name of the signal that ended it.
+    /// Name of the signal that ended it, as "SIG34" where it has none.
     #[prost(string, tag = "2")]
     pub(crate) signal: String,
     #[prost(enumeration = "Cause", tag = "3")]

@@ -147,7 +147,7 @@ impl Entry {
         }
     }
 
-    /// What of it is needed once the task is settled: that it was taken, until when it may come again, and how it ended.
+    /// What of it is needed once the task is settled: that it was taken, until when it may come again, how it ended.
     pub(super) fn lasting(self) -> Option<Self> {
         let event = match self.event? {
             Event::Starting(_) | Event::Started(_) => return None,
