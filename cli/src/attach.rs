@@ -247,7 +247,11 @@ impl<'a> View<'a> {
                     self.resize(writing).await;
                 }
             }
-            AttachEvent::Broken(why) => self.say(&format!("{}; trying again", clean(&why))),
+            AttachEvent::Broken(why) => {
+                self.say(&format!("{}; trying again", clean(&why)));
+                // Sizes would only queue up: the next connection is told the one there is then.
+                self.writes = false;
+            }
         }
         Ok(())
     }
