@@ -168,8 +168,8 @@ impl Journal {
             (Arc::clone(file), file.size(), position, open)
         };
         // Tasks that are settled from here on are among those that were open, and so stay whole this time.
-        let is_settled = |task_id: &TaskId| self.inner.lock().book.is_settled(task_id);
-        let needed = || Ok::<_, io::Error>(book::needed(old.entries(size)?, &open, is_settled));
+        let settled = |task_id: &TaskId| self.inner.lock().book.settled_unseen(task_id);
+        let needed = || Ok::<_, io::Error>(book::needed(old.entries(size)?, &open, settled));
         let (mut kept, mut kept_bytes) = (0, 0);
         for entry in needed()? {
             kept += 1;

@@ -1,6 +1,13 @@
 //! What is lost when power is cut, a supervisor is killed or a disk is full: it is told, and nothing else is lost with
 //! it.
 
+use std::os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _};
+
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
 use super::*;
 
 /// As the disk has a file that was not synced when power was cut.
@@ -16,6 +23,23 @@ fn cut_power_on(directory: &Path, task_id: &str) {
         }
     }
     assert!(cut > 0, "there was output on disk");
+}
+
+/// Whether everything that a process wrote into its pipe was read from it.
+fn is_drained(process: i32) -> bool {
+    let pipe = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/{process}/fd/1"))
+        .unwrap();
+    let mut file = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut file, PollTimeout::ZERO).unwrap() == 0
+}
+
+/// Whether a process waits for something to come.
+fn waits(process: i32) -> bool {
+    let line = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    line[line.rfind(')').unwrap()..].starts_with(") S")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +107,7 @@ async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
         directory.path().join("done"),
     );
     let text = format!(
-        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; touch {}; exec sleep 600",
+        "echo $PPID $$; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; touch {}; exec sleep 600",
         go_on.display(),
         done.display()
     );
@@ -91,11 +115,19 @@ async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
-    let supervisor = task.out().trim().parse().unwrap();
+    let out = task.out();
+    let pids: Vec<i32> = out
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect();
+    let [supervisor, process] = pids[..] else {
+        panic!("{out}");
+    };
     // The agent does not move, and more comes than fits memory.
     agent.signal(Signal::SIGSTOP);
     fs::write(go_on, "").unwrap();
     until("all is written", || done.exists()).await;
+    until("all is read", || is_drained(process) && waits(supervisor)).await;
     let left = || {
         let entries = fs::read_dir(directory.path().join("agent/supervisors")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name());

@@ -81,13 +81,27 @@ pub(super) struct Book {
 struct Past {
     forget_ms: i64,
     last_sequence: i64,
+    end: End,
+}
+
+/// What is known of how a settled task ended.
+#[derive(Debug)]
+enum End {
+    /// It never came to a start, or nobody says so.
+    None,
+    /// It may have run.
+    Unseen,
     /// As it is written, which takes a fifth of the memory.
-    ended: Option<Box<[u8]>>,
+    Known(Box<[u8]>),
 }
 
 impl Past {
     fn ended(&self) -> Option<task_state::Ended> {
-        task_state::Ended::decode(self.ended.as_deref()?).ok()
+        match &self.end {
+            End::None => None,
+            End::Unseen => Some(unseen()),
+            End::Known(bytes) => task_state::Ended::decode(&**bytes).ok(),
+        }
     }
 }
 
@@ -186,16 +200,14 @@ impl Book {
             Event::Settled(settled) => {
                 // Offered again after that, it is settled again; what was known of it stays known.
                 let (earlier_ms, earlier) = match self.settled.remove(&task_id) {
-                    Some(past) => (past.forget_ms, past.ended),
-                    None => (0, None),
+                    Some(past) => (past.forget_ms, past.end),
+                    None => (0, End::None),
                 };
-                let ended = match self.live.remove(&task_id).map(|held| held.phase) {
+                let end = match self.live.remove(&task_id).map(|held| held.phase) {
                     Some(Phase::Ended(ended)) => {
-                        Some(lasting(ended).encode_to_vec().into_boxed_slice())
+                        End::Known(lasting(ended).encode_to_vec().into_boxed_slice())
                     }
-                    Some(Phase::Starting | Phase::Started) => {
-                        Some(unseen().encode_to_vec().into_boxed_slice())
-                    }
+                    Some(Phase::Starting | Phase::Started) => End::Unseen,
                     _ => earlier,
                 };
                 let not_after_ms = self.not_after_ms.remove(&task_id).unwrap_or(0);
@@ -204,7 +216,7 @@ impl Book {
                     Past {
                         forget_ms: earlier_ms.max(not_after_ms.max(entry.time_ms + REMEMBERED_MS)),
                         last_sequence: settled.last_sequence,
-                        ended,
+                        end,
                     },
                 );
             }
@@ -239,9 +251,10 @@ impl Book {
             .retain(|task_id, until| *until > now_ms || live.contains_key(task_id));
     }
 
-    /// Whether the control plane has all of a task that is still remembered.
-    pub(super) fn is_settled(&self, task_id: &TaskId) -> bool {
-        self.settled.contains_key(task_id)
+    /// Whether a task is settled, and nothing but its start says that it may have run.
+    pub(super) fn settled_unseen(&self, task_id: &TaskId) -> Option<bool> {
+        let past = self.settled.get(task_id)?;
+        Some(matches!(past.end, End::Unseen))
     }
 
     /// The tasks of which everything is needed.
@@ -269,13 +282,12 @@ fn unseen() -> task_state::Ended {
 pub(super) fn needed<E>(
     all: impl Iterator<Item = Result<Entry, E>>,
     open: &HashSet<TaskId>,
-    is_settled: impl Fn(&TaskId) -> bool,
+    settled_unseen: impl Fn(&TaskId) -> Option<bool>,
 ) -> impl Iterator<Item = Result<Entry, E>> {
     let needed = move |entry: Entry| match entry.task_id() {
         None => is_beginning(&entry).then_some(entry),
         Some(task_id) if open.contains(&task_id) => Some(entry),
-        Some(task_id) if is_settled(&task_id) => entry.lasting(),
-        Some(_) => None,
+        Some(task_id) => entry.lasting(settled_unseen(&task_id)?),
     };
     let mut entries = all
         .filter_map(move |entry| entry.map(&needed).transpose())

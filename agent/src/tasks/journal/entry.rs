@@ -147,10 +147,11 @@ impl Entry {
         }
     }
 
-    /// What of it is needed once the task is settled: that it was taken, until when it may come again, how it ended.
-    pub(super) fn lasting(self) -> Option<Self> {
+    /// What of it is needed once the task is settled: that it was taken, until when it may come again, and how it ended;
+    /// and if that is `unseen`, that it was to start.
+    pub(super) fn lasting(self, unseen: bool) -> Option<Self> {
         let event = match self.event? {
-            Event::Starting(_) | Event::Started(_) => return None,
+            Event::Starting(_) | Event::Started(_) if !unseen => return None,
             Event::Accepted(accepted) => Event::Accepted(Accepted {
                 sealed_offer: Bytes::new(),
                 seal: Bytes::new(),
