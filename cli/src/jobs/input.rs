@@ -1,5 +1,11 @@
 //! `muster job input`: something for a task that runs, without attaching.
 
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
 use bytes::Bytes;
 use muster_client::{Client, keys};
 use muster_proto::v1::{
@@ -14,17 +20,21 @@ use crate::{
     screen::{self, clean},
 };
 
+/// Bytes of a file: a task that does not read takes no more.
+const FILE_MAX: u64 = 1 << 20;
+
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   muster job input j-… --text 'print(6 * 7)' --keys enter
   muster job input j-… web-1 --keys ctrl-c
-  muster job input j-… --text \"$(cat answers)\" --close
+  muster job input j-… --file answers --close
+  systemd-ask-password | muster job input j-… --file - --keys enter
   muster job input t-… --signal SIGHUP
 
-Text comes first, then keys, a signal, and the end of standard input.
+Text or a file comes first, then keys, a signal, and the end of standard input.
 Keys: enter, tab, esc, space, backspace, delete, up, down, left, right, home, end, page-up, page-down, f1 to f12, \
 ctrl-X, alt-X, or a single character.")]
-#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["text", "keys", "signal", "close"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["text", "file", "keys", "signal", "close"])))]
 pub(crate) struct Input {
     /// A job or a task
     id: String,
@@ -33,6 +43,9 @@ pub(crate) struct Input {
     /// Text, as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     text: Option<String>,
+    /// A file, as it is; "-" is standard input, for what is secret and must stand in no argument
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    file: Option<PathBuf>,
     /// Keys by name, as enter or ctrl-c,up
     #[arg(long, value_name = "KEY,...", value_delimiter = ',', value_parser = key)]
     keys: Vec<String>,
@@ -57,12 +70,13 @@ fn key(name: &str) -> Result<String, String> {
 impl Input {
     pub(super) async fn run(self, client: &Client, as_json: bool) -> Result<(), Failure> {
         let task = chosen::task(client, &self.id, self.host.as_deref()).await?;
+        let data = self.data()?;
         let action = match self.keys.as_slice() {
             [] => None,
             // Some have other bytes in other terminals.
             _ => attach::action(client, &task.job_id).await?,
         };
-        for (kind, part) in self.parts(keys::term(action.as_ref())) {
+        for (kind, part) in self.parts(data, keys::term(action.as_ref())) {
             let write_id = match &self.write_id {
                 Some(id) => format!("{id}{part}"),
                 None => String::new(),
@@ -79,9 +93,15 @@ impl Input {
         Ok(())
     }
 
+    fn data(&self) -> Result<Vec<u8>, Failure> {
+        match &self.file {
+            Some(path) => read(path),
+            None => Ok(self.text.clone().unwrap_or_default().into_bytes()),
+        }
+    }
+
     /// What is sent one after the other to a terminal of that kind, and how the name of each ends.
-    fn parts(&self, term: &str) -> Vec<(Kind, String)> {
-        let mut data = self.text.clone().unwrap_or_default().into_bytes();
+    fn parts(&self, mut data: Vec<u8>, term: &str) -> Vec<(Kind, String)> {
         for key in self.keys.iter().filter_map(|name| keys::key(name, term)) {
             data.extend_from_slice(&key);
         }
@@ -104,6 +124,23 @@ impl Input {
         }
         parts
     }
+}
+
+/// As much of a file as one input may be, whatever the file is.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut data = Vec::new();
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().lock().take(FILE_MAX + 1).read_to_end(&mut data),
+        false => File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut data)),
+    };
+    read.map_err(|error| Failure::file(path, &error))?;
+    if data.len() as u64 > FILE_MAX {
+        return Err(Failure::usage(format!(
+            "{} has more than 1 MiB, which `muster job attach JOB -i` passes on",
+            path.display()
+        )));
+    }
+    Ok(data)
 }
 
 fn refused(answer: &SendInputResponse) -> Failure {
@@ -148,15 +185,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_put_in_as_it_is_and_no_more_than_a_task_takes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, b"secret\xff").unwrap();
+        let input = parse(&["j-1", "--file", path, "--keys", "enter"]).unwrap();
+        let parts = input.parts(input.data().unwrap(), "");
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts[0].0, Kind::Data(Bytes::from_static(b"secret\xff\r")));
+        file.as_file().set_len(FILE_MAX + 1).unwrap();
+        assert!(input.data().is_err());
+        assert!(parse(&["j-1", "--file", path, "--text", "x"]).is_err());
+    }
+
+    #[test]
     fn text_and_keys_are_one_input() {
         let keys = "enter,ctrl-c,up";
         let input = parse(&["j-1", "--text", "-x", "--keys", keys, "--close"]).unwrap();
-        let parts = input.parts("linux");
+        let parts = input.parts(input.data().unwrap(), "linux");
         let data = Bytes::from_static(b"-x\r\x03\x1b[A");
         assert_eq!(parts[0].0, Kind::Data(data));
         assert!(matches!(parts[1].0, Kind::CloseStdin(_)));
         let input = parse(&["j-1", "web-1", "--signal", "int"]).unwrap();
-        assert_eq!(input.parts("")[0].0, Kind::Signal("SIGINT".into()));
+        assert_eq!(
+            input.parts(Vec::new(), "")[0].0,
+            Kind::Signal("SIGINT".into())
+        );
     }
 
     #[test]
