@@ -312,9 +312,14 @@ async fn write_apart(
     retire: &impl Fn(&Arc<Job>),
 ) -> Result<Durable, StoreError> {
     let mut written = Vec::new();
-    while let Some(marked) = taken.jobs.pop() {
+    while let Some(mut marked) = taken.jobs.pop() {
         match write(writer, slice::from_ref(&marked), &[], retire).await {
-            Ok(_) => written.push(marked),
+            Ok(_) => {
+                // Should the next fail, this one comes again: its entries are in the log.
+                marked.entries.clear();
+                marked.new = false;
+                written.push(marked);
+            }
             Err(StoreError::Conflict(cause)) => {
                 let id = marked.job.order.job_id;
                 tracing::error!(job.id = %id, "the ledger refuses what became of job {id}: {cause}");
@@ -324,6 +329,7 @@ async fn write_apart(
             }
             Err(error) => {
                 taken.jobs.push(marked);
+                taken.jobs.append(&mut written);
                 return Err(error);
             }
         }
