@@ -85,7 +85,7 @@ impl World {
     /// The control plane's memory has grown by less than so many MiB.
     #[track_caller]
     fn took_less_than(&self, mebibytes: u64, before: u64) {
-        let grown = (self.memory() - before) >> 10;
+        let grown = self.memory().saturating_sub(before) >> 10;
         eprintln!("the control plane had {before} bytes, and {grown} KiB more");
         assert!(grown < mebibytes << 10, "{grown} KiB more");
     }

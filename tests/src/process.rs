@@ -332,7 +332,9 @@ pub fn parent(pid: Pid) -> Option<Pid> {
         .map(Pid::from_raw)
 }
 
-/// The most memory that a process has held so far (resident), bytes; nothing once it has ended.
+/// The most memory that a process has held so far (resident), bytes; nothing once it has ended. The kernel
+/// notes the highest only now and then, so that this may go back a little where pages were reclaimed
+/// (proc_pid_status(5): "inaccurate").
 pub fn peak_memory(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
