@@ -17,8 +17,9 @@ mod tree;
 mod user;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
-    ffi::CString,
+    ffi::{CString, NulError},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -38,7 +39,6 @@ use nix::{
     unistd::{Pid, dup2_stdin, pipe2},
 };
 
-use self::launch::{Given, Launch};
 pub(crate) use self::{
     cell::{Cell, Cells},
     exit::Exit,
@@ -48,6 +48,10 @@ pub(crate) use self::{
     spawn::{Size, fork, resize},
     tree::{Ending, Tree, lives, start_time},
     user::User,
+};
+use self::{
+    environment::{Variable, Variables},
+    launch::{Given, Launch},
 };
 
 /// The environment variable that names the task to its processes, and its processes to us.
@@ -60,7 +64,7 @@ const OWN_VARIABLES: [&str; 4] = ["MUSTER_", "OTEL_", "NOTIFY_SOCKET", "WATCHDOG
 /// What every process on this host gets alike; made once.
 pub(crate) struct Host {
     user: User,
-    environment: Vec<(String, String)>,
+    environment: Vec<Variable>,
     /// Standard input of those that are given none.
     null: OwnedFd,
     layers: Layers,
@@ -147,11 +151,18 @@ impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
         let user = User::current()?;
-        let mut environment: Vec<(String, String)> = std::env::vars_os()
+        let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
+        let mut environment: Vec<Variable> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| !OWN_VARIABLES.iter().any(|own| name.starts_with(own)))
+            .filter(|(name, _)| !own(name))
+            .filter_map(|(name, value)| Variable::new(name, &value))
             .collect();
-        user.complete(&mut environment);
+        // What a service manager left out.
+        for (name, value) in user.variables() {
+            if environment.iter().all(|present| present.name() != name) {
+                environment.extend(Variable::new(name.to_owned(), &value));
+            }
+        }
         Ok(Self {
             user,
             environment,
@@ -178,10 +189,6 @@ impl Host {
         };
         let user = other.as_ref().unwrap_or(&self.user);
 
-        let mut environment = self.environment.clone();
-        if let Some(other) = &other {
-            other.overwrite(&mut environment);
-        }
         let mut set = program.env;
         if let Wanted::Terminal { term, .. } = &program.streams {
             set.entry("TERM".to_owned()).or_insert_with(|| term.clone());
@@ -190,16 +197,16 @@ impl Host {
             set.entry("TMPDIR".to_owned())
                 .or_insert_with(|| sandbox.scratch().to_owned());
         }
-        environment.retain(|(name, _)| {
-            !set.contains_key(name)
-                && name != TASK_MARKER
-                && environment::keeps(&program.inherited, name)
-        });
-        environment.extend(set);
-        environment.push((TASK_MARKER.to_owned(), program.task_id.to_string()));
+        for (name, value) in other.iter().flat_map(User::variables) {
+            if environment::keeps(&program.inherited, name) {
+                set.entry(name.to_owned()).or_insert(value);
+            }
+        }
+        set.insert(TASK_MARKER.to_owned(), program.task_id.to_string());
+        let variables = Variables::new(&self.environment, &program.inherited, set);
 
         let cwd = program.cwd.unwrap_or_else(|| user.home.clone());
-        let path = lookup::find(&program.argv[0], &cwd, &environment)?;
+        let path = lookup::find(&program.argv[0], &cwd, variables.get("PATH"))?;
         let prepared = spawn::Prepared {
             program: c_string(path.as_os_str().as_encoded_bytes())?,
             cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
@@ -208,10 +215,7 @@ impl Host {
                 .iter()
                 .map(|argument| c_string(argument.as_bytes()))
                 .collect::<Result<_, _>>()?,
-            environment: environment
-                .iter()
-                .map(|(name, value)| c_string(format!("{name}={value}").as_bytes()))
-                .collect::<Result<_, _>>()?,
+            environment: variables.pairs().map_err(no_nul)?,
         };
         let group = match group::is_needed(&program.limits) {
             true => Some(Group::create(program.task_id, &program.limits)?),
@@ -303,17 +307,15 @@ impl Host {
             tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
         }
         let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
-        let variables = self
-            .environment
-            .iter()
-            .filter(|(name, _)| name != TASK_MARKER);
         let prepared = spawn::Prepared {
             program: text(program.as_os_str().as_encoded_bytes())?,
             cwd: text(directory.as_os_str().as_encoded_bytes())?,
             argv: vec![text(b"muster-agent")?, text(argument.as_bytes())?],
-            environment: variables
-                .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
-                .collect::<Result<_, _>>()?,
+            environment: self
+                .environment
+                .iter()
+                .map(|variable| Cow::Borrowed(variable.pair()))
+                .collect(),
         };
         // For writing as for reading; a file that was opened for one only would fail the other.
         let null: OwnedFd = std::fs::File::options()
@@ -338,12 +340,14 @@ pub(crate) fn leave_helper(pid: Pid) {
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, StartError> {
-    CString::new(bytes).map_err(|_| {
-        StartError::new(
-            Reason::StartFailed,
-            "arguments, environment and directory may not hold a NUL byte",
-        )
-    })
+    CString::new(bytes).map_err(no_nul)
+}
+
+fn no_nul(_: NulError) -> StartError {
+    StartError::new(
+        Reason::StartFailed,
+        "arguments, environment and directory may not hold a NUL byte",
+    )
 }
 
 fn no_pipe(error: nix::Error) -> StartError {

@@ -1,5 +1,11 @@
 //! What of the agent's own environment a process gets.
 
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    ffi::{CStr, CString, NulError},
+};
+
 use muster_proto::v1::{Environment, environment::Inherit};
 
 /// What every program may need, and nothing of which is a secret.
@@ -9,6 +15,69 @@ const CORE: [&str; 9] = [
 
 /// A name that holds one of these, in whatever case, looks secret.
 const SECRET: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL"];
+
+/// A variable that processes may inherit, made once as the kernel wants it: most tasks get most of them.
+pub(super) struct Variable {
+    name: String,
+    pair: CString,
+}
+
+impl Variable {
+    /// `None` if one of them holds a NUL byte, which no environment can.
+    pub(super) fn new(name: String, value: &str) -> Option<Self> {
+        let pair = CString::new(format!("{name}={value}")).ok()?;
+        Some(Self { name, pair })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Name and value, with "=" between them.
+    pub(super) fn pair(&self) -> &CStr {
+        &self.pair
+    }
+
+    fn value(&self) -> &str {
+        let value = &self.pair.as_bytes()[self.name.len() + 1..];
+        std::str::from_utf8(value).expect("it was made of text")
+    }
+}
+
+/// All that one process gets.
+pub(super) struct Variables<'a> {
+    inherited: Vec<&'a Variable>,
+    set: HashMap<String, String>,
+}
+
+impl<'a> Variables<'a> {
+    /// What it inherits of `own`, and over that what is set.
+    pub(super) fn new(
+        own: &'a [Variable],
+        wanted: &Environment,
+        set: HashMap<String, String>,
+    ) -> Self {
+        let goes = |name: &str| !set.contains_key(name) && keeps(wanted, name);
+        let inherited = own.iter().filter(|own| goes(&own.name)).collect();
+        Self { inherited, set }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let inherited = || self.inherited.iter().find(|own| own.name == name);
+        let set = self.set.get(name).map(String::as_str);
+        set.or_else(|| Some(inherited()?.value()))
+    }
+
+    /// Each as the kernel wants it.
+    pub(super) fn pairs(&self) -> Result<Vec<Cow<'a, CStr>>, NulError> {
+        let pair = |(name, value)| CString::new(format!("{name}={value}")).map(Cow::Owned);
+        let inherited = self.inherited.iter();
+        inherited
+            .map(|own| Ok(Cow::Borrowed(own.pair.as_c_str())))
+            .chain(self.set.iter().map(pair))
+            .collect()
+    }
+}
 
 /// Whether a variable of the agent's own environment goes to the process.
 pub(super) fn keeps(wanted: &Environment, name: &str) -> bool {
@@ -23,8 +92,11 @@ pub(super) fn keeps(wanted: &Environment, name: &str) -> bool {
 }
 
 fn looks_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    SECRET.iter().any(|word| name.contains(word))
+    let holds = |word: &str| {
+        let mut parts = name.as_bytes().windows(word.len());
+        parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    SECRET.into_iter().any(holds)
 }
 
 /// A `*` at the end of a pattern stands for anything.
@@ -71,5 +143,25 @@ mod tests {
         assert_eq!(kept(&wanted), ["PATH", "LC_ALL"]);
         wanted.set_inherit(Inherit::None);
         assert!(kept(&wanted).is_empty());
+    }
+
+    #[test]
+    fn what_is_set_stands_over_what_is_inherited() {
+        let own = ["PATH=/bin", "EDITOR=ed", "API_TOKEN=x"].map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap();
+            Variable::new(name.to_owned(), value).unwrap()
+        });
+        let set = HashMap::from([("EDITOR".to_owned(), "vi".to_owned())]);
+        let variables = Variables::new(&own, &Environment::default(), set);
+        assert_eq!(variables.get("PATH"), Some("/bin"));
+        assert_eq!(variables.get("EDITOR"), Some("vi"));
+        assert_eq!(variables.get("API_TOKEN"), None);
+        let mut pairs = variables.pairs().unwrap();
+        pairs.sort();
+        assert_eq!(pairs, [c"EDITOR=vi", c"PATH=/bin"]);
+
+        let set = HashMap::from([("A".to_owned(), "a\0b".to_owned())]);
+        let variables = Variables::new(&own, &Environment::default(), set);
+        assert!(variables.pairs().is_err());
     }
 }

@@ -20,7 +20,7 @@ use super::{
 
 /// A process that only lacks its streams.
 pub(super) struct Launch<'a> {
-    pub(super) prepared: &'a spawn::Prepared,
+    pub(super) prepared: &'a spawn::Prepared<'a>,
     /// Whom it runs as.
     pub(super) user: &'a User,
     /// What changes before it becomes the program.

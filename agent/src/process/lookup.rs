@@ -17,12 +17,8 @@ use super::StartError;
 /// Searched where the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The file that `name` means: itself if it holds a "/", else the first in PATH that can be executed.
-pub(super) fn find(
-    name: &str,
-    cwd: &Path,
-    environment: &[(String, String)],
-) -> Result<PathBuf, StartError> {
+/// The file that `name` means: itself if it holds a "/", else the first in `path` (PATH) that can be executed.
+pub(super) fn find(name: &str, cwd: &Path, path: Option<&str>) -> Result<PathBuf, StartError> {
     if name.is_empty() {
         return Err(StartError::new(
             Reason::CommandNotFound,
@@ -32,10 +28,7 @@ pub(super) fn find(
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }
-    let path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or(DEFAULT_PATH, |(_, value)| value);
+    let path = path.unwrap_or(DEFAULT_PATH);
     let mut forbidden = None;
     for directory in path.split(':') {
         let file = cwd.join(directory).join(name);

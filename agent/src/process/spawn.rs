@@ -1,6 +1,7 @@
 //! The system calls that start a process.
 
 use std::{
+    borrow::Cow,
     ffi::{CStr, CString},
     io,
     os::{
@@ -23,10 +24,10 @@ use nix::{
 use super::user::User;
 
 /// Everything the kernel needs to know, as it wants it.
-pub(super) struct Prepared {
+pub(super) struct Prepared<'a> {
     pub(super) program: CString,
     pub(super) argv: Vec<CString>,
-    pub(super) environment: Vec<CString>,
+    pub(super) environment: Vec<Cow<'a, CStr>>,
     pub(super) cwd: CString,
 }
 
@@ -44,7 +45,7 @@ pub(super) enum Theirs<'a> {
 /// `posix_spawn` shares our memory with the child until it has the new program, so a start costs the
 /// same however large we are.
 #[allow(unsafe_code)] // The standard library's way there cannot start a session without a slow fork.
-pub(super) fn as_ourselves(prepared: &Prepared, streams: Theirs<'_>) -> Result<Pid, Errno> {
+pub(super) fn as_ourselves(prepared: &Prepared<'_>, streams: Theirs<'_>) -> Result<Pid, Errno> {
     let argv = pointers(&prepared.argv);
     let environment = pointers(&prepared.environment);
     let flags = libc::POSIX_SPAWN_SETSID
@@ -137,7 +138,7 @@ impl Change<'_> {
 /// Starts a process that changes first, in a session of its own.
 #[allow(unsafe_code)] // Groups, user and session change between fork and exec, which needs `pre_exec`.
 pub(super) fn changed(
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     streams: [BorrowedFd<'_>; 3],
     terminal: bool,
     change: Change<'_>,
@@ -156,7 +157,7 @@ pub(super) fn changed(
         .stdout(own(streams[1])?)
         .stderr(own(streams[2])?);
     for pair in &prepared.environment {
-        let pair = pair.as_bytes();
+        let pair = pair.to_bytes();
         let at = pair
             .iter()
             .position(|byte| *byte == b'=')
@@ -329,10 +330,10 @@ pub(crate) fn resize(master: &OwnedFd, size: Size) -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-pub(super) fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+pub(super) fn pointers<S: AsRef<CStr>>(strings: &[S]) -> Vec<*mut libc::c_char> {
     strings
         .iter()
-        .map(|string| string.as_ptr().cast_mut())
+        .map(|string| string.as_ref().as_ptr().cast_mut())
         .chain([ptr::null_mut()])
         .collect()
 }

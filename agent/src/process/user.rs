@@ -59,23 +59,8 @@ impl User {
         })
     }
 
-    /// Adds what a login would have set and a service manager left out.
-    pub(super) fn complete(&self, environment: &mut Vec<(String, String)>) {
-        for (name, value) in self.variables() {
-            if !environment.iter().any(|(present, _)| present == name) {
-                environment.push((name.to_owned(), value));
-            }
-        }
-    }
-
-    /// Sets what a login would set.
-    pub(super) fn overwrite(&self, environment: &mut Vec<(String, String)>) {
-        let variables = self.variables();
-        environment.retain(|(present, _)| variables.iter().all(|(name, _)| present != name));
-        environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
-    }
-
-    fn variables(&self) -> [(&'static str, String); 4] {
+    /// What a login would set.
+    pub(super) fn variables(&self) -> [(&'static str, String); 4] {
         [
             ("HOME", self.home.display().to_string()),
             ("USER", self.name.clone()),

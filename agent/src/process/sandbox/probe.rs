@@ -53,7 +53,7 @@ fn confine() -> Result<(), String> {
     let plan = Plan {
         program: &program,
         argv: &argv,
-        environment: &spawn::pointers(&[]),
+        environment: &spawn::pointers::<CString>(&[]),
         cwd: c"/",
         streams: Streams::Pipes {
             stdin: None,
