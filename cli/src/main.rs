@@ -13,6 +13,7 @@ mod audit;
 mod authority;
 mod commands;
 mod failure;
+mod file;
 mod grants;
 mod hosts;
 mod jobs;

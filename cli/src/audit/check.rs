@@ -1,8 +1,8 @@
 //! `muster audit verify`: reads a log that was written down, and says what is wrong with it.
 
 use std::{
-    fs::{self, File},
-    io::{BufRead, BufReader, stdin},
+    fs,
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use muster_client::{
 use muster_proto::v1::Reason;
 use serde_json::{Value, json};
 
-use crate::{failure::Failure, operator::Operator, screen};
+use crate::{failure::Failure, file, operator::Operator, screen};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Verify {
@@ -39,14 +39,7 @@ impl Verify {
             for path in &self.heads {
                 heads.extend(read_heads(path)?);
             }
-            let input: Box<dyn BufRead> = match self.file.as_os_str() == "-" {
-                true => Box::new(BufReader::new(stdin())),
-                false => {
-                    let file = File::open(&self.file);
-                    let file = file.map_err(|error| Failure::file(&self.file, &error))?;
-                    Box::new(BufReader::with_capacity(1 << 20, file))
-                }
-            };
+            let input = BufReader::with_capacity(1 << 20, file::open(&self.file)?);
             verify(input, &heads, &authorities).map_err(|error| Failure::file(&self.file, &error))
         });
         let report = read

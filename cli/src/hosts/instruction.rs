@@ -1,8 +1,8 @@
 //! `muster host instruction …`: the text that tells an AI what a host is for.
 
 use std::{
-    io::{self, Read as _},
-    path::PathBuf,
+    io::Read as _,
+    path::{Path, PathBuf},
 };
 
 use muster_client::Client;
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
-    json,
+    file, json,
     screen::{self, Rows, clean, clean_lines, say},
     time,
 };
@@ -156,16 +156,11 @@ fn history(instructions: &[Instruction], json: bool) -> Result<(), Failure> {
     Ok(screen::print(&rows.render())?)
 }
 
-fn read(path: &std::path::Path) -> Result<String, Failure> {
+fn read(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
-    let read = if path.as_os_str() == "-" {
-        io::stdin()
-            .lock()
-            .take(TEXT_MAX + 1)
-            .read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(TEXT_MAX + 1).read_to_string(&mut text))
-    };
+    let read = file::open(path)?
+        .take(TEXT_MAX + 1)
+        .read_to_string(&mut text);
     read.map_err(|error| Failure::file(path, &error))?;
     Ok(text)
 }

@@ -1,8 +1,7 @@
 //! `muster job input`: something for a task that runs, without attaching.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +15,7 @@ use serde_json::json;
 use super::{attach, chosen};
 use crate::{
     failure::{Failure, exit},
-    json,
+    file, json,
     screen::{self, clean},
 };
 
@@ -129,10 +128,7 @@ impl Input {
 /// As much of a file as one input may be, whatever the file is.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut data = Vec::new();
-    let read = match path.as_os_str() == "-" {
-        true => io::stdin().lock().take(FILE_MAX + 1).read_to_end(&mut data),
-        false => File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut data)),
-    };
+    let read = file::open(path)?.take(FILE_MAX + 1).read_to_end(&mut data);
     read.map_err(|error| Failure::file(path, &error))?;
     if data.len() as u64 > FILE_MAX {
         return Err(Failure::usage(format!(
