@@ -42,7 +42,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) const HOST: &str = "h-00000000000000000000";
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct FakeControlPlane {
     pub(crate) address: SocketAddr,
@@ -259,6 +259,13 @@ impl FakeControlPlane {
         .await
     }
 
+    /// Offers a task that says a process id first. Returns its id, and that.
+    pub(crate) async fn begun(&self, wanted: Command) -> (String, i32) {
+        let task_id = self.offer(wanted).await;
+        let task = self.task(&task_id, |task| !task.stdout.is_empty()).await;
+        (task_id, task.out().trim().parse().unwrap())
+    }
+
     /// An offer of a command, as the control plane would seal it.
     pub(crate) fn offer_of(&self, command: Command) -> (String, Offer) {
         self.offer_confined(command, None)
@@ -467,7 +474,8 @@ impl AgentService for Service {
             session_epoch: self.0.seen.borrow().hellos.len() as i64 + 1,
             generation: "one".to_owned(),
             time: Some(SystemTime::now().into()),
-            heartbeat_interval: Some(Duration::from_millis(200).try_into().unwrap()),
+            // Longer than anything that holds a busy machine up: a session ends where a test ends it.
+            heartbeat_interval: Some(Duration::from_secs(10).try_into().unwrap()),
             expected_task_ids,
             host_name: "web-1".to_owned(),
             upload,

@@ -207,6 +207,14 @@ fn command(argv: &[&str]) -> Command {
     }
 }
 
+/// A task that begins, waits for a file, and then goes on.
+fn waiter(begin: &str, go_on: &Path, then: &str) -> Command {
+    let go_on = go_on.display();
+    script(&format!(
+        "{begin}; until [ -e {go_on} ]; do sleep 0.01; done; {then}"
+    ))
+}
+
 fn script(text: &str) -> Command {
     Command {
         script: Some(Script {
@@ -223,11 +231,12 @@ fn kill(pid: i32) {
 
 async fn until(what: &str, come: impl Fn() -> bool) {
     let waited = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
         while !come() {
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(30), waited).await;
+    let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
     assert!(waited.is_ok(), "never came: {what}");
 }
 
@@ -251,15 +260,17 @@ async fn a_command_runs_and_is_reported_until_it_is_settled() {
     assert!(task.started.unwrap().pid > 0);
     assert!(task.opens[0].fresh && task.opens.len() == 1);
 
-    // Each is over as soon as its process and its output are: a second of waiting for more would show.
-    let began = std::time::Instant::now();
+    // Each is over as soon as its process and its output are: a second of waiting for more would show in all.
+    let mut fastest = std::time::Duration::MAX;
     for _ in 0..8 {
+        let began = std::time::Instant::now();
         let task_id = control_plane.offer(command(&["true"])).await;
         let task = control_plane.settled(&task_id).await;
         assert_eq!(task.state(), State::Succeeded);
         assert_eq!(task.last_sequence, 0);
+        fastest = fastest.min(began.elapsed());
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(7));
+    assert!(fastest < std::time::Duration::from_secs(1), "{fastest:?}");
     host.stop().await.unwrap();
     control_plane
         .until("a goodbye", |seen| {
@@ -447,7 +458,7 @@ async fn a_timeout_ends_the_tree_too() {
     let control_plane = FakeControlPlane::start().await;
     let host = Host::start(&control_plane).await;
     let mut wanted = script("sleep 600 & echo $!; wait");
-    wanted.timeout = Some(Duration::from_millis(300).try_into().unwrap());
+    wanted.timeout = Some(Duration::from_secs(3).try_into().unwrap());
     let task_id = control_plane.offer(wanted).await;
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::TimedOut);
@@ -518,7 +529,7 @@ async fn an_offer_that_comes_again_is_answered_not_started() {
     control_plane.settled(&task_id).await;
     control_plane.send(offer).await;
     let task = control_plane
-        .task(&task_id, |task| task.opens.len() == 2)
+        .task(&task_id, |task| task.opens.len() >= 2)
         .await;
     assert!(!task.opens[1].fresh);
     control_plane.drain().await;
@@ -595,7 +606,7 @@ async fn a_task_that_was_cancelled_before_it_came_never_starts() {
         ))
         .await;
     let task = control_plane
-        .task(&task_id, |task| task.opens.len() == 2)
+        .task(&task_id, |task| task.opens.len() >= 2)
         .await;
     assert_eq!(task.state(), State::Cancelled);
     assert!(!mark.exists());
@@ -637,15 +648,8 @@ async fn a_stopped_agent_leaves_what_runs_and_the_next_one_goes_on() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let text = format!(
-        "echo $$; until [ -e {} ]; do sleep 0.01; done; echo after; exit 4",
-        go_on.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
-    let task = control_plane
-        .task(&task_id, |task| !task.stdout.is_empty())
-        .await;
-    let pid = task.out().trim().parse().unwrap();
+    let wanted = waiter("echo $$", &go_on, "echo after; exit 4");
+    let (task_id, pid) = control_plane.begun(wanted).await;
     host.stop().await.unwrap();
     assert!(alive(pid));
     host.start_agent().await;
@@ -664,12 +668,12 @@ async fn what_ends_while_there_is_no_agent_is_reported_by_the_next() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let (go_on, done) = (host.path("go-on"), host.path("done"));
-    let text = format!(
-        "echo before; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; echo bad >&2; touch {}; exit 5",
-        go_on.display(),
+    let then = format!(
+        "seq 1 500000; echo bad >&2; touch {}; exit 5",
         done.display()
     );
-    let task_id = control_plane.offer(script(&text)).await;
+    let wanted = waiter("echo before", &go_on, &then);
+    let task_id = control_plane.offer(wanted).await;
     control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
@@ -697,15 +701,8 @@ async fn a_record_speaks_for_a_supervisor_that_is_killed_too() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let text = format!(
-        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 1000; exit 6",
-        go_on.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
-    let task = control_plane
-        .task(&task_id, |task| !task.stdout.is_empty())
-        .await;
-    let supervisor = task.out().trim().parse().unwrap();
+    let wanted = waiter("echo $PPID", &go_on, "seq 1 1000; exit 6");
+    let (task_id, supervisor) = control_plane.begun(wanted).await;
     host.die();
     fs::write(go_on, "").unwrap();
     let record = host
@@ -718,7 +715,7 @@ async fn a_record_speaks_for_a_supervisor_that_is_killed_too() {
     let ended = control_plane.settled(&task_id).await;
     assert_eq!(ended.ended.as_ref().unwrap().exit_code, Some(6));
     let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
-    assert_eq!(ended.out(), format!("{}{numbers}", task.out()));
+    assert_eq!(ended.out(), format!("{supervisor}\n{numbers}"));
     assert!(!record.exists());
 }
 
@@ -835,11 +832,8 @@ async fn a_cancel_stays_one_though_the_agent_stops_meanwhile() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let text = format!(
-        "trap 'echo asked' TERM; echo ready; until [ -e {} ]; do sleep 0.05; done",
-        go_on.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
+    let wanted = waiter("trap 'echo asked' TERM; echo ready", &go_on, ":");
+    let task_id = control_plane.offer(wanted).await;
     let says = |word: &'static str| move |task: &Reported| task.out().contains(word);
     control_plane.task(&task_id, says("ready")).await;
     let grace = Some(Duration::from_secs(600));
@@ -879,7 +873,7 @@ async fn input_reaches_the_process_once() {
     // Another agent puts in no more of it either.
     host.start_agent().await;
     control_plane
-        .task(&task_id, |task| task.opens.len() == 2)
+        .task(&task_id, |task| task.opens.len() >= 2)
         .await;
     let again = async {
         loop {
@@ -937,7 +931,7 @@ async fn a_terminal_is_one_and_outlives_the_agent() {
 
     host.start_agent().await;
     control_plane
-        .task(&task_id, |task| task.opens.len() == 2)
+        .task(&task_id, |task| task.opens.len() >= 2)
         .await;
     let resize = async {
         loop {
@@ -1050,14 +1044,7 @@ async fn a_stalled_network_never_holds_up_the_process() {
     let mark = host.path("done");
     let text = format!("head -c 50000000 /dev/zero; touch {}", mark.display());
     let task_id = control_plane.offer(script(&text)).await;
-    let written = async {
-        while !mark.exists() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), written)
-        .await
-        .unwrap();
+    until("all of it is written", || mark.exists()).await;
     // Another task is not held up by it.
     control_plane.behave(|behaviour| behaviour.reads_nothing = false);
     let task = control_plane.settled(&task_id).await;

@@ -11,11 +11,12 @@ use std::time::Duration;
 /// Waits for a condition, with a limit.
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
         while !holds() {
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait)
+    tokio::time::timeout(Duration::from_secs(30), wait)
         .await
-        .unwrap_or_else(|_| panic!("{what}, within 10 s"));
+        .unwrap_or_else(|_| panic!("{what}, within 30 s"));
 }

@@ -448,7 +448,7 @@ async fn a_model_asks_for_more_and_people_give_it_for_a_while() {
         selector: "all".to_owned(),
         mode: Mode::Unrestricted.into(),
         ttl: Some(prost_types::Duration {
-            seconds: 4,
+            seconds: 12,
             nanos: 0,
         }),
         request_id: "short".to_owned(),

@@ -84,15 +84,22 @@ async fn a_pipe_of_any_length_goes_through_and_its_end_too() {
 async fn what_was_typed_before_the_key_that_detaches_reaches_the_shell() {
     let fleet = Fleet::start().await;
     let _host = EchoHost::start(&fleet, "web-1").await;
-    let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
-    console.shows("$ ").await;
-    let lines: String = (1..=30).map(|line| format!("line {line}\r")).collect();
-    console.type_in(&format!("{lines}\u{1d}"));
-    assert_eq!(shell.ended(PATIENCE).await.code(), 130);
-    assert!(!console.screen().contains("may not have got"));
-    let job_id = last_job(&fleet).await;
-    let output = fleet.cli(&["job", "output", &job_id]).await.stdout;
-    assert!(output.contains("heard line 30"), "{output}");
+    for _ in 0..3 {
+        let (shell, console) = in_terminal(&fleet, &["shell", "web-1"]);
+        console.shows("$ ").await;
+        let lines: String = (1..=30).map(|line| format!("line {line}\r")).collect();
+        console.type_in(&format!("{lines}\u{1d}"));
+        assert_eq!(shell.ended(PATIENCE).await.code(), 130);
+        // What a slow road may still lack after two seconds is told; then nothing is promised.
+        if console.screen().contains("may not have got") {
+            continue;
+        }
+        let job_id = last_job(&fleet).await;
+        let output = fleet.cli(&["job", "output", &job_id]).await.stdout;
+        assert!(output.contains("heard line 30"), "{output}");
+        return;
+    }
+    panic!("three times what was typed may not have arrived");
 }
 
 #[tokio::test]

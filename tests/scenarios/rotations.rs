@@ -202,7 +202,10 @@ async fn who_sleeps_through_a_rotation_is_waited_for_or_comes_back_by_its_old_ke
     let back = identity(&sleeper);
     assert_eq!(back.host_id(), old.host_id());
     assert_ne!(back.authorities(), old.authorities());
-    assert_eq!(back.authorities(), identity(&awake).authorities());
+    eventually(PATIENCE, "the other one has the new list too", || async {
+        (back.authorities() == identity(&awake).authorities()).then_some(())
+    })
+    .await;
 
     // A locked one does not.
     eventually(PATIENCE, "the locked host is refused", || async {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Write as _},
     time::{Duration, Instant},
 };
@@ -253,8 +253,14 @@ async fn what_a_process_may_use_and_sees_is_as_asked_for() {
 async fn a_terminal_is_recorded_with_its_times() {
     let (fleet, _host) = Fleet::with_host("web-1").await;
     let args = ["run", "-t", "--record", "web-1", "--", "sh", "-c"];
-    let script = "echo one; sleep 0.3; echo two";
-    let (run, _console) = in_terminal(&fleet, &[&args[..], &[script]].concat());
+    let go = fleet.directory().join("go");
+    let script = format!(
+        "echo one; until [ -e '{}' ]; do sleep 0.02; done; sleep 0.3; echo two",
+        go.display()
+    );
+    let (run, console) = in_terminal(&fleet, &[&args[..], &[&script]].concat());
+    console.shows("one").await;
+    fs::write(go, "").unwrap();
     assert_eq!(run.ended(PATIENCE).await.code(), 0);
     let job_id = last_job(&fleet).await;
     let saved = fleet.cli(&["job", "replay", &job_id, "--cast", "-"]).await;
@@ -315,7 +321,10 @@ async fn a_model_drives_a_shell() {
         .await;
     assert!(!answer.text.contains("not seen"), "{}", answer.text);
     let answer = client
-        .call("job_input", json!({"job_id": job_id, "keys": ["ctrl-d"]}))
+        .call(
+            "job_input",
+            json!({"job_id": job_id, "keys": ["ctrl-d"], "quiet_ms": 20000, "wait_s": 20}),
+        )
         .await;
     assert!(answer.text.contains("it has ended"), "{}", answer.text);
 }

@@ -31,8 +31,7 @@ pub enum Wire {
 pub struct Cut {
     address: SocketAddr,
     wire: watch::Sender<Wire>,
-    up: watch::Sender<u64>,
-    down: watch::Sender<u64>,
+    carried: Carried,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -48,14 +47,12 @@ impl Cut {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let wire = watch::Sender::new(Wire::Whole);
-        let (up, down) = (watch::Sender::new(0), watch::Sender::new(0));
-        let carried = (up.clone(), down.clone());
-        let accepting = tokio::spawn(accept(listener, target, wire.clone(), carried));
+        let carried = Carried::default();
+        let accepting = tokio::spawn(accept(listener, target, wire.clone(), carried.clone()));
         Self {
             address,
             wire,
-            up,
-            down,
+            carried,
             _accepting: AbortOnDropHandle::new(accepting),
         }
     }
@@ -75,6 +72,16 @@ impl Cut {
         self.set(Wire::Cut);
     }
 
+    /// Returns once no connection is open: after a cut, once every one was reset.
+    pub async fn has_no_connection(&self) {
+        let mut open = self.carried.open.subscribe();
+        let none = tokio::time::timeout(PATIENCE, open.wait_for(|open| *open == 0)).await;
+        assert!(
+            none.is_ok(),
+            "not within {PATIENCE:?}: no connection is open"
+        );
+    }
+
     /// Carries everything again.
     pub fn mend(&self) {
         self.set(Wire::Whole);
@@ -82,12 +89,12 @@ impl Cut {
 
     /// Returns once `bytes` more than now have been carried to the control plane.
     pub async fn carried_up(&self, bytes: u64) {
-        more(&self.up, bytes).await;
+        more(&self.carried.up, bytes).await;
     }
 
     /// Returns once `bytes` more than now have been carried from the control plane.
     pub async fn carried_down(&self, bytes: u64) {
-        more(&self.down, bytes).await;
+        more(&self.carried.down, bytes).await;
     }
 }
 
@@ -102,8 +109,15 @@ async fn more(carried: &watch::Sender<u64>, bytes: u64) {
     );
 }
 
-/// Bytes carried up and down.
-type Carried = (watch::Sender<u64>, watch::Sender<u64>);
+/// What goes through.
+#[derive(Debug, Clone, Default)]
+struct Carried {
+    /// Bytes so far.
+    up: watch::Sender<u64>,
+    down: watch::Sender<u64>,
+    /// Connections now.
+    open: watch::Sender<u64>,
+}
 
 async fn accept(
     listener: TcpListener,
@@ -117,10 +131,12 @@ async fn accept(
             continue;
         }
         let (wire, carried) = (wire.subscribe(), carried.clone());
+        carried.open.send_modify(|open| *open += 1);
         tokio::spawn(async move {
             if let Ok(far) = TcpStream::connect(target).await {
-                carry(near, far, wire, carried).await;
+                carry(near, far, wire, &carried).await;
             }
+            carried.open.send_modify(|open| *open -= 1);
         });
     }
 }
@@ -134,7 +150,7 @@ async fn carry(
     mut near: TcpStream,
     mut far: TcpStream,
     mut wire: watch::Receiver<Wire>,
-    (up, down): Carried,
+    carried: &Carried,
 ) {
     let _ = near.set_nodelay(true);
     let _ = far.set_nodelay(true);
@@ -142,8 +158,8 @@ async fn carry(
     let (near_read, near_write) = near.split();
     let (far_read, far_write) = far.split();
     tokio::select! {
-        () = pump(near_read, far_write, Direction::Up, wire.clone(), &up) => over.cancel(),
-        () = pump(far_read, near_write, Direction::Down, wire.clone(), &down) => over.cancel(),
+        () = pump(near_read, far_write, Direction::Up, wire.clone(), &carried.up) => over.cancel(),
+        () = pump(far_read, near_write, Direction::Down, wire.clone(), &carried.down) => over.cancel(),
         _ = wire.wait_for(|wire| *wire == Wire::Cut) => {}
     }
     if !over.is_cancelled() {
@@ -204,40 +220,41 @@ mod tests {
         address
     }
 
-    async fn says_back(stream: &mut TcpStream) -> bool {
+    /// How long an answer is waited for that must not come.
+    const SILENCE: Duration = Duration::from_millis(200);
+
+    async fn says_back(stream: &mut TcpStream, within: Duration) -> bool {
         let mut answer = [0; 4];
         let asking = async {
             stream.write_all(b"ping").await?;
             stream.read_exact(&mut answer).await
         };
-        let asked = tokio::time::timeout(Duration::from_millis(200), asking).await;
-        matches!(asked, Ok(Ok(_)))
+        matches!(tokio::time::timeout(within, asking).await, Ok(Ok(_)))
     }
 
     #[tokio::test]
     async fn a_wire_carries_stalls_and_is_cut() {
         let cut = Cut::to(echo().await).await;
         let mut stream = TcpStream::connect(cut.address()).await.unwrap();
-        assert!(says_back(&mut stream).await);
+        assert!(says_back(&mut stream, PATIENCE).await);
 
         cut.set(Wire::Stalled);
-        assert!(!says_back(&mut stream).await);
+        assert!(!says_back(&mut stream, SILENCE).await);
         cut.mend();
         let mut late = [0; 4];
         stream.read_exact(&mut late).await.unwrap();
         assert_eq!(&late, b"ping", "what waited arrives");
 
         cut.set(Wire::UpOnly);
-        let before = *cut.up.borrow();
-        assert!(!says_back(&mut stream).await);
-        assert_eq!(*cut.up.borrow(), before + 4);
+        let asked = async { assert!(!says_back(&mut stream, SILENCE).await) };
+        tokio::join!(cut.carried_up(4), asked);
 
         cut.cut();
         assert!(stream.read_exact(&mut late).await.is_err());
         let mut refused = TcpStream::connect(cut.address()).await.unwrap();
-        assert!(!says_back(&mut refused).await);
+        assert!(!says_back(&mut refused, SILENCE).await);
         cut.mend();
         let mut again = TcpStream::connect(cut.address()).await.unwrap();
-        assert!(says_back(&mut again).await);
+        assert!(says_back(&mut again, PATIENCE).await);
     }
 }

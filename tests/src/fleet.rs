@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long processes may take to go away once they were told to.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// Settings that a story changes: variables of the environment.
 type Settings = Vec<(&'static str, String)>;

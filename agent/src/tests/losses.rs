@@ -70,15 +70,8 @@ async fn output_that_a_power_cut_took_while_the_agent_was_away_is_a_gap() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let text = format!(
-        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 1000; echo bad >&2",
-        go_on.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
-    let task = control_plane
-        .task(&task_id, |task| !task.stdout.is_empty())
-        .await;
-    let supervisor = task.out().trim().parse().unwrap();
+    let wanted = waiter("echo $PPID", &go_on, "seq 1 1000; echo bad >&2");
+    let (task_id, supervisor) = control_plane.begun(wanted).await;
     host.die();
     fs::write(go_on, "").unwrap();
     let directory = host.path("agent/supervisors");
@@ -90,7 +83,7 @@ async fn output_that_a_power_cut_took_while_the_agent_was_away_is_a_gap() {
     host.start_agent().await;
     let told = control_plane.settled(&task_id).await;
     assert_eq!(told.state(), State::Succeeded);
-    assert_eq!(told.out(), task.out());
+    assert_eq!(told.out(), format!("{supervisor}\n"));
     let numbers: String = (1..=1000).map(|n| format!("{n}\n")).collect();
     assert_eq!(told.missing, [numbers.len() as i64, 4]);
 }
@@ -106,12 +99,9 @@ async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
         directory.path().join("go-on"),
         directory.path().join("done"),
     );
-    let text = format!(
-        "echo $PPID $$; until [ -e {} ]; do sleep 0.01; done; seq 1 500000; touch {}; exec sleep 600",
-        go_on.display(),
-        done.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
+    let then = format!("seq 1 500000; touch {}; exec sleep 600", done.display());
+    let wanted = waiter("echo $PPID $$", &go_on, &then);
+    let task_id = control_plane.offer(wanted).await;
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
@@ -152,11 +142,7 @@ async fn what_a_killed_supervisor_had_on_disk_is_taken_over() {
 async fn unwritten(control_plane: &FakeControlPlane, agent: &Process, data_dir: &Path) -> String {
     control_plane.behave(|behaviour| behaviour.settles = false);
     let go_on = data_dir.join("go-on");
-    let text = format!(
-        "until [ -e {} ]; do sleep 0.01; done; exit 3",
-        go_on.display()
-    );
-    let task_id = control_plane.offer(script(&text)).await;
+    let task_id = control_plane.offer(waiter(":", &go_on, "exit 3")).await;
     control_plane
         .task(&task_id, |task| task.started.is_some())
         .await;

@@ -117,11 +117,8 @@ async fn pass_on(
 }
 
 /// A task that says its supervisor's process id, waits for a file, and writes more than a supervisor keeps in memory.
-fn waiter(go_on: &Path) -> Command {
-    script(&format!(
-        "ps -o ppid= -p $$; until [ -e {} ]; do sleep 0.01; done; seq 1 300000; exit 6",
-        go_on.display()
-    ))
+fn writer(go_on: &Path) -> Command {
+    waiter("echo $PPID", go_on, "seq 1 300000; exit 6")
 }
 
 fn written() -> String {
@@ -133,7 +130,7 @@ async fn a_supervisor_of_the_future_is_understood() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let task_id = control_plane.offer(waiter(&go_on)).await;
+    let task_id = control_plane.offer(writer(&go_on)).await;
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
@@ -154,7 +151,7 @@ async fn a_supervisor_that_is_too_old_is_waited_for() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
     let go_on = host.path("go-on");
-    let task_id = control_plane.offer(waiter(&go_on)).await;
+    let task_id = control_plane.offer(writer(&go_on)).await;
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;
@@ -184,7 +181,7 @@ async fn a_supervisor_that_is_too_old_is_waited_for() {
 async fn a_task_below_a_supervisor_that_is_too_old_can_be_cancelled() {
     let control_plane = FakeControlPlane::start().await;
     let mut host = Host::start(&control_plane).await;
-    let task_id = control_plane.offer(waiter(&host.path("never"))).await;
+    let task_id = control_plane.offer(writer(&host.path("never"))).await;
     let task = control_plane
         .task(&task_id, |task| !task.stdout.is_empty())
         .await;

