@@ -564,6 +564,20 @@ async fn a_job_whose_host_still_owes_output_is_not_forgotten() {
     };
     assert_eq!(forget().await, 0);
 
+    // Nor does it hold up one that ended later, though only one is looked at.
+    let later = plane.create("r-2").await.unwrap();
+    let offer = agent.offer().await;
+    let open = agent.open(&offer, true);
+    agent.report(open, success(b"x")).await.unwrap();
+    let gone = async {
+        while plane.rooms.jobs.forget_before(i64::MAX, 1).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    assert!(plane.rooms.jobs.get(later).await.unwrap().is_none());
+    assert!(plane.rooms.jobs.get(job).await.unwrap().is_some());
+
     up.send(ReportRequest { message: end }).await.unwrap();
     while timeout(PATIENCE, report.message())
         .await

@@ -11,7 +11,11 @@ use super::{Job, Jobs, State, TaskRef, Withdrawal};
 use crate::{
     connections::{Session, offer},
     dispatcher::{Decision, TaskView, decide},
-    store::{StoreError, jobs as rows, now},
+    store::{
+        StoreError,
+        jobs::{self as rows, OldJob},
+        now,
+    },
 };
 
 /// Tasks that are handed to a host in one go, each go after one sync.
@@ -203,18 +207,21 @@ impl Jobs {
 
     /// Deletes jobs that ended before `time`, with their output; says how many.
     pub(crate) async fn forget_before(&self, time: i64, limit: i64) -> Result<usize, StoreError> {
-        let old = rows::old_jobs(&self.0.store.readers, time, limit).await?;
         // What is in memory may still change, and a change needs its row.
-        let is_over = |id: &String| id.parse().is_ok_and(|id| self.live_job(id).is_none());
-        let (ids, tasks): (Vec<_>, Vec<_>) = old.into_iter().filter(|(id, _)| is_over(id)).unzip();
-        if ids.is_empty() {
-            return Ok(0);
+        let is_over = |job: &OldJob| {
+            let id = job.job_id.parse();
+            id.is_ok_and(|id| self.live_job(id).is_none())
+        };
+        let mut old = rows::old_jobs(&self.0.store.readers, time, None, limit).await?;
+        while !old.iter().any(is_over) {
+            // Those that stay longer, as their hosts owe something, hold up no other.
+            let Some(last) = old.last() else { return Ok(0) };
+            old = rows::old_jobs(&self.0.store.readers, time, Some(last), limit).await?;
         }
-        let tasks: Vec<_> = tasks
-            .into_iter()
-            .flatten()
-            .filter_map(|id| id.parse().ok())
-            .collect();
+        old.retain(is_over);
+        let ids: Vec<_> = old.iter().map(|job| job.job_id.clone()).collect();
+        let tasks = old.iter().flat_map(|job| &job.tasks);
+        let tasks: Vec<_> = tasks.filter_map(|id| id.parse().ok()).collect();
         self.0.store.writer.commit(rows::delete(&ids)).await?;
         if let Err(error) = self.0.output.remove(&tasks).await {
             tracing::warn!(%error, "output of old jobs was not removed: {error}");

@@ -444,24 +444,38 @@ pub(crate) async fn list_tasks(
     Ok(rows.collect::<Result<_, sqlx::Error>>()?)
 }
 
-/// Finds final jobs that ended before `time`, at most `limit`, with their tasks.
+/// A final job that ended long ago.
+pub(crate) struct OldJob {
+    pub(crate) job_id: String,
+    pub(crate) end_time: i64,
+    pub(crate) tasks: Vec<String>,
+}
+
+/// Finds final jobs that ended before `time`, the oldest first, at most `limit`. `after`: goes on behind this one.
 pub(crate) async fn old_jobs(
     readers: &SqlitePool,
     time: i64,
+    after: Option<&OldJob>,
     limit: i64,
-) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+) -> Result<Vec<OldJob>, StoreError> {
     let rows = sqlx::query(
-        "SELECT job_id, (SELECT json_group_array(task_id) FROM tasks WHERE tasks.job_id = jobs.job_id)
-         FROM jobs WHERE end_time < ? AND state NOT IN ('pending', 'running') ORDER BY end_time LIMIT ?",
+        "SELECT job_id, end_time, (SELECT json_group_array(task_id) FROM tasks WHERE tasks.job_id = jobs.job_id)
+         FROM jobs WHERE end_time < ? AND (end_time, job_id) > (?, ?) AND state NOT IN ('pending', 'running')
+         ORDER BY end_time, job_id LIMIT ?",
     )
     .bind(time)
+    .bind(after.map_or(i64::MIN, |job| job.end_time))
+    .bind(after.map_or("", |job| &job.job_id))
     .bind(limit)
     .fetch_all(readers)
     .await?;
     rows.iter()
         .map(|row| {
-            let tasks = serde_json::from_str(row.try_get(1)?).unwrap_or_default();
-            Ok((row.try_get(0)?, tasks))
+            Ok(OldJob {
+                job_id: row.try_get(0)?,
+                end_time: row.try_get(1)?,
+                tasks: serde_json::from_str(row.try_get(2)?).unwrap_or_default(),
+            })
         })
         .collect()
 }
