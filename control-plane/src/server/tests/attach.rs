@@ -457,10 +457,8 @@ async fn one_input_is_sent_and_answered_without_attaching() {
 
 #[tokio::test]
 async fn whoever_only_half_closes_goes_on_watching() {
-    let plane = Plane::start_with(|config| {
-        config.client_gone_after = Duration::from_secs(2);
-    })
-    .await;
+    let gone_after = Duration::from_secs(2);
+    let plane = Plane::start_with(|config| config.client_gone_after = gone_after).await;
     let mut host = FakeHost::attach(&plane, "web-1").await;
     plane.create().await;
     let mut task = host.start().await;
@@ -473,6 +471,9 @@ async fn whoever_only_half_closes_goes_on_watching() {
     let (up, _) = mpsc::channel(1);
     watcher.up = up;
     assert_eq!(other.writer().await, None, "it writes no more");
+    // It cannot answer a ping, and is not taken for one that is gone: for longer than that takes.
+    let more = timeout(2 * gone_after, other.next()).await;
+    assert!(more.is_err(), "{more:?}");
     task.write(b"x").await;
     task.say_ended().await;
     task.say_complete().await;
