@@ -32,6 +32,7 @@ use crate::{
   muster run db-1 --shell bash --script-file migrate.sh --cwd /srv/db
   tar c conf | muster run web-1 --cwd /etc/app -- tar x
   muster run web-1 --detach -- ./long-build.sh
+  muster run -t web-1 --detach -- python3
   muster run -t web-1 -- top
   cat dump.sql | muster run -i db-1 -- psql
   muster run all --mode read-only -- df -h
@@ -94,12 +95,14 @@ pub(crate) struct RunCommand {
     #[arg(long, short = 'n', conflicts_with_all = ["input", "terminal"])]
     no_stdin: bool,
 
-    /// Pass standard input on as it comes, however long, to one host; its end ends the command's input
-    #[arg(long, short, conflicts_with = "detach")]
+    /// Pass standard input on as it comes, however long, to one host; its end ends the command's input.
+    /// With --detach nothing is passed on, and the command's input stays open for `muster job input`
+    #[arg(long, short)]
     input: bool,
 
-    /// Give the command a terminal, and work in it; to one host. Ctrl-] detaches
-    #[arg(long, short, conflicts_with = "detach")]
+    /// Give the command a terminal, and work in it; to one host. Ctrl-] detaches.
+    /// With --detach `muster job input` and `muster job attach` work in it
+    #[arg(long, short)]
     terminal: bool,
 
     /// Record the terminal with times, for `muster job replay`
@@ -128,7 +131,7 @@ impl RunCommand {
     pub(crate) async fn run(self, operator: &Operator) -> Result<u8, Failure> {
         let request = self.request().await?;
         let client = operator.connect().await?;
-        if self.input || self.terminal {
+        if (self.input || self.terminal) && !self.detach {
             let manner = alone::Manner {
                 terminal: self.terminal,
                 input: self.input || terminal::is_there(),

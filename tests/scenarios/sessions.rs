@@ -250,6 +250,32 @@ async fn what_a_process_may_use_and_sees_is_as_asked_for() {
 }
 
 #[tokio::test]
+async fn a_script_works_in_a_terminal_that_it_does_not_have() {
+    let (fleet, _host) = Fleet::with_host("web-1").await;
+    let begin = async |how: &str, argv: &[&str]| {
+        let args = [&["run", how, "web-1", "--detach", "--"], argv].concat();
+        let begun = fleet.cli(&args).await;
+        assert_eq!(begun.code(), 0, "{}", begun.stderr);
+        begun.stdout.trim().to_owned()
+    };
+    let puts_in = async |job: &str, what: &[&str]| {
+        let args = [&["job", "input", job], what].concat();
+        eventually(PATIENCE, "the task takes input", || async {
+            (fleet.cli(&args).await.code() == 0).then_some(())
+        })
+        .await;
+    };
+    let shell = begin("-t", &["sh", "-c", "read word; test -t 0 && exit $word"]).await;
+    puts_in(&shell, &["--text", "7", "--keys", "enter"]).await;
+    assert_eq!(fleet.cli(&["job", "watch", &shell]).await.code(), 7);
+
+    let cat = begin("-i", &["cat"]).await;
+    puts_in(&cat, &["--text", "forty-two", "--close"]).await;
+    let watched = fleet.cli(&["job", "watch", &cat]).await;
+    assert_eq!((watched.code(), &*watched.stdout), (0, "forty-two"));
+}
+
+#[tokio::test]
 async fn a_terminal_is_recorded_with_its_times() {
     let (fleet, _host) = Fleet::with_host("web-1").await;
     let args = ["run", "-t", "--record", "web-1", "--", "sh", "-c"];

@@ -24,6 +24,7 @@ const FILE_MAX: u64 = 1 << 20;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
+  muster run -t web-1 --detach -- python3
   muster job input j-… --text 'print(6 * 7)' --keys enter
   muster job input j-… web-1 --keys ctrl-c
   muster job input j-… --file answers --close
