@@ -260,17 +260,15 @@ async fn a_command_runs_and_is_reported_until_it_is_settled() {
     assert!(task.started.unwrap().pid > 0);
     assert!(task.opens[0].fresh && task.opens.len() == 1);
 
-    // Each is over as soon as its process and its output are: a second of waiting for more would show in all.
-    let mut fastest = std::time::Duration::MAX;
+    // Each is over as soon as its process and its output are: a second of waiting for more would show.
+    let began = std::time::Instant::now();
     for _ in 0..8 {
-        let began = std::time::Instant::now();
         let task_id = control_plane.offer(command(&["true"])).await;
         let task = control_plane.settled(&task_id).await;
         assert_eq!(task.state(), State::Succeeded);
         assert_eq!(task.last_sequence, 0);
-        fastest = fastest.min(began.elapsed());
     }
-    assert!(fastest < std::time::Duration::from_secs(1), "{fastest:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(7));
     host.stop().await.unwrap();
     control_plane
         .until("a goodbye", |seen| {

@@ -145,11 +145,15 @@ impl RunCommand {
             if operator.json {
                 screen::print_json(&json!({"job": json::job(&job)}))?;
             } else {
-                screen::print(&format!("{}\n", clean(&job.job_id)))?;
-                say(&format!(
-                    "follow it: muster job watch {}",
-                    clean(&job.job_id)
-                ));
+                let id = clean(&job.job_id);
+                screen::print(&format!("{id}\n"))?;
+                say(&format!("follow it: muster job watch {id}"));
+                // What stands at our own standard input is not passed on.
+                if self.input || self.terminal {
+                    say(&format!(
+                        "its input: muster job input {id} --text TEXT; --close ends it"
+                    ));
+                }
             }
             return Ok(0);
         }

@@ -42,11 +42,8 @@ const CALLERS: usize = 3;
 const BEFORE_MIN: usize = 20;
 const DURING_MIN: usize = 100;
 
-/// What control may take at most while a host catches up, on a machine that does much else: all of it but for what a
-/// stall of the disk held up, which is a few of the callers at once; and none as long as the backlog. The figures for a
-/// quiet machine are printed.
-const CONTROL_P90_MAX: Duration = Duration::from_secs(1);
-const CONTROL_MAX: Duration = Duration::from_secs(10);
+/// What control may take at most while a host catches up, on a machine that does much else.
+const CONTROL_P99_MAX: Duration = Duration::from_secs(1);
 
 /// How long the commands took that somebody gave meanwhile.
 #[derive(Default)]
@@ -155,7 +152,7 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     let operator = fleet.operator();
     let tally = Tally::new(fleet.directory());
     let callers = Callers::begin(&operator, CALLERS);
-    callers.have_sampled(BEFORE_MIN, PATIENCE * 3).await;
+    callers.have_sampled(BEFORE_MIN, PATIENCE * 2).await;
     let mut before = callers.end().await;
 
     let flow = Flow::new(fleet.directory());
@@ -178,7 +175,7 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
 
     let mended = Instant::now();
     let callers = Callers::begin(&operator, CALLERS);
-    callers.have_sampled(DURING_MIN, PATIENCE * 6).await;
+    callers.have_sampled(DURING_MIN, PATIENCE * 3).await;
     flow.stop();
     eventually(limit + PATIENCE, "it catches up", || async {
         job.task().await.output_complete.then_some(())
@@ -203,7 +200,6 @@ async fn after_a_long_cut_output_is_whole_and_control_does_not_wait_for_it() {
     assert!(backlog > BACKLOG_MIN, "{backlog} bytes");
     assert!(during.start.len() >= DURING_MIN && during.cancel.len() >= DURING_MIN);
     for times in [&during.start, &during.cancel] {
-        assert!(percentile(times, 90) < CONTROL_P90_MAX);
-        assert!(percentile(times, 100) < CONTROL_MAX);
+        assert!(percentile(times, 99) < CONTROL_P99_MAX);
     }
 }

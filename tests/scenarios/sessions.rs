@@ -256,6 +256,11 @@ async fn a_script_works_in_a_terminal_that_it_does_not_have() {
         let args = [&["run", how, "web-1", "--detach", "--"], argv].concat();
         let begun = fleet.cli(&args).await;
         assert_eq!(begun.code(), 0, "{}", begun.stderr);
+        assert!(
+            begun.stderr.contains("muster job input j-"),
+            "{}",
+            begun.stderr
+        );
         begun.stdout.trim().to_owned()
     };
     let puts_in = async |job: &str, what: &[&str]| {

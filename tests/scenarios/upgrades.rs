@@ -30,7 +30,7 @@ const LINES_BETWEEN: usize = 3;
 
 /// How long a process may be silent at most, by its own clock, on a machine that does much else. On an idle
 /// one it is below 500 ms.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A task that writes numbered lines with the time, and the same lines into a file of its own.
 struct Writer {
