@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
+    clock::now,
     hosts::{Inventory, NameError, check_name},
     seal::Sealer,
-    store::{Batch, LockRow, Store, StoreError, TokenRow, now},
+    store::{Batch, LockRow, Store, StoreError, TokenRow},
 };
 
 pub(crate) use self::{

@@ -24,13 +24,13 @@ pub(crate) use self::{
 use crate::{
     access::Principal,
     audit::{self, Entry},
+    clock::now,
     jobs::{Job, Jobs, Order, Withdrawal, digest},
     policy::Policy,
     store::{
         Batch, Store, StoreError,
         approvals::{self as rows, ApprovalFilter},
         jobs::After,
-        now,
     },
 };
 

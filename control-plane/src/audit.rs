@@ -31,7 +31,10 @@ pub(crate) use self::{
     entry::{Entry, Verdict},
     heads::{HeadError, Heads},
 };
-use crate::store::{Batch, EntryText, StoreError, Writer, now};
+use crate::{
+    clock::now,
+    store::{Batch, EntryText, StoreError, Writer},
+};
 
 /// How long an entry may wait for others to be written with it.
 const GATHER: Duration = Duration::from_millis(50);

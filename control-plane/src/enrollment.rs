@@ -13,9 +13,10 @@ use crate::{
     access::{Access, AccessError, Principal, PrincipalKind, hash},
     audit,
     authority::{Authority, AuthorityError, Issued, RequestError, RequestedKey},
+    clock::{millis, now},
     hosts::{Bar, EditError, Inventory, NameError, NewHost, check_name, make_name},
     seal::Sealer,
-    store::{Batch, JoinTokenRow, Store, StoreError, millis, now},
+    store::{Batch, JoinTokenRow, Store, StoreError},
 };
 
 pub use self::join_tokens::JoinKind;

@@ -10,6 +10,7 @@ mod approvals;
 mod audit;
 mod authority;
 mod backup;
+mod clock;
 mod config;
 mod connections;
 mod dispatcher;

@@ -40,7 +40,10 @@ pub use self::{
     offline::{DecisionTimes, PolicyFiles, TriedCase},
     set::PolicyError,
 };
-use crate::store::{Batch, Store, StoreError, StoredPolicies, now};
+use crate::{
+    clock::now,
+    store::{Batch, Store, StoreError, StoredPolicies},
+};
 
 /// Where an operator may put files, below the data directory.
 const DIRECTORY: &str = "policies";

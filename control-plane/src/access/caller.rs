@@ -12,8 +12,8 @@ use super::{
     hash,
 };
 use crate::{
+    clock::{millis, now},
     hosts::Bar,
-    store::{millis, now},
 };
 
 /// Why a credential is not taken.

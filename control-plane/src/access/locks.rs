@@ -6,7 +6,10 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{Access, AccessError, Member, Principal, PrincipalKind, State, Token};
-use crate::store::{Batch, LockRow, now};
+use crate::{
+    clock::now,
+    store::{Batch, LockRow},
+};
 
 /// Characters of a note.
 const NOTE_MAX: usize = 500;

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::{Access, AccessError, Principal};
-use crate::{
-    policy::Who,
-    store::{Batch, now},
-};
+use crate::{clock::now, policy::Who, store::Batch};
 
 /// Principals that are looked at to say who could grant something.
 const LOOKED_AT_MAX: usize = 1000;

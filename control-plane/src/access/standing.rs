@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Access, AccessError, CredentialError, Principal, PrincipalKind};
 use crate::{
+    clock::now,
     hosts::check_name,
-    store::{Batch, LockRow, PrincipalRow, now},
+    store::{Batch, LockRow, PrincipalRow},
 };
 
 /// The role that may change rights.

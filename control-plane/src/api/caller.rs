@@ -31,8 +31,8 @@ use super::{
 use crate::{
     access::{self, CredentialError, PrincipalKind},
     audit::{Audit, Call, Entry, Verdict},
+    clock::now,
     policy::{Source, Who},
-    store::now,
 };
 
 /// Who calls, as doors see it.

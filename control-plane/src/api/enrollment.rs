@@ -19,9 +19,10 @@ use super::{
     status,
 };
 use crate::{
+    clock::millis,
     enrollment::{Enrolled, Enrollment, JoinKind, NewJoinToken, OldKey, OldKeyOutcome},
     policy::Action,
-    store::{JoinTokenRow, millis},
+    store::JoinTokenRow,
 };
 
 /// `muster.v1.EnrollmentService`.

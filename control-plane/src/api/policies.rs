@@ -18,13 +18,14 @@ use super::{
 };
 use crate::{
     access::{Principal, PrincipalKind, default_roles},
+    clock::now,
     hosts::Inventory,
     policy::{
         Action, Circumstances, Files, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule,
         SCHEMA, Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
-    store::{StoredPolicies, now},
+    store::StoredPolicies,
 };
 
 /// Names of hosts in one answer.

@@ -17,12 +17,13 @@ use crate::{
     access::{Access, AccessError, Principal},
     approvals::Grants,
     audit,
+    clock::now,
     hosts::{Host, Inventory},
     policy::{
         Action, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Policy, Resource,
         Source, Traits, Trip, Usage, Verdict, Who, unknown_traits,
     },
-    store::{jobs::Visible, now},
+    store::jobs::Visible,
 };
 
 /// What a grant may be for: work on hosts, and nothing that widens anybody's rights.

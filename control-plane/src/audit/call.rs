@@ -12,7 +12,7 @@ use muster_proto::ids::HostId;
 use parking_lot::Mutex;
 
 use super::{Audit, Entry, Verdict};
-use crate::store::now;
+use crate::clock::now;
 
 tokio::task_local! {
     static CALL: Arc<Call>;

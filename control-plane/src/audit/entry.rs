@@ -7,7 +7,7 @@ use muster_client::audit::Hash;
 use muster_proto::ids::HostId;
 use serde::{Serialize, Serializer};
 
-use crate::store::{EntryText, now};
+use crate::{clock::now, store::EntryText};
 
 /// Hosts that an entry names. Of more it says how many, and the digest of all.
 const HOSTS_NAMED_MAX: usize = 64;

@@ -28,10 +28,10 @@ use super::{
 use crate::{
     api::{convert, status},
     audit::Entry,
+    clock::now,
     hosts::{Bar, Inventory},
     jobs::Fence,
     restores::Seen,
-    store::now,
 };
 
 /// How long a stream may take to say hello.

@@ -36,9 +36,9 @@ use self::inputs::Inputs;
 use super::{Rooms, Session, confined, driver::refusal, offer::Unsealed, renumber::Renumbering};
 use crate::{
     api::{convert, status},
+    clock::now,
     jobs::{AdoptError, TaskRef},
     output::{Chunk, Gap},
-    store::now,
 };
 
 /// How long a stream may take to say which task it reports.

@@ -26,8 +26,8 @@ use tracing::Instrument as _;
 use super::{Rooms, Session, driver::refusal};
 use crate::{
     api::{convert, status},
+    clock::now,
     jobs::{RecallError, Recalled},
-    store::now,
 };
 
 /// How long a stream may take to say which session it belongs to.

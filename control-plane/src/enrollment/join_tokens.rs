@@ -6,8 +6,9 @@ use super::{Enrollment, EnrollmentError};
 use crate::{
     access::{PrincipalKind, Secret, checked_roles as checked, draw_id},
     audit,
+    clock::now,
     hosts::{SelectError, check_labels, check_name},
-    store::{Batch, JoinTokenRow, StoreError, now},
+    store::{Batch, JoinTokenRow, StoreError},
 };
 
 /// What a join token begins with.

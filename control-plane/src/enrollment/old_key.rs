@@ -15,7 +15,7 @@ use super::{Enrolled, Enrollment, EnrollmentError};
 use crate::{
     access::{Principal, PrincipalKind},
     authority::RequestedKey,
-    store::now,
+    clock::now,
 };
 
 /// How long after its end a certificate still proves something: the longest month off, and a day.

@@ -9,8 +9,9 @@ use super::{
     host::etag,
 };
 use crate::{
+    clock::now,
     policy::{Mode, Traits},
-    store::{Batch, StoreError, now},
+    store::{Batch, StoreError},
 };
 
 /// Bytes of an instruction: it goes into a model's context, so it is short.

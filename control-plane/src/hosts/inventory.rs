@@ -16,9 +16,10 @@ use super::{
     edit::EditError, host::Pulse,
 };
 use crate::{
+    clock::now,
     policy::{Mode, Traits, TraitsKept, unknown_traits},
     selector::{ParseError, Selector},
-    store::{Batch, Store, StoreError, StoredHost, now},
+    store::{Batch, Store, StoreError, StoredHost},
 };
 
 /// How often presence is judged anew. A watcher learns of silence this late at most.

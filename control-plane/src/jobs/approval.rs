@@ -6,7 +6,10 @@ use bytes::Bytes;
 use muster_proto::{ids::JobId, v1::Reason};
 
 use super::{Job, Jobs, Order, State, Withdrawal};
-use crate::store::{Batch, StoreError, now};
+use crate::{
+    clock::now,
+    store::{Batch, StoreError},
+};
 
 impl Jobs {
     /// The job, if some of its tasks await approval.

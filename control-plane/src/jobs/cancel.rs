@@ -10,7 +10,8 @@ use muster_proto::{
 use super::{Job, Jobs, Summary, Withdrawal};
 use crate::{
     audit::{self, Taken},
-    store::{StoreError, now},
+    clock::now,
+    store::StoreError,
 };
 
 impl Jobs {

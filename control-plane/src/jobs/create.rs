@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use super::{Job, Jobs, Order, State, Task, ids, record};
 use crate::{
     audit::{self, Entry, Taken},
+    clock::now,
     failpoint,
     secrets::NotEncrypted,
-    store::{Durable, EntryText, Receipt, StoreError, now},
+    store::{Durable, EntryText, Receipt, StoreError},
 };
 
 /// What a caller asks for. Times are milliseconds.

@@ -12,8 +12,9 @@ use muster_proto::{
 use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
 use crate::{
     audit::Entry,
+    clock::now,
     connections::offer,
-    store::{StoreError, jobs as rows, now},
+    store::{StoreError, jobs as rows},
 };
 
 /// Characters of one thing that speaks against a host's word.

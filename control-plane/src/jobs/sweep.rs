@@ -9,12 +9,12 @@ use muster_proto::{ids::HostId, v1::Reason};
 
 use super::{Job, Jobs, State, TaskRef, Withdrawal};
 use crate::{
+    clock::now,
     connections::{Session, offer},
     dispatcher::{Decision, TaskView, decide},
     store::{
         StoreError,
         jobs::{self as rows, OldJob},
-        now,
     },
 };
 

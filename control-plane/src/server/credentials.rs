@@ -9,8 +9,9 @@ use muster_runtime::tls::SpiffeKind;
 use super::{Server, ServerError, certificate::local_address};
 use crate::{
     access::{ADMIN, Principal, PrincipalKind},
+    clock::now,
     enrollment::{JoinKind, NewJoinToken},
-    store::{Batch, now},
+    store::Batch,
 };
 
 /// How long an operator's certificate lives; renewed at a start past half of it.

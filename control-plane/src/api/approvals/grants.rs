@@ -19,10 +19,11 @@ use crate::{
         webhook::About,
     },
     audit,
+    clock::now,
     jobs::digest,
     policy::{Action, Mode},
     selector::Selector,
-    store::{approvals::ApprovalFilter, now},
+    store::approvals::ApprovalFilter,
 };
 
 /// Bytes of the selector of a grant.

@@ -21,10 +21,10 @@ use crate::{
     },
     approvals::{self, Approval, State, Subject, webhook::About},
     audit,
+    clock::now,
     hosts::Host,
     jobs::digest,
     policy::{Action as Asked, Circumstances, Mode, NetworkAccess, Plan, Verdict},
-    store::now,
 };
 
 /// Bytes of the names of hosts in one refusal.

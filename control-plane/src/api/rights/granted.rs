@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::Rights;
 use crate::{
     approvals::Grant,
+    clock::now,
     hosts::Host,
     policy::{
         Action, BY_GRANT, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Resource,
         Source, Target, Verdict, Who, candidates, plan,
     },
-    store::now,
 };
 
 /// A grant, with those who gave it as they are now.
