@@ -30,6 +30,7 @@ mod selector;
 mod server;
 mod store;
 mod sweeper;
+mod times;
 
 pub use audit::AuditCost;
 pub use authority::AuthorityError;

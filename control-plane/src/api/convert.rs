@@ -9,7 +9,7 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-pub(crate) use super::hosts::{facts, timestamp};
+pub(crate) use super::hosts::facts;
 use super::output;
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
@@ -18,6 +18,7 @@ use crate::{
     output::Stream,
     policy::{Mode, NetworkAccess, Plan},
     redaction,
+    times::{duration, duration_ms, timestamp},
 };
 
 /// Bytes of a text that an agent sends for people to read.
@@ -28,35 +29,6 @@ pub(crate) const RECEIPT_MAX: usize = 16 << 10;
 
 /// Roots, features and addresses of a confinement that a host reports.
 const CONFINEMENT_PARTS_MAX: usize = 32;
-
-/// A timestamp as Unix milliseconds.
-pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
-    time.seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(time.nanos) / 1_000_000)
-}
-
-/// A duration on the wire.
-pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-/// Milliseconds as a duration.
-pub(crate) fn duration_ms(millis: i64) -> prost_types::Duration {
-    duration(Duration::from_millis(millis.max(0).unsigned_abs()))
-}
-
-/// A duration as milliseconds; a negative one counts as none.
-pub(crate) fn duration_millis(duration: &prost_types::Duration) -> i64 {
-    duration
-        .seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(duration.nanos) / 1_000_000)
-        .max(0)
-}
 
 /// A text from an agent, cut to what people read.
 pub(crate) fn words(mut text: String) -> String {
@@ -398,14 +370,6 @@ pub(crate) fn answer_out(answer: &Answer) -> (InputStatus, Reason, &'static str)
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_read_back() {
-        for time in [0, 1, 999, 1_763_707_200_123, -1, -1500] {
-            assert_eq!(millis(&timestamp(time)), time);
-        }
-        assert_eq!(duration_millis(&duration_ms(1234)), 1234);
-    }
 
     #[test]
     fn a_confinement_is_cut_to_what_a_host_has_reason_to_say() {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::messages::{facts, timestamp};
+pub(crate) use self::messages::facts;
 use self::messages::{host_message, instruction_message};
 use super::{
     caller::Caller,

@@ -12,7 +12,7 @@ use tonic::Status;
 use super::{
     caller::Caller,
     convert,
-    hosts::{select, timestamp},
+    hosts::select,
     page::{self, Query},
     status,
 };
@@ -26,6 +26,7 @@ use crate::{
     },
     selector::Selector,
     store::StoredPolicies,
+    times,
 };
 
 /// Names of hosts in one answer.
@@ -343,7 +344,7 @@ fn about(stored: Option<&StoredPolicies>, version: i64) -> v1::Policy {
             .map(|stored| stored.author.clone())
             .unwrap_or_default(),
         note: stored.map(|stored| stored.note.clone()).unwrap_or_default(),
-        create_time: stored.map(|stored| timestamp(stored.create_time)),
+        create_time: stored.map(|stored| times::timestamp(stored.create_time)),
         ..v1::Policy::default()
     }
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
-    api::{caller::Caller, convert, rights::GRANTABLE, status},
+    api::{caller::Caller, rights::GRANTABLE, status},
     approvals::{
         Approval, ApprovalError, Check, GrantSelectorError, State, Subject, Terms, grant_selector,
         webhook::About,
@@ -24,6 +24,7 @@ use crate::{
     policy::{Action, Mode},
     selector::Selector,
     store::approvals::ApprovalFilter,
+    times,
 };
 
 /// Bytes of the selector of a grant.
@@ -235,7 +236,7 @@ fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
         selector: request.selector.clone(),
         mode,
         actions,
-        ttl: convert::duration_millis(&convert::duration(ttl)),
+        ttl: times::duration_millis(&times::duration(ttl)),
         revoked: None,
     })
 }
