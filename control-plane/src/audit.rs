@@ -11,7 +11,6 @@
 
 mod call;
 mod cost;
-mod entry;
 mod flood;
 mod heads;
 
@@ -28,12 +27,12 @@ pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
     call::{Call, Taken, about_job, decided, effect, hosts, principal, take},
-    entry::{Entry, Verdict},
     heads::{HeadError, Heads},
 };
 use crate::{
     clock::now,
-    store::{Batch, EntryText, StoreError, Writer},
+    model::{Entry, EntryText},
+    store::{Batch, StoreError, Writer},
 };
 
 /// How long an entry may wait for others to be written with it.

@@ -10,11 +10,12 @@ use muster_runtime::tls::{SpiffeId, SpiffeKind, TlsError};
 use rand::Rng as _;
 
 use crate::{
-    access::{Access, AccessError, Principal, PrincipalKind, hash},
+    access::{Access, AccessError, hash},
     audit,
     authority::{Authority, AuthorityError, Issued, RequestError, RequestedKey},
     clock::{millis, now},
-    hosts::{Bar, EditError, Inventory, NameError, NewHost, check_name, make_name},
+    hosts::{Bar, EditError, Inventory},
+    model::{NameError, NewHost, Principal, PrincipalKind, check_name, make_name},
     seal::Sealer,
     store::{Batch, JoinTokenRow, Store, StoreError},
 };

@@ -1,7 +1,7 @@
 //! Knows every host, turns jobs into tasks, remembers what happened.
 //!
-//! Doors are in `api`; behind them are the rooms; below them is `store`. Generated types end at
-//! `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
+//! Doors are in `api`; behind them are the rooms; below them is `store`; on the ground are `model`, `clock` and `times`.
+//! Generated types end at `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
@@ -18,6 +18,7 @@ mod enrollment;
 mod failpoint;
 mod hosts;
 mod jobs;
+mod model;
 mod oauth;
 mod output;
 mod policy;

@@ -34,7 +34,7 @@ use sqlx::{Row as _, migrate::Migrator};
 
 use self::audit::Beginning;
 pub(crate) use self::{
-    audit::{AuditFilter, EntryText},
+    audit::AuditFilter,
     batch::{Batch, Value},
     database::make_private,
     durability::{Durable, SyncError, Syncer},

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{Access, AccessError, Member, Principal, PrincipalKind, State, Token};
+use super::{Access, AccessError, Member, State, Token};
 use crate::{
     clock::now,
+    model::{Principal, PrincipalKind},
     store::{Batch, LockRow},
 };
 

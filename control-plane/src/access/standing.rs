@@ -7,10 +7,10 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Access, AccessError, CredentialError, Principal, PrincipalKind};
+use super::{Access, AccessError, CredentialError};
 use crate::{
     clock::now,
-    hosts::check_name,
+    model::{Principal, PrincipalKind, check_name},
     store::{Batch, LockRow, PrincipalRow},
 };
 

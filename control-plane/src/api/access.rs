@@ -31,9 +31,10 @@ use super::{
     policies, status,
 };
 use crate::{
-    access::{Access, AccessError, Member, Principal, PrincipalKind, Scope, Sealed, Token},
+    access::{Access, AccessError, Member, Scope, Sealed, Token},
     hosts::Inventory,
     jobs::Jobs,
+    model::{Principal, PrincipalKind},
     oauth::{Oauth, OauthError},
     rotation::Rotation,
     store::LockRow,

@@ -14,9 +14,10 @@ use super::output;
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
     hosts::Inventory,
-    jobs::{Answer, Ending, Input, Job, JobState, State, Summary, Task},
+    jobs::{Answer, Input, Job},
+    model::{Ending, JobState, Mode, NetworkAccess, State, Summary, Task, mode_in, mode_out},
     output::Stream,
-    policy::{Mode, NetworkAccess, Plan},
+    policy::Plan,
     redaction,
     times::{duration, duration_ms, timestamp},
 };
@@ -209,28 +210,6 @@ pub(crate) fn confinement(asked: &Bytes, plan: &Plan) -> Bytes {
         });
     }
     confinement.encode_to_vec().into()
-}
-
-/// A mode of the contract; `None` if it says nothing.
-pub(crate) fn mode_in(mode: v1::Mode) -> Option<Mode> {
-    match mode {
-        v1::Mode::Unspecified => None,
-        v1::Mode::ReadOnly => Some(Mode::ReadOnly),
-        v1::Mode::Edit => Some(Mode::Edit),
-        v1::Mode::Unrestricted => Some(Mode::Unrestricted),
-        v1::Mode::Disabled => Some(Mode::Disabled),
-    }
-}
-
-/// A mode on the wire.
-pub(crate) fn mode_out(mode: Option<Mode>) -> v1::Mode {
-    match mode {
-        None => v1::Mode::Unspecified,
-        Some(Mode::ReadOnly) => v1::Mode::ReadOnly,
-        Some(Mode::Edit) => v1::Mode::Edit,
-        Some(Mode::Unrestricted) => v1::Mode::Unrestricted,
-        Some(Mode::Disabled) => v1::Mode::Disabled,
-    }
 }
 
 /// A task of a live job on the wire.

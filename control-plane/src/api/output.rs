@@ -15,9 +15,9 @@ use tonic::Status;
 
 use super::{page::Query, status};
 use crate::{
+    model::OutputSize,
     output::{
-        Content, Item, Line, OutOfOrder, OutputError, OutputSize, OutputStore, Part, Resume,
-        Search, Stream,
+        Content, Item, Line, OutOfOrder, OutputError, OutputStore, Part, Resume, Search, Stream,
     },
     times,
 };

@@ -17,12 +17,13 @@ use super::{
     status,
 };
 use crate::{
-    access::{Principal, PrincipalKind, default_roles},
+    access::default_roles,
     clock::now,
     hosts::Inventory,
+    model::{Files, Principal, PrincipalKind, mode_in, mode_out},
     policy::{
-        Action, Circumstances, Files, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule,
-        SCHEMA, Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
+        Action, Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule, SCHEMA,
+        Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
     store::StoredPolicies,
@@ -200,7 +201,7 @@ pub(super) fn explain(
             Source::Grpc
         },
         own: request.own,
-        mode: convert::mode_in(request.mode()),
+        mode: mode_in(request.mode()),
         ..Circumstances::default()
     };
     let hour = Hour::of(now());
@@ -242,8 +243,8 @@ pub(super) fn explain(
         let plan = plan(judge, &who, &targets, (how.mode, network), how, hour);
         how.mode = Some(plan.mode);
         how.network = Some(plan.network);
-        response.mode = convert::mode_out(Some(plan.mode)).into();
-        response.mode_at_most = convert::mode_out(Some(plan.decision.mode_at_most)).into();
+        response.mode = mode_out(Some(plan.mode)).into();
+        response.mode_at_most = mode_out(Some(plan.decision.mode_at_most)).into();
     }
     let ask = |about| judge.judge(&who, action, about, how, hour);
     response.answers = if !action.is_about_hosts() {

@@ -27,10 +27,9 @@ use super::{
 };
 use crate::{
     api::{convert, status},
-    audit::Entry,
     clock::now,
     hosts::{Bar, Inventory},
-    jobs::Fence,
+    model::{Entry, Fence, mode_out},
     restores::Seen,
     times,
 };
@@ -261,7 +260,7 @@ async fn challenge(rooms: &Rooms, host_id: HostId, fence: &Fence) -> Result<(), 
 
 /// What operators lowered a host to.
 fn mode_limit(inventory: &Inventory, host: HostId) -> Mode {
-    convert::mode_out(inventory.get(host).and_then(|host| host.mode_limit))
+    mode_out(inventory.get(host).and_then(|host| host.mode_limit))
 }
 
 /// The message that says it.

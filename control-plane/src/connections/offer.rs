@@ -11,7 +11,7 @@ use muster_proto::{
 use prost::Message as _;
 
 use crate::{
-    jobs::{Order, Task},
+    model::{Order, Task},
     redaction::REDACTED,
     seal::Sealer,
     secrets::{self, Secrets},

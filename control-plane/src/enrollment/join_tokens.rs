@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Enrollment, EnrollmentError};
 use crate::{
-    access::{PrincipalKind, Secret, checked_roles as checked, draw_id},
+    access::{Secret, checked_roles as checked, draw_id},
     audit,
     clock::now,
-    hosts::{SelectError, check_labels, check_name},
+    hosts::SelectError,
+    model::{PrincipalKind, check_labels, check_name},
     store::{Batch, JoinTokenRow, StoreError},
 };
 

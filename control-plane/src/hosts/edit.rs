@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use muster_proto::ids::HostId;
 
-use super::{
-    Bar, Host, Instruction, Inventory, Labels, Lock, NameError, check_labels, check_name,
-    host::etag,
-};
+use super::{Bar, Host, Inventory};
 use crate::{
     clock::now,
-    policy::{Mode, Traits},
+    model::{Instruction, Labels, Lock, Mode, NameError, check_labels, check_name, etag},
+    policy::Traits,
     store::{Batch, StoreError},
 };
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use muster_proto::{ids::JobId, v1::Reason};
 
-use super::{Job, Jobs, Order, State, Withdrawal};
+use super::{Job, Jobs};
 use crate::{
     clock::now,
+    model::{Order, State, Withdrawal},
     store::{Batch, StoreError},
 };
 

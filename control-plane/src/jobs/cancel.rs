@@ -7,10 +7,11 @@ use muster_proto::{
     v1::Reason,
 };
 
-use super::{Job, Jobs, Summary, Withdrawal};
+use super::{Job, Jobs};
 use crate::{
     audit::{self, Taken},
     clock::now,
+    model::{Summary, Withdrawal},
     store::StoreError,
 };
 

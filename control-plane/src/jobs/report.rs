@@ -9,11 +9,11 @@ use muster_proto::{
     v1::Reason,
 };
 
-use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
+use super::{Job, Jobs, ids};
 use crate::{
-    audit::Entry,
     clock::now,
     connections::offer,
+    model::{Ending, Entry, Fence, NotAllowed, Order, State, Task},
     store::{StoreError, jobs as rows},
 };
 

@@ -8,9 +8,10 @@ use muster_runtime::tls::SpiffeKind;
 
 use super::{Server, ServerError, certificate::local_address};
 use crate::{
-    access::{ADMIN, Principal, PrincipalKind},
+    access::ADMIN,
     clock::now,
     enrollment::{JoinKind, NewJoinToken},
+    model::{Principal, PrincipalKind},
     store::Batch,
 };
 

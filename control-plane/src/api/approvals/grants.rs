@@ -14,14 +14,15 @@ use tonic::Status;
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
     api::{caller::Caller, rights::GRANTABLE, status},
-    approvals::{
-        Approval, ApprovalError, Check, GrantSelectorError, State, Subject, Terms, grant_selector,
-        webhook::About,
-    },
+    approvals::{ApprovalError, Check, GrantSelectorError, grant_selector, webhook::About},
     audit,
     clock::now,
     jobs::digest,
-    policy::{Action, Mode},
+    model::{
+        Mode,
+        approval::{Approval, State, Subject, Terms},
+    },
+    policy::Action,
     selector::Selector,
     store::approvals::ApprovalFilter,
     times,

@@ -8,9 +8,11 @@ use muster_proto::{
 use prost::Message as _;
 
 use crate::{
-    api::convert,
-    approvals::{Approval, State, Subject},
     jobs::Job,
+    model::{
+        approval::{Approval, State, Subject},
+        mode_out,
+    },
     redaction, times,
 };
 
@@ -112,7 +114,7 @@ pub(super) fn grant_on_wire(approval: &Approval) -> Option<v1::Grant> {
         grant_id: approval.id.to_string(),
         principal: approval.principal.clone(),
         selector: terms.selector.clone(),
-        mode: convert::mode_out(Some(terms.mode)).into(),
+        mode: mode_out(Some(terms.mode)).into(),
         actions: terms.actions.clone(),
         ttl: Some(times::duration_ms(terms.ttl)),
         reason: approval.reason.clone(),

@@ -3,9 +3,9 @@
 use muster_proto::v1;
 
 use super::Load;
-use crate::api::convert::mode_out;
 use crate::{
-    hosts::{Ceiling, Facts, Host, Instruction, Inventory, Network, Presence},
+    hosts::{Host, Inventory, Presence},
+    model::{Ceiling, Facts, Instruction, Network, mode_out},
     times::{signed_duration, timestamp},
 };
 

@@ -7,9 +7,10 @@ use crate::{
     approvals::Grant,
     clock::now,
     hosts::Host,
+    model::{Mode, NetworkAccess},
     policy::{
-        Action, BY_GRANT, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Resource,
-        Source, Target, Verdict, Who, candidates, plan,
+        Action, BY_GRANT, Circumstances, Hour, Judgement, Plan, Resource, Source, Target, Verdict,
+        Who, candidates, plan,
     },
 };
 
