@@ -38,7 +38,7 @@ pub(crate) use self::{
     batch::{Batch, Value},
     database::make_private,
     durability::{Durable, SyncError, Syncer},
-    hosts::StoredHost,
+    hosts::{HostChange, StoredHost},
     intake::{Intake, Receipt},
     join_tokens::JoinTokenRow,
     policies::StoredPolicies,
