@@ -29,7 +29,7 @@ use crate::{
     audit,
     clock::now,
     hosts::Inventory,
-    model::{NameError, Principal, PrincipalError, PrincipalKind, check_name},
+    model::{Explain, NameError, Principal, PrincipalError, PrincipalKind, check_name},
     seal::Sealer,
     store::{Batch, LockRow, Store, StoreError, TokenRow},
 };
@@ -41,6 +41,7 @@ pub(crate) use self::{
     standing::{ADMIN, Member, checked_roles, default_roles},
 };
 use self::{exchange::Exchanged, standing::Standing};
+use muster_proto::v1::Reason;
 
 /// How long a bearer token may live.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -436,6 +437,22 @@ impl State {
         self.by_hash.insert(row.hash, token.clone());
         self.by_id.insert(token.id.clone(), token.clone());
         Ok(token)
+    }
+}
+
+impl Explain for AccessError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Name(error) => error.reason(),
+            Self::Kind | Self::Ttl | Self::Scope(_) | Self::Argument(_) => Reason::ArgumentInvalid,
+            Self::PrincipalNotFound(_) => Reason::PrincipalNotFound,
+            Self::PrincipalExists(_) => Reason::PrincipalExists,
+            Self::LastAdmin(_) => Reason::LastAdmin,
+            Self::TokenNotFound(_) => Reason::TokenNotFound,
+            Self::NotYours { .. } => Reason::NotAllowed,
+            Self::Credential(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use muster_proto::{
 use parking_lot::Mutex;
 
 pub(crate) use self::{
-    grants::{Grant, GrantSelectorError, Grants, selector as grant_selector},
+    grants::{Grant, Grants, selector as grant_selector},
     webhook::{Notice, Webhook},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     clock::now,
     jobs::{Job, Jobs, digest},
     model::{
-        Entry, Order, Principal, Withdrawal,
+        Entry, Explain, Order, Principal, Withdrawal,
         approval::{Answer, AnswerRefusal, Answerer, Approval, State, Step, Subject},
     },
     policy::Policy,
@@ -538,6 +538,33 @@ impl Open {
             },
             create_time: approval.create_time,
             expire_time: approval.expire_time,
+        }
+    }
+}
+
+impl Explain for ApprovalError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotFound(_) => Reason::ApprovalNotFound,
+            Self::Answer(refusal) => match refusal {
+                AnswerRefusal::Oneself(..) | AnswerRefusal::Owner(..) | AnswerRefusal::Ai(_) => {
+                    Reason::SelfApproval
+                }
+                AnswerRefusal::NotAmong(..) => Reason::PolicyDenied,
+                AnswerRefusal::OtherDigest(_) => Reason::ApprovalDrift,
+                AnswerRefusal::Expired(_) => Reason::ApprovalExpired,
+                AnswerRefusal::Over(_, State::Declined) => Reason::ApprovalDeclined,
+                AnswerRefusal::Over(_, State::Expired) => Reason::ApprovalExpired,
+                AnswerRefusal::Over(..) => Reason::ApprovalDrift,
+            },
+            Self::Drift(_) => Reason::ApprovalDrift,
+            Self::Exceeds(_) => Reason::PolicyDenied,
+            Self::RequestIdReused => Reason::RequestIdReused,
+            Self::TooMany(_) => Reason::LimitExceeded,
+            Self::Store(StoreError::Broken(_) | StoreError::NotDurable(_)) => {
+                Reason::LedgerUnavailable
+            }
+            Self::Store(error) => error.reason(),
         }
     }
 }

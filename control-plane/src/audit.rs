@@ -27,7 +27,7 @@ pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
     call::{Call, Taken, about_job, decided, effect, hosts, principal, take},
-    heads::{HeadError, Heads},
+    heads::Heads,
 };
 use crate::{
     clock::now,

@@ -5,7 +5,7 @@ mod old_key;
 
 use std::{sync::Arc, time::Duration};
 
-use muster_proto::ids::HostId;
+use muster_proto::{ids::HostId, v1::Reason};
 use muster_runtime::tls::{SpiffeId, SpiffeKind, TlsError};
 use rand::Rng as _;
 
@@ -15,7 +15,7 @@ use crate::{
     authority::{Authority, AuthorityError, Issued, RequestError, RequestedKey},
     clock::{millis, now},
     hosts::{Bar, EditError, Inventory},
-    model::{NameError, NewHost, Principal, PrincipalKind, check_name, make_name},
+    model::{Explain, NameError, NewHost, Principal, PrincipalKind, check_name, make_name},
     seal::Sealer,
     store::{Batch, JoinTokenRow, Store, StoreError},
 };
@@ -328,6 +328,28 @@ impl Enrollment {
             PrincipalKind::Ai | PrincipalKind::Automation => Err(EnrollmentError::Proof(
                 "only hosts, gateways and operators get certificates this way",
             )),
+        }
+    }
+}
+
+impl Explain for EnrollmentError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::TokenInvalid => Reason::JoinTokenInvalid,
+            Self::TokenExpired => Reason::JoinTokenExpired,
+            Self::TokenUsed => Reason::JoinTokenUsed,
+            Self::TokenNotFound(_) => Reason::TokenNotFound,
+            Self::Argument(_) => Reason::ArgumentInvalid,
+            Self::Request(_) => Reason::CsrInvalid,
+            Self::Proof(_) => Reason::ProofInvalid,
+            Self::Removed => Reason::HostRemoved,
+            Self::Locked(_) => Reason::Locked,
+            Self::Name(error) => error.reason(),
+            Self::NameTaken(_) => Reason::NameTaken,
+            Self::Access(error) => error.reason(),
+            Self::Edit(error) => error.reason(),
+            Self::Authority(_) | Self::Tls(_) => Reason::Internal,
+            Self::Store(error) => error.reason(),
         }
     }
 }

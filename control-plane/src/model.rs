@@ -6,6 +6,7 @@
 pub(crate) mod approval;
 mod counts;
 pub(crate) mod entry;
+mod explain;
 mod host;
 mod mode;
 mod names;
@@ -19,6 +20,7 @@ mod task;
 pub(crate) use self::{
     counts::{Counts, JobState},
     entry::{Entry, EntryText},
+    explain::Explain,
     host::{Ceiling, FactKey, Facts, Instruction, Labels, Lock, Network, NewHost, etag},
     mode::{Mode, ModeError, NetworkAccess, mode_in, mode_out},
     names::{NameError, check_labels, check_name, make_name},

@@ -17,8 +17,9 @@ pub(crate) use self::keys::Source;
 use crate::{
     access::Scopes,
     config::OauthConfig,
-    model::{Principal, PrincipalKind},
+    model::{Explain, Principal, PrincipalKind},
 };
+use muster_proto::v1::Reason;
 
 /// No access token is longer, bytes.
 const TOKEN_MAX: usize = 8 << 10;
@@ -205,6 +206,17 @@ fn refusal(kind: &ErrorKind) -> OauthError {
         ErrorKind::InvalidSignature => OauthError::Invalid("its signature is wrong"),
         ErrorKind::MissingRequiredClaim(_) => OauthError::Invalid("it lacks exp, iss or aud"),
         _ => OauthError::Invalid("it is malformed"),
+    }
+}
+
+impl Explain for OauthError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Off | Self::Invalid(_) => Reason::CredentialInvalid,
+            Self::Expired => Reason::CredentialExpired,
+            Self::NoScope => Reason::ScopeInsufficient,
+            Self::Keys(_) => Reason::IssuerUnavailable,
+        }
     }
 }
 

@@ -18,6 +18,19 @@ mod segments;
 mod sync;
 mod task;
 mod tasks;
+
+impl Explain for OutputError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::OutOfOrder(OutOfOrder::Sequence { .. })
+            | Self::OutOfOrder(OutOfOrder::Offset { .. })
+            | Self::OutOfOrder(OutOfOrder::Length { .. }) => Reason::ArgumentInvalid,
+            Self::Unavailable(_) => Reason::LedgerUnavailable,
+            Self::File { .. } | Self::Index { .. } => Reason::Internal,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +45,7 @@ use std::{
     time::Duration,
 };
 
-use muster_proto::ids::TaskId;
+use muster_proto::{ids::TaskId, v1::Reason};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -56,7 +69,7 @@ pub(crate) use self::{
     outline::OutOfOrder,
     read::Part,
 };
-use crate::model::OutputSize;
+use crate::model::{Explain, OutputSize};
 
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;

@@ -40,9 +40,10 @@ pub use self::{
 };
 use crate::{
     clock::now,
-    model::Files,
+    model::{Explain, Files},
     store::{Batch, Store, StoreError, StoredPolicies},
 };
+use muster_proto::v1::Reason;
 
 /// Where an operator may put files, below the data directory.
 const DIRECTORY: &str = "policies";
@@ -240,4 +241,23 @@ fn read_directory(directory: &Path) -> Result<Files, (PathBuf, io::Error)> {
         }
     }
     Ok(files)
+}
+
+impl Explain for SetError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Policy(error) => error.reason(),
+            Self::EtagMismatch { .. } => Reason::EtagMismatch,
+            Self::NoteTooLong(_) => Reason::ArgumentInvalid,
+            Self::LockedOut(_) => Reason::PolicyInvalid,
+            Self::Store(error) => error.reason(),
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Policy(error) => error.metadata(),
+            _ => Vec::new(),
+        }
+    }
 }

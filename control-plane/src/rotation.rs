@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use muster_proto::ids::HostId;
+use muster_proto::{ids::HostId, v1::Reason};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use crate::{
     audit,
     authority::{Authority, StepError},
     hosts::{Bar, Inventory},
+    model::Explain,
     store::{Batch, Store, StoreError},
 };
 
@@ -201,5 +202,17 @@ impl Rotation {
             hosts: progress.hosts,
             names: names.join(", "),
         })
+    }
+}
+
+impl Explain for RotationError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Step(StepError::Phase(_)) | Self::Missing { .. } => Reason::AuthorityPhase,
+            Self::Step(StepError::Authority(_)) | Self::Listener(_) | Self::CutOff => {
+                Reason::Internal
+            }
+            Self::Store(error) => error.reason(),
+        }
     }
 }

@@ -46,7 +46,8 @@ pub(crate) use self::{
     tokens::TokenRow,
     writer::Writer,
 };
-use crate::clock::now;
+use crate::{clock::now, model::Explain};
+use muster_proto::v1::Reason;
 
 /// A lock as it is written: since when, by whom, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,6 +312,16 @@ pub(crate) fn hold(directory: &Path) -> Result<File, OpenError> {
 /// 128 random bits in hex.
 pub(crate) fn random_name() -> String {
     HEXLOWER.encode(&rand::rng().random::<[u8; 16]>())
+}
+
+impl Explain for StoreError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotDurable(_) | Self::Broken(_) => Reason::LedgerUnavailable,
+            Self::Closed => Reason::ShuttingDown,
+            Self::Conflict(_) => Reason::Internal,
+        }
+    }
 }
 
 #[cfg(test)]

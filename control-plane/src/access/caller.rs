@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use muster_proto::ids::HostId;
+use muster_proto::{ids::HostId, v1::Reason};
 use muster_runtime::tls::{Peer, SpiffeId, SpiffeKind};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{millis, now},
     hosts::Bar,
-    model::{Principal, PrincipalKind},
+    model::{Explain, Principal, PrincipalKind},
 };
 
 /// Why a credential is not taken.
@@ -210,5 +210,16 @@ impl Access {
             scopes,
             ends,
         })
+    }
+}
+
+impl Explain for CredentialError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Missing => Reason::CredentialMissing,
+            Self::Invalid(_) => Reason::CredentialInvalid,
+            Self::Expired(_) => Reason::CredentialExpired,
+            Self::Locked(_) => Reason::Locked,
+        }
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     audit,
     hosts::Inventory,
     jobs::Job,
-    model::approval::{AnswerRefusal, Approval, State, Subject},
-    store::{StoreError, approvals::ApprovalFilter, jobs::After},
+    model::approval::{Approval, State, Subject},
+    store::{approvals::ApprovalFilter, jobs::After},
 };
 
 /// Characters of a note, and of the reason for a grant.
@@ -43,33 +43,6 @@ pub(crate) struct ApprovalDoor {
     pub(crate) inventory: Inventory,
     /// What policy says.
     pub(crate) rights: Rights,
-}
-
-impl status::Explain for ApprovalError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::NotFound(_) => Reason::ApprovalNotFound,
-            Self::Answer(refusal) => match refusal {
-                AnswerRefusal::Oneself(..) | AnswerRefusal::Owner(..) | AnswerRefusal::Ai(_) => {
-                    Reason::SelfApproval
-                }
-                AnswerRefusal::NotAmong(..) => Reason::PolicyDenied,
-                AnswerRefusal::OtherDigest(_) => Reason::ApprovalDrift,
-                AnswerRefusal::Expired(_) => Reason::ApprovalExpired,
-                AnswerRefusal::Over(_, State::Declined) => Reason::ApprovalDeclined,
-                AnswerRefusal::Over(_, State::Expired) => Reason::ApprovalExpired,
-                AnswerRefusal::Over(..) => Reason::ApprovalDrift,
-            },
-            Self::Drift(_) => Reason::ApprovalDrift,
-            Self::Exceeds(_) => Reason::PolicyDenied,
-            Self::RequestIdReused => Reason::RequestIdReused,
-            Self::TooMany(_) => Reason::LimitExceeded,
-            Self::Store(StoreError::Broken(_) | StoreError::NotDurable(_)) => {
-                Reason::LedgerUnavailable
-            }
-            Self::Store(error) => error.reason(),
-        }
-    }
 }
 
 impl ApprovalDoor {

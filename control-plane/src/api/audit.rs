@@ -19,7 +19,7 @@ use super::{
     status,
 };
 use crate::{
-    audit::{HeadError, Heads},
+    audit::Heads,
     hosts::Inventory,
     jobs::Jobs,
     store::{AuditFilter, Store, StoreError},
@@ -45,16 +45,6 @@ pub(crate) struct AuditDoor {
     pub(crate) jobs: Jobs,
     pub(crate) heads: Heads,
     pub(crate) inventory: Inventory,
-}
-
-impl status::Explain for HeadError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Store(StoreError::Closed) => Reason::ShuttingDown,
-            Self::Store(_) => Reason::LedgerUnavailable,
-            Self::Authority(_) | Self::Sign(_) => Reason::Internal,
-        }
-    }
 }
 
 type Lines = Pin<Box<dyn Stream<Item = Result<ExportAuditResponse, Status>> + Send>>;

@@ -37,7 +37,7 @@ use crate::{
     approvals::Approvals,
     audit,
     hosts::{Host, Inventory},
-    jobs::{CreateError, Created, Jobs, NewJob, Target, WatchError},
+    jobs::{CreateError, Created, Jobs, NewJob, Target},
     output::OutputStore,
     selector::Selector,
     store::{
@@ -65,27 +65,6 @@ pub(crate) struct JobDoor {
     pub(crate) attach: attach::AttachSettings,
     /// What waits for somebody's word.
     pub(crate) approvals: Approvals,
-}
-
-impl status::Explain for CreateError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::RequestIdReused => Reason::RequestIdReused,
-            Self::NotEncrypted(_) => Reason::Internal,
-            Self::Ledger(StoreError::Closed) => Reason::ShuttingDown,
-            Self::Ledger(_) => Reason::LedgerUnavailable,
-        }
-    }
-}
-
-impl status::Explain for WatchError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Token => Reason::PageTokenInvalid,
-            Self::Store(error) => error.reason(),
-            Self::Output(error) => error.reason(),
-        }
-    }
 }
 
 fn store(error: &StoreError) -> Status {

@@ -16,9 +16,7 @@ use tonic::Status;
 use super::{page::Query, status};
 use crate::{
     model::OutputSize,
-    output::{
-        Content, Item, Line, OutOfOrder, OutputError, OutputStore, Part, Resume, Search, Stream,
-    },
+    output::{Content, Item, Line, OutputError, OutputStore, Part, Resume, Search, Stream},
     times,
 };
 
@@ -92,18 +90,6 @@ pub(crate) fn size(size: OutputSize) -> v1::OutputSize {
         stderr_bytes: size.stderr_bytes,
         dropped_bytes: size.dropped_bytes,
         last_sequence: size.last_sequence,
-    }
-}
-
-impl status::Explain for OutputError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::OutOfOrder(OutOfOrder::Sequence { .. })
-            | Self::OutOfOrder(OutOfOrder::Offset { .. })
-            | Self::OutOfOrder(OutOfOrder::Length { .. }) => Reason::ArgumentInvalid,
-            Self::Unavailable(_) => Reason::LedgerUnavailable,
-            Self::File { .. } | Self::Index { .. } => Reason::Internal,
-        }
     }
 }
 

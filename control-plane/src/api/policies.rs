@@ -23,7 +23,7 @@ use crate::{
     model::{Files, Principal, PrincipalKind, mode_in, mode_out},
     policy::{
         Action, Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule, SCHEMA,
-        Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
+        Set, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
     store::StoredPolicies,
@@ -32,38 +32,6 @@ use crate::{
 
 /// Names of hosts in one answer.
 const NAMED_MAX: usize = 20;
-
-impl status::Explain for PolicyError {
-    fn reason(&self) -> Reason {
-        Reason::PolicyInvalid
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("file", self.file.clone()),
-            ("position", format!("{}:{}", self.line, self.column)),
-        ]
-    }
-}
-
-impl status::Explain for SetError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Policy(error) => error.reason(),
-            Self::EtagMismatch { .. } => Reason::EtagMismatch,
-            Self::NoteTooLong(_) => Reason::ArgumentInvalid,
-            Self::LockedOut(_) => Reason::PolicyInvalid,
-            Self::Store(error) => error.reason(),
-        }
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Policy(error) => error.metadata(),
-            _ => Vec::new(),
-        }
-    }
-}
 
 /// `GetPolicy`.
 pub(super) async fn get(

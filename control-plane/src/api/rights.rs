@@ -19,7 +19,7 @@ use crate::{
     audit,
     clock::now,
     hosts::{Host, Inventory},
-    model::{Mode, NetworkAccess, Principal, entry},
+    model::{Explain, Mode, NetworkAccess, Principal, entry},
     policy::{
         Action, Circumstances, Hour, Judgement, Plan, Policy, Resource, Source, Traits, Trip,
         Usage, Verdict, Who, unknown_traits,
@@ -66,7 +66,7 @@ pub(crate) struct Denied {
     more: Vec<(&'static str, String)>,
 }
 
-impl status::Explain for Denied {
+impl Explain for Denied {
     fn reason(&self) -> Reason {
         self.reason
     }

@@ -7,28 +7,7 @@ use muster_proto::{ERROR_DOMAIN, v1::Reason};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{
-    access::{AccessError, CredentialError, Scope},
-    authority::StepError,
-    enrollment::EnrollmentError,
-    hosts::{EditError, SelectError},
-    model::NameError,
-    oauth::OauthError,
-    rotation::RotationError,
-    selector::ParseError,
-    store::StoreError,
-};
-
-/// An error that knows its reason.
-pub(crate) trait Explain: std::error::Error {
-    /// Why, for programs.
-    fn reason(&self) -> Reason;
-
-    /// More for programs, as name and value.
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-}
+use crate::{access::Scope, model::Explain};
 
 /// The status of an error. What broke inside is logged here and not told.
 pub(crate) fn of(error: &impl Explain) -> Status {
@@ -172,138 +151,10 @@ fn code(reason: Reason) -> Code {
     }
 }
 
-impl Explain for StoreError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::NotDurable(_) | Self::Broken(_) => Reason::LedgerUnavailable,
-            Self::Closed => Reason::ShuttingDown,
-            Self::Conflict(_) => Reason::Internal,
-        }
-    }
-}
-
-impl Explain for ParseError {
-    fn reason(&self) -> Reason {
-        Reason::SelectorInvalid
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        vec![("position", self.position.to_string())]
-    }
-}
-
-impl Explain for SelectError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Selector(error) => error.reason(),
-            Self::HostNotFound(_) => Reason::HostNotFound,
-        }
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Selector(error) => error.metadata(),
-            Self::HostNotFound(host) => vec![("host", host.clone())],
-        }
-    }
-}
-
-impl Explain for NameError {
-    fn reason(&self) -> Reason {
-        Reason::ArgumentInvalid
-    }
-}
-
-impl Explain for EditError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::NotAllowed => Reason::PolicyDenied,
-            Self::HostNotFound(_) => Reason::HostNotFound,
-            Self::Name(error) => error.reason(),
-            Self::NameTaken(_) => Reason::NameTaken,
-            Self::InstructionTooLong(_) | Self::NoteTooLong(_) => Reason::ArgumentInvalid,
-            Self::EtagMismatch { .. } => Reason::EtagMismatch,
-            Self::Store(error) => error.reason(),
-        }
-    }
-}
-
-impl Explain for CredentialError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Missing => Reason::CredentialMissing,
-            Self::Invalid(_) => Reason::CredentialInvalid,
-            Self::Expired(_) => Reason::CredentialExpired,
-            Self::Locked(_) => Reason::Locked,
-        }
-    }
-}
-
-impl Explain for AccessError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Name(error) => error.reason(),
-            Self::Kind | Self::Ttl | Self::Scope(_) | Self::Argument(_) => Reason::ArgumentInvalid,
-            Self::PrincipalNotFound(_) => Reason::PrincipalNotFound,
-            Self::PrincipalExists(_) => Reason::PrincipalExists,
-            Self::LastAdmin(_) => Reason::LastAdmin,
-            Self::TokenNotFound(_) => Reason::TokenNotFound,
-            Self::NotYours { .. } => Reason::NotAllowed,
-            Self::Credential(error) => error.reason(),
-            Self::Store(error) => error.reason(),
-        }
-    }
-}
-
-impl Explain for EnrollmentError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::TokenInvalid => Reason::JoinTokenInvalid,
-            Self::TokenExpired => Reason::JoinTokenExpired,
-            Self::TokenUsed => Reason::JoinTokenUsed,
-            Self::TokenNotFound(_) => Reason::TokenNotFound,
-            Self::Argument(_) => Reason::ArgumentInvalid,
-            Self::Request(_) => Reason::CsrInvalid,
-            Self::Proof(_) => Reason::ProofInvalid,
-            Self::Removed => Reason::HostRemoved,
-            Self::Locked(_) => Reason::Locked,
-            Self::Name(error) => error.reason(),
-            Self::NameTaken(_) => Reason::NameTaken,
-            Self::Access(error) => error.reason(),
-            Self::Edit(error) => error.reason(),
-            Self::Authority(_) | Self::Tls(_) => Reason::Internal,
-            Self::Store(error) => error.reason(),
-        }
-    }
-}
-
-impl Explain for OauthError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Off | Self::Invalid(_) => Reason::CredentialInvalid,
-            Self::Expired => Reason::CredentialExpired,
-            Self::NoScope => Reason::ScopeInsufficient,
-            Self::Keys(_) => Reason::IssuerUnavailable,
-        }
-    }
-}
-
-impl Explain for RotationError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Step(StepError::Phase(_)) | Self::Missing { .. } => Reason::AuthorityPhase,
-            Self::Step(StepError::Authority(_)) | Self::Listener(_) | Self::CutOff => {
-                Reason::Internal
-            }
-            Self::Store(error) => error.reason(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selector::Selector;
+    use crate::{selector::Selector, store::StoreError};
 
     #[test]
     fn a_caller_gets_code_words_and_reason() {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use muster_proto::ids::ApprovalId;
+use muster_proto::{ids::ApprovalId, v1::Reason};
 
 use crate::{
     model::{
-        FactKey, Mode,
+        Explain, FactKey, Mode,
         approval::{Approval, Subject},
     },
     selector::{Key, ParseError, Selector},
@@ -120,6 +120,12 @@ impl Grant {
         self.principal == principal
             && now < self.end_time
             && self.actions.iter().any(|one| one == action)
+    }
+}
+
+impl Explain for GrantSelectorError {
+    fn reason(&self) -> Reason {
+        Reason::SelectorInvalid
     }
 }
 

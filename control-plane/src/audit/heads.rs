@@ -10,7 +10,7 @@ use muster_client::{
     audit::{Head, Position, Purpose},
     identity::generate_key,
 };
-use muster_proto::v1::AuditHead;
+use muster_proto::v1::{AuditHead, Reason};
 use muster_runtime::tls::SpiffeKind;
 use parking_lot::Mutex;
 use rcgen::{KeyPair, SigningKey as _};
@@ -21,6 +21,7 @@ use super::Audit;
 use crate::{
     authority::{Authority, AuthorityError},
     clock::now,
+    model::Explain,
     store::{Store, StoreError},
 };
 
@@ -175,6 +176,16 @@ impl Heads {
                 _ = versions.changed() => {}
                 () = stop.cancelled() => return,
             }
+        }
+    }
+}
+
+impl Explain for HeadError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Store(StoreError::Closed) => Reason::ShuttingDown,
+            Self::Store(_) => Reason::LedgerUnavailable,
+            Self::Authority(_) | Self::Sign(_) => Reason::Internal,
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use muster_proto::ids::HostId;
+use muster_proto::{ids::HostId, v1::Reason};
 
 use super::{Bar, Host, Inventory};
 use crate::{
     clock::now,
-    model::{Instruction, Labels, Lock, Mode, NameError, check_labels, check_name, etag},
+    model::{Explain, Instruction, Labels, Lock, Mode, NameError, check_labels, check_name, etag},
     policy::Traits,
     store::{Batch, StoreError},
 };
@@ -242,5 +242,19 @@ impl Inventory {
         self.take_out(id);
         self.tell(Bar::Removed(id));
         Ok(())
+    }
+}
+
+impl Explain for EditError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotAllowed => Reason::PolicyDenied,
+            Self::HostNotFound(_) => Reason::HostNotFound,
+            Self::Name(error) => error.reason(),
+            Self::NameTaken(_) => Reason::NameTaken,
+            Self::InstructionTooLong(_) | Self::NoteTooLong(_) => Reason::ArgumentInvalid,
+            Self::EtagMismatch { .. } => Reason::EtagMismatch,
+            Self::Store(error) => error.reason(),
+        }
     }
 }

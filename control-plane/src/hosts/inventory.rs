@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_proto::ids::HostId;
+use muster_proto::{ids::HostId, v1::Reason};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Host, Presence, PresenceLimits, edit::EditError, host::Pulse};
 use crate::{
     clock::now,
-    model::{Facts, Labels, Mode, NameError, NewHost, check_labels, check_name},
+    model::{Explain, Facts, Labels, Mode, NameError, NewHost, check_labels, check_name},
     policy::{Traits, TraitsKept, unknown_traits},
     selector::{ParseError, Selector},
     store::{Batch, Store, StoreError, StoredHost},
@@ -445,5 +445,21 @@ fn from_stored(host: StoredHost) -> Host {
 impl From<NameError> for EditError {
     fn from(error: NameError) -> Self {
         EditError::Name(error)
+    }
+}
+
+impl Explain for SelectError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Selector(error) => error.reason(),
+            Self::HostNotFound(_) => Reason::HostNotFound,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Selector(error) => error.metadata(),
+            Self::HostNotFound(host) => vec![("host", host.clone())],
+        }
     }
 }

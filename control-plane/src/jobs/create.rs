@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_proto::ids::{HostId, JobId};
+use muster_proto::{
+    ids::{HostId, JobId},
+    v1::Reason,
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -15,7 +18,7 @@ use crate::{
     audit::{self, Taken},
     clock::now,
     failpoint,
-    model::{Entry, EntryText, Order, State, Task},
+    model::{Entry, EntryText, Explain, Order, State, Task},
     secrets::NotEncrypted,
     store::{Durable, Receipt, StoreError},
 };
@@ -255,5 +258,16 @@ pub(super) struct Turn<'a>(&'a Jobs, JobId, #[allow(dead_code)] watch::Sender<()
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.0.creating.0.lock().remove(&self.1);
+    }
+}
+
+impl Explain for CreateError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::RequestIdReused => Reason::RequestIdReused,
+            Self::NotEncrypted(_) => Reason::Internal,
+            Self::Ledger(StoreError::Closed) => Reason::ShuttingDown,
+            Self::Ledger(_) => Reason::LedgerUnavailable,
+        }
     }
 }

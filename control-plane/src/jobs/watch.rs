@@ -10,12 +10,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use muster_proto::ids::TaskId;
+use muster_proto::{ids::TaskId, v1::Reason};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Job, ids};
 use crate::{
-    model::{JobState, State, Summary, Task},
+    model::{Explain, JobState, State, Summary, Task},
     output::{Item, OutputError, OutputStore},
     store::StoreError,
 };
@@ -331,6 +331,16 @@ fn read(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+impl Explain for WatchError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Token => Reason::PageTokenInvalid,
+            Self::Store(error) => error.reason(),
+            Self::Output(error) => error.reason(),
+        }
+    }
 }
 
 #[cfg(test)]

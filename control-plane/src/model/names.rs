@@ -1,6 +1,7 @@
 //! What a host and its labels may be called. Pure.
 
-use muster_proto::ids::HostId;
+use super::Explain;
+use muster_proto::{ids::HostId, v1::Reason};
 
 use super::{FactKey, Labels};
 
@@ -107,6 +108,12 @@ fn check_key(key: &str) -> Result<(), NameError> {
 
 fn is_label_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '+' | '~')
+}
+
+impl Explain for NameError {
+    fn reason(&self) -> Reason {
+        Reason::ArgumentInvalid
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use cedar_policy::{
 use miette::Diagnostic as _;
 
 use super::{Action, limits::Limits};
-use crate::model::{Files, approval::ROLES, check_name};
+use crate::model::{Explain, Files, approval::ROLES, check_name};
+use muster_proto::v1::Reason;
 
 /// The files that are shipped, in force until somebody sets others.
 pub(crate) const SHIPPED: [(&str, &str); 5] = [
@@ -401,6 +402,19 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |at| at + 1);
     (line, before.len() - start + 1)
+}
+
+impl Explain for PolicyError {
+    fn reason(&self) -> Reason {
+        Reason::PolicyInvalid
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("file", self.file.clone()),
+            ("position", format!("{}:{}", self.line, self.column)),
+        ]
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Reads a selector, and says at which character it stops making sense.
 
 use super::{Condition, Key, Requirement, Selector};
-use crate::model::FactKey;
+use crate::model::{Explain, FactKey};
+use muster_proto::v1::Reason;
 
 /// A selector is at most this long, in bytes: room for a thousand host ids.
 const TEXT_MAX: usize = 32 << 10;
@@ -225,4 +226,14 @@ fn key(word: String, position: usize) -> Result<Key, ParseError> {
 fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric()
         || matches!(character, '-' | '_' | '.' | '/' | ':' | '+' | '~')
+}
+
+impl Explain for ParseError {
+    fn reason(&self) -> Reason {
+        Reason::SelectorInvalid
+    }
+
+    fn metadata(&self) -> Vec<(&'static str, String)> {
+        vec![("position", self.position.to_string())]
+    }
 }

@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use muster_proto::{
     ids::ApprovalId,
-    v1::{
-        self, ListGrantsRequest, ListGrantsResponse, Reason, RequestGrantRequest,
-        RevokeGrantRequest,
-    },
+    v1::{self, ListGrantsRequest, ListGrantsResponse, RequestGrantRequest, RevokeGrantRequest},
 };
 use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
     api::{caller::Caller, rights::GRANTABLE, status},
-    approvals::{ApprovalError, Check, GrantSelectorError, grant_selector, webhook::About},
+    approvals::{ApprovalError, Check, grant_selector, webhook::About},
     audit,
     clock::now,
     jobs::digest,
@@ -46,12 +43,6 @@ const GIVE: Action = Action::GrantWrite;
 
 /// The rule that holds a grant back.
 const GRANT_RULE: &str = "grants-need-approval";
-
-impl status::Explain for GrantSelectorError {
-    fn reason(&self) -> Reason {
-        Reason::SelectorInvalid
-    }
-}
 
 impl ApprovalDoor {
     /// Whether whoever approves a grant may do all of it themselves, on the hosts that it chooses now.

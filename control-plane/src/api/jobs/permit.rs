@@ -17,7 +17,7 @@ use crate::{
         caller::Caller,
         convert,
         rights::{on_record, some_names},
-        status::{self, Explain},
+        status,
     },
     approvals::{self, webhook::About},
     audit,
@@ -25,7 +25,7 @@ use crate::{
     hosts::Host,
     jobs::digest,
     model::{
-        Mode, NetworkAccess,
+        Explain, Mode, NetworkAccess,
         approval::{Approval, State, Subject},
     },
     policy::{Action as Asked, Circumstances, Plan, Verdict},
