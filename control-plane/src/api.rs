@@ -1,12 +1,10 @@
 //! Doors: gRPC in and out.
 
 pub(crate) mod access;
-pub(crate) mod agent;
 pub(crate) mod approvals;
 pub(crate) mod audit;
 mod authorities;
 pub(crate) mod caller;
-pub(crate) mod convert;
 pub(crate) mod enrollment;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
@@ -17,7 +15,6 @@ mod policies;
 pub(crate) mod rights;
 mod rules;
 mod scopes;
-pub(crate) mod status;
 
 #[cfg(test)]
 pub(crate) use rules::tests::methods;

@@ -94,7 +94,7 @@ pub struct Config {
     )]
     pub client_gone_after: Duration,
 
-    /// Connections that may be open at once; more are dropped as they come.
+    /// Sessions that may be open at once; more are dropped as they come.
     #[arg(
         long,
         env = "MUSTER_MAX_CONNECTIONS",

@@ -46,9 +46,9 @@ pub(crate) use self::{
     writers::{Access, Attachment, Client, Writer},
 };
 use crate::{
-    dispatcher::Dispatcher,
     model::{Hold, State, Summary, Task},
     output::OutputStore,
+    sessions::Dispatcher,
     store::{
         Durable, Store, StoreError,
         jobs::{self as rows, After, Heard, JobFilter, TaskFilter, TaskRow},

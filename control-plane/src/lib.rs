@@ -1,7 +1,7 @@
 //! Knows every host, turns jobs into tasks, remembers what happened.
 //!
 //! Doors are in `api`; behind them are the rooms; below them is `store`; on the ground are `model`, `clock` and `times`.
-//! Generated types end at `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
+//! Generated types end at `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `wire/status`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
@@ -13,7 +13,6 @@ mod backup;
 mod clock;
 mod config;
 mod connections;
-mod dispatcher;
 mod enrollment;
 mod failpoint;
 mod hosts;
@@ -29,9 +28,11 @@ mod seal;
 mod secrets;
 mod selector;
 mod server;
+mod sessions;
 mod store;
 mod sweeper;
 mod times;
+mod wire;
 
 pub use audit::AuditCost;
 pub use authority::AuthorityError;

@@ -5,6 +5,7 @@
 
 pub(crate) mod approval;
 mod counts;
+pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod explain;
 mod host;
@@ -25,7 +26,7 @@ pub(crate) use self::{
     mode::{Mode, ModeError, NetworkAccess, mode_in, mode_out},
     names::{NameError, check_labels, check_name, make_name},
     order::{Order, Summary},
-    output::OutputSize,
+    output::{GAP_CAUSE, OutputSize, Stream},
     policies::Files,
     principal::{Principal, PrincipalError, PrincipalKind},
     state::{NotAllowed, State, Withdrawal},

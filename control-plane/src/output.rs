@@ -65,11 +65,11 @@ use self::{
 };
 pub(crate) use self::{
     grep::{Line, Resume, Search, Searching},
-    item::{Chunk, Content, Gap, Item, Stream},
+    item::{Chunk, Content, Gap, Item},
     outline::OutOfOrder,
     read::Part,
 };
-use crate::model::{Explain, OutputSize};
+use crate::model::{Explain, OutputSize, Stream};
 
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;

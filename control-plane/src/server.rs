@@ -30,7 +30,6 @@ use crate::{
     access::{Access, AccessError},
     api::{
         access::AccessDoor,
-        agent::Agents,
         approvals::ApprovalDoor,
         audit::AuditDoor,
         caller::Judge,
@@ -43,8 +42,7 @@ use crate::{
     audit::{Audit, Heads},
     authority::{Authority, AuthorityError},
     config::Config,
-    connections::{ConnectionSettings, Connections, Receipts, Rooms, Written},
-    dispatcher::Dispatcher,
+    connections::{ConnectionSettings, Receipts, Rooms, Written, door::Agents},
     enrollment::{Enrollment, EnrollmentError},
     hosts::{Bar, Inventory, PresenceLimits},
     jobs::Jobs,
@@ -56,6 +54,7 @@ use crate::{
     rotation::Rotation,
     seal::Sealer,
     secrets::{self, Secrets},
+    sessions::{Dispatcher, Sessions},
     store::{OpenError, Store, StoreError, jobs::load_fences},
     sweeper,
 };
@@ -457,7 +456,7 @@ async fn open_rooms(
 ) -> Result<(Rooms, Heads), ServerError> {
     let output =
         OutputStore::open(&config.directory.join("output"), config.output.limits()).await?;
-    let connections = Connections::new(store.starts, load_fences(&store.readers).await?);
+    let connections = Sessions::new(store.starts, load_fences(&store.readers).await?);
     let syncer = store.writer.syncer().clone();
     let sealer = Arc::new(sealer);
     let dispatcher = Dispatcher::new(

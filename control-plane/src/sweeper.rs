@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     approvals::Approvals,
     clock::now,
-    connections::{Connections, End},
     hosts::{Bar, Inventory},
     jobs::Jobs,
+    sessions::{End, Sessions},
     store::Syncer,
 };
 
@@ -36,7 +36,7 @@ const KEEP_MIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) async fn run(
     jobs: Jobs,
     approvals: Approvals,
-    connections: Connections,
+    connections: Sessions,
     syncer: Syncer,
     inventory: Inventory,
     keep: Duration,

@@ -28,7 +28,7 @@ use super::{
     caller::{self, Caller},
     enrollment::{place, ttl},
     page::{self, Query},
-    policies, status,
+    policies,
 };
 use crate::{
     access::{Access, AccessError, Member, Scope, Sealed, Token},
@@ -39,6 +39,7 @@ use crate::{
     rotation::Rotation,
     store::LockRow,
     times,
+    wire::status,
 };
 
 /// `muster.v1.AccessService`.

@@ -20,7 +20,6 @@ use super::{
     caller::Caller,
     page::{self, Query},
     rights::Rights,
-    status,
 };
 use crate::{
     approvals::{ApprovalError, Approvals, NewAnswer},
@@ -29,6 +28,7 @@ use crate::{
     jobs::Job,
     model::approval::{Approval, State, Subject},
     store::{approvals::ApprovalFilter, jobs::After},
+    wire::status,
 };
 
 /// Characters of a note, and of the reason for a grant.

@@ -16,7 +16,6 @@ use tonic::{Request, Response, Status};
 use super::{
     caller::Caller,
     page::{self, Query},
-    status,
 };
 use crate::{
     audit::Heads,
@@ -24,6 +23,7 @@ use crate::{
     jobs::Jobs,
     store::{AuditFilter, Store, StoreError},
     times,
+    wire::status,
 };
 
 /// Entries that one page looks at: a filter that keeps few costs no more than this.

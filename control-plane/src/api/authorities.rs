@@ -6,10 +6,10 @@ use muster_proto::v1::{
 };
 use tonic::Status;
 
-use super::status;
 use crate::{
     rotation::{Phase, Progress, Rotation, Step},
     times,
+    wire::status,
 };
 
 /// Whom to trust; how far the rotation is, only for operators.

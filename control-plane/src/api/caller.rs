@@ -26,7 +26,6 @@ use super::{
     measured::Measured,
     rights::Rights,
     rules::{self, Need, Rule},
-    status,
 };
 use crate::{
     access::{self, CredentialError},
@@ -34,6 +33,7 @@ use crate::{
     clock::now,
     model::{Entry, PrincipalKind, entry::Verdict},
     policy::{Source, Who},
+    wire::status,
 };
 
 /// Who calls, as doors see it.
@@ -172,7 +172,7 @@ impl<S> Judged<S> {
         if let Some(scope) = super::scopes::of(request.uri().path())
             && !caller.scopes.reaches(scope)
         {
-            return Err(status::out_of_scope(scope));
+            return Err(status::out_of_scope(scope.text()));
         }
         let caller = Caller::new(caller, self.rights.clone());
         if !need.is_harmless()

@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 use super::{
     caller::Caller,
     page::{self, Query},
-    status,
 };
 use crate::{
     clock::millis,
@@ -23,6 +22,7 @@ use crate::{
     policy::Action,
     store::JoinTokenRow,
     times,
+    wire::status,
 };
 
 /// `muster.v1.EnrollmentService`.

@@ -13,20 +13,19 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::messages::facts;
 use self::messages::{host_message, instruction_message};
 use super::{
     caller::Caller,
     page::{self, Query},
-    status,
 };
 use crate::{
     audit,
-    connections::Connections,
     hosts::{Edit, Host, Inventory, SelectError},
     model::{Labels, Mode, mode_in},
     policy::{Action, Circumstances},
     selector::Selector,
+    sessions::Sessions,
+    wire::status,
 };
 
 /// Hosts in one message of a watch.
@@ -50,13 +49,13 @@ pub(crate) type LoadOf = Arc<dyn Fn(HostId) -> Load + Send + Sync>;
 /// `muster.v1.HostService`.
 pub(crate) struct HostDoor {
     inventory: Inventory,
-    connections: Connections,
+    connections: Sessions,
     load: LoadOf,
 }
 
 impl HostDoor {
     /// A door to `inventory`, whose hosts are told over `connections`; `load` knows the tasks.
-    pub(crate) fn new(inventory: Inventory, connections: Connections, load: LoadOf) -> Self {
+    pub(crate) fn new(inventory: Inventory, connections: Sessions, load: LoadOf) -> Self {
         Self {
             inventory,
             connections,

@@ -3,7 +3,9 @@
 pub(crate) mod attach;
 mod check;
 mod input;
+mod messages;
 pub(crate) mod permit;
+pub(super) mod reach;
 mod sight;
 mod watch;
 
@@ -27,11 +29,9 @@ use tonic::{Request, Response, Status, Streaming};
 use self::check::Checked;
 use super::{
     caller::Caller,
-    convert,
     hosts::select,
     output,
     page::{self, Query},
-    status,
 };
 use crate::{
     approvals::Approvals,
@@ -45,6 +45,7 @@ use crate::{
         jobs::{After, JobFilter, TaskFilter},
     },
     times,
+    wire::status,
 };
 
 /// Tasks of one job. An inventory of this size is beyond what one control plane is built for.
@@ -198,7 +199,7 @@ impl JobService for JobDoor {
         let created = self.create(&caller, request.into_inner()).await?;
         durable(&created).await?;
         Ok(Response::new(CreateJobResponse {
-            job: Some(convert::job(&created.job.summary())),
+            job: Some(messages::job(&created.job.summary())),
         }))
     }
 
@@ -251,7 +252,7 @@ impl JobService for JobDoor {
         let id = request.into_inner().job_id;
         let job = self.visible(&caller, job_id(&id)?).await?;
         Ok(Response::new(GetJobResponse {
-            job: Some(convert::job(&job)),
+            job: Some(messages::job(&job)),
         }))
     }
 
@@ -273,7 +274,7 @@ impl JobService for JobDoor {
         ]);
         let after = after(query.place(&request.page_token)?)?;
         let states = request.states.iter().map(|state| {
-            convert::job_state_in(*state)
+            messages::job_state_in(*state)
                 .ok_or_else(|| status::invalid("states", "holds an unknown state"))
         });
         let filter = JobFilter {
@@ -295,7 +296,7 @@ impl JobService for JobDoor {
             .map(|last| query.token(&format!("{} {}", last.create_time, last.job_id)))
             .unwrap_or_default();
         Ok(Response::new(ListJobsResponse {
-            jobs: jobs.iter().take(size).map(convert::job).collect(),
+            jobs: jobs.iter().take(size).map(messages::job).collect(),
             next_page_token,
         }))
     }
@@ -324,7 +325,7 @@ impl JobService for JobDoor {
             }
         };
         let states = request.states.iter().map(|state| {
-            convert::task_state_in(*state)
+            messages::task_state_in(*state)
                 .ok_or_else(|| status::invalid("states", "holds an unknown state"))
         });
         let filter = TaskFilter {
@@ -358,7 +359,7 @@ impl JobService for JobDoor {
                 row.task.output_size = size;
             }
             let id = row.job_id.to_string();
-            tasks.push(convert::task_of(&self.inventory, &id, &row.task));
+            tasks.push(messages::task_of(&self.inventory, &id, &row.task));
         }
         Ok(Response::new(ListTasksResponse {
             tasks,
@@ -391,7 +392,7 @@ impl JobService for JobDoor {
             if let Some(size) = self.output.size_now(id) {
                 task.output_size = size;
             }
-            let mut shown = convert::task_of(&self.inventory, &job.to_string(), &task);
+            let mut shown = messages::task_of(&self.inventory, &job.to_string(), &task);
             shown.receipt = task.receipt;
             Ok(shown)
         };
@@ -424,7 +425,7 @@ impl JobService for JobDoor {
             .map_err(|e| store(&e))?
             .ok_or_else(|| no_job(id))?;
         Ok(Response::new(CancelJobResponse {
-            job: Some(convert::job(&job)),
+            job: Some(messages::job(&job)),
         }))
     }
 

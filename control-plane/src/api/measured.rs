@@ -19,7 +19,7 @@ use muster_proto::v1::Reason;
 use muster_runtime::tls::Peer;
 use tonic::{Status, body::Body};
 
-use super::status;
+use crate::wire::status;
 
 /// How much of unfinished messages there may be.
 #[derive(Clone, Copy)]

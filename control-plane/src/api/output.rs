@@ -13,11 +13,12 @@ use regex::bytes::RegexBuilder;
 use tokio::{sync::watch, time::Instant};
 use tonic::Status;
 
-use super::{page::Query, status};
+use super::page::Query;
 use crate::{
-    model::OutputSize,
-    output::{Content, Item, Line, OutputError, OutputStore, Part, Resume, Search, Stream},
+    model::{OutputSize, Stream},
+    output::{Content, Item, Line, OutputError, OutputStore, Part, Resume, Search},
     times,
+    wire::{status, streams},
 };
 
 const BYTES_DEFAULT: usize = 64 << 10;
@@ -31,24 +32,6 @@ const PATTERN_BYTES_MAX: usize = 4 << 10;
 const PATTERN_SIZE_MAX: usize = 1 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The stream that a message names; `None` if it names none.
-pub(crate) fn stream(wire: i32) -> Option<Stream> {
-    match OutputStream::try_from(wire) {
-        Ok(OutputStream::Stdout) => Some(Stream::Stdout),
-        Ok(OutputStream::Stderr) => Some(Stream::Stderr),
-        Ok(OutputStream::Pty) => Some(Stream::Pty),
-        Ok(OutputStream::Unspecified) | Err(_) => None,
-    }
-}
-
-fn stream_to_wire(stream: Stream) -> OutputStream {
-    match stream {
-        Stream::Stdout => OutputStream::Stdout,
-        Stream::Stderr => OutputStream::Stderr,
-        Stream::Pty => OutputStream::Pty,
-    }
-}
-
 /// A chunk or gap as watchers get it.
 pub(crate) fn event(task_id: &str, item: Item) -> Event {
     let Item {
@@ -60,7 +43,7 @@ pub(crate) fn event(task_id: &str, item: Item) -> Event {
         time,
     } = item;
     let task_id = task_id.to_owned();
-    let stream = stream_to_wire(stream).into();
+    let stream = streams::named(stream).into();
     match content {
         Content::Data(data) => Event::Output(v1::OutputChunk {
             task_id,
@@ -221,7 +204,7 @@ fn check(request: &ReadOutputRequest, query: &Query) -> Result<Reading, Status> 
     };
     Ok(Reading {
         task_id,
-        stream: stream(request.stream),
+        stream: streams::stream(request.stream),
         asked,
         max_bytes,
         wait,
@@ -403,7 +386,7 @@ impl Reading {
 
 fn line(line: Line) -> v1::OutputLine {
     v1::OutputLine {
-        stream: stream_to_wire(line.stream).into(),
+        stream: streams::named(line.stream).into(),
         position: line.position,
         number: line.number,
         data: line.data,

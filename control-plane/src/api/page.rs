@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use muster_proto::v1::Reason;
 use tonic::Status;
 
-use super::status;
+use crate::wire::status;
 
 /// Bytes of the digest that binds a token to its query.
 const DIGEST: usize = 8;

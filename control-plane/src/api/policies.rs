@@ -11,10 +11,9 @@ use tonic::Status;
 
 use super::{
     caller::Caller,
-    convert,
     hosts::select,
+    jobs::reach,
     page::{self, Query},
-    status,
 };
 use crate::{
     access::default_roles,
@@ -28,6 +27,7 @@ use crate::{
     selector::Selector,
     store::StoredPolicies,
     times,
+    wire::status,
 };
 
 /// Names of hosts in one answer.
@@ -207,7 +207,7 @@ pub(super) fn explain(
             });
             targets.collect()
         };
-        let network = request.network.as_ref().and_then(convert::network_in);
+        let network = request.network.as_ref().and_then(reach::network_in);
         let plan = plan(judge, &who, &targets, (how.mode, network), how, hour);
         how.mode = Some(plan.mode);
         how.network = Some(plan.network);

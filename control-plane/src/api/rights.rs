@@ -12,7 +12,7 @@ use muster_proto::{ids::HostId, v1::Reason};
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{caller::Caller, status};
+use super::caller::Caller;
 use crate::{
     access::{Access, AccessError},
     approvals::Grants,
@@ -25,6 +25,7 @@ use crate::{
         Usage, Verdict, Who, unknown_traits,
     },
     store::jobs::Visible,
+    wire::status,
 };
 
 /// What a grant may be for: work on hosts, and nothing that widens anybody's rights.

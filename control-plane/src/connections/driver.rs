@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, stream};
 use muster_proto::{
     agent::v1::{
-        AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, HostPolicy,
-        Welcome, attach_request::Message as Up, attach_response::Message as Down,
+        AttachRequest, AttachResponse, Authorities, Drain, HeartbeatAck, Hello, Welcome,
+        attach_request::Message as Up, attach_response::Message as Down,
     },
     ids::{HostId, TaskId},
     v1::{AuditHead, Mode, Reason},
@@ -20,18 +20,22 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use super::{
-    End, Rooms, Session,
-    arrivals::{MESSAGES, Pace},
-    offer::down,
+    Rooms,
     reconcile::{self, Verdict},
 };
 use crate::{
-    api::{convert, status},
     clock::now,
-    hosts::{Bar, Inventory},
-    model::{Entry, Fence, mode_out},
+    hosts::Bar,
+    model::{Entry, Fence},
     restores::Seen,
+    sessions::{
+        End, Session,
+        arrivals::{MESSAGES, Pace},
+        mode_limit,
+        offer::down,
+    },
     times,
+    wire::{heard, status},
 };
 
 /// How long a stream may take to say hello.
@@ -151,6 +155,7 @@ pub(crate) async fn attach(
     let end =
         stream::once(async move { last_word(ended.ended().await) }).filter_map(std::future::ready);
     Ok(ReceiverStream::new(messages)
+        .map(Ok)
         .take_until(session.ended.clone().cancelled_owned())
         .chain(end))
 }
@@ -258,18 +263,6 @@ async fn challenge(rooms: &Rooms, host_id: HostId, fence: &Fence) -> Result<(), 
     }
 }
 
-/// What operators lowered a host to.
-fn mode_limit(inventory: &Inventory, host: HostId) -> Mode {
-    mode_out(inventory.get(host).and_then(|host| host.mode_limit))
-}
-
-/// The message that says it.
-pub(super) fn policy(inventory: &Inventory, host: HostId) -> AttachResponse {
-    down(Down::Policy(HostPolicy {
-        mode_limit: mode_limit(inventory, host).into(),
-    }))
-}
-
 fn welcome(rooms: &Rooms, session: &Session, mode_limit: Mode) -> AttachResponse {
     let host_name = rooms
         .inventory
@@ -306,7 +299,7 @@ fn set_clock(rooms: &Rooms, session: &Session, theirs: i64) {
 /// Shows what the host is, and writes it behind.
 fn set_facts(rooms: &Rooms, session: &Arc<Session>, facts: muster_proto::v1::Facts) {
     let host_id = session.host_id;
-    let facts = convert::facts(facts);
+    let facts = heard::facts(facts);
     if !facts.audit_conflict.is_empty() {
         let words = &facts.audit_conflict;
         tracing::error!(host.id = %host_id, "{host_id} keeps heads that contradict the audit log: {words}");
@@ -505,7 +498,7 @@ async fn handle(
             note_taken(rooms, session.host_id, taken.version).await;
         }
         Up::Goodbye(goodbye) => {
-            let cause = convert::words(goodbye.cause);
+            let cause = heard::words(goodbye.cause);
             tracing::info!(%cause, "the agent says goodbye: {cause}");
             return Some(End::Gone);
         }

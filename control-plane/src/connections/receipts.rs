@@ -23,10 +23,10 @@ use rustls_pki_types::CertificateDer;
 
 use super::Rooms;
 use crate::{
-    api::convert,
     jobs::TaskRef,
     output::{Content, OutputError, OutputStore},
     rotation::Rotation,
+    wire::heard,
 };
 
 /// Bytes of output that are read at once.
@@ -144,7 +144,7 @@ impl Rooms {
         let (task_id, host_id) = task.look(|task| (task.task_id, task.host_id));
         let kept = task.look(|task| task.receipt.clone());
         if kept != ended.receipt {
-            if ended.receipt.len() > convert::RECEIPT_MAX {
+            if ended.receipt.len() > heard::RECEIPT_MAX {
                 let bytes = ended.receipt.len();
                 let words = format!("a receipt of {bytes} bytes is none, and was not kept");
                 self.jobs.doubt(task, &words);
@@ -209,7 +209,7 @@ fn contradiction(receipt: &Receipt, known: &Known<'_>) -> Option<&'static str> {
 /// As a report's is kept.
 fn confinement(receipt: &Receipt) -> Bytes {
     let applied = Confinement::decode(Bytes::clone(&receipt.confinement)).ok();
-    convert::confinement_in(applied)
+    heard::confinement_in(applied)
 }
 
 /// The digest of a task's output as receipts have it; `None` where it is too much, or not all is kept.

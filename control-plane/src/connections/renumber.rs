@@ -11,11 +11,10 @@ use std::{
 use muster_proto::{agent::v1::Kept, ids::TaskId};
 use parking_lot::Mutex;
 
-use crate::output::{Chunk, Gap, OutOfOrder, OutputError, OutputStore, Stream};
-
-/// Why output is missing that its host had handed over before the restore.
-pub(crate) const GAP_CAUSE: &str =
-    "handed over before the control plane was restored from a backup that does not hold it";
+use crate::{
+    model::{GAP_CAUSE, Stream},
+    output::{Chunk, Gap, OutOfOrder, OutputError, OutputStore},
+};
 
 /// How one report's sequences are ours. Until something shows otherwise, they are the same.
 #[derive(Default)]

@@ -33,13 +33,14 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use self::inputs::Inputs;
-use super::{Rooms, Session, confined, driver::refusal, offer::Unsealed, renumber::Renumbering};
+use super::{Rooms, confined, driver::refusal, renumber::Renumbering};
 use crate::{
-    api::{convert, status},
     clock::now,
     jobs::{AdoptError, TaskRef},
     output::{Chunk, Gap},
+    sessions::{End, Session, offer::Unsealed},
     times,
+    wire::{heard, status, streams},
 };
 
 /// How long a stream may take to say which task it reports.
@@ -74,7 +75,7 @@ pub(crate) async fn report(
         .connections
         .current(host_id)
         .filter(|session| session.epoch == open.session_epoch)
-        .ok_or_else(|| refusal(super::End::Superseded))?;
+        .ok_or_else(|| refusal(End::Superseded))?;
     let (task, offer_digest) = task(&rooms, &session, &open).await?;
     let (wire, messages) = mpsc::channel(QUEUE);
     if !open.fresh {
@@ -93,7 +94,7 @@ pub(crate) async fn report(
     tokio::spawn(
         async move {
             let inputs = Inputs::new(rooms.jobs.open_road(id), wire.clone());
-            let recorded = convert::is_recorded(&task.job.order.action);
+            let recorded = task.job.order.records_times();
             let report = Report {
                 rooms,
                 session,
@@ -264,7 +265,7 @@ impl Report {
                 if chunk.data.len() > CHUNK_MAX {
                     return Err(status::invalid("chunk.data", "has at most 256 KiB"));
                 }
-                let stream = convert::stream_in(chunk.stream())
+                let stream = streams::stream(chunk.stream)
                     .ok_or_else(|| status::invalid("chunk.stream", "is not said"))?;
                 let bytes = chunk.data.len() as u64;
                 let chunk = Chunk {
@@ -286,14 +287,14 @@ impl Report {
                 Ok(())
             }
             Up::Gap(gap) => {
-                let stream = convert::stream_in(gap.stream())
+                let stream = streams::stream(gap.stream)
                     .ok_or_else(|| status::invalid("gap.stream", "is not said"))?;
                 let gap = Gap {
                     sequence: gap.sequence,
                     stream,
                     offset: gap.offset,
                     length: gap.length,
-                    cause: convert::words(gap.cause),
+                    cause: heard::words(gap.cause),
                 };
                 let taken = self.numbers.gap(&self.rooms.output, self.id, gap).await;
                 taken.map_err(|error| unavailable(&error))?;
@@ -348,7 +349,7 @@ impl Report {
         };
         let taken = match state.event {
             Some(Event::Started(started)) => {
-                let confinement = convert::confinement_in(started.confinement);
+                let confinement = heard::confinement_in(started.confinement);
                 let weaker = confined::weaker(&self.task.job.order.confinement, &confinement);
                 let taken = self
                     .rooms
@@ -361,7 +362,7 @@ impl Report {
             }
             Some(Event::Ended(ended)) => {
                 let at = time(ended.time);
-                match convert::ending(ended.clone(), at) {
+                match heard::ending(ended.clone(), at) {
                     Some(ending) => {
                         let taken = self.rooms.jobs.ended(&self.task, ending);
                         if taken.is_ok() {
@@ -391,7 +392,7 @@ impl Report {
         let last = self.task.look(|task| task.output_end).unwrap_or_default();
         let all_durable = async {
             let output = durable.wait_for(|sequence| *sequence >= last).await;
-            output.map_err(|_| refusal(super::End::Stopping))?;
+            output.map_err(|_| refusal(End::Stopping))?;
             // The caller has its answer by now, and what is found is written with the rest.
             let ended = self.ended.lock().take();
             if let Some((ended, at)) = ended {

@@ -35,11 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use super::{ConnectionSettings, Connections, Rooms};
+use super::{ConnectionSettings, Rooms};
 use crate::{
     audit::Audit,
     authority::Authority,
-    dispatcher::Dispatcher,
     hosts::{Inventory, PresenceLimits},
     jobs::{CreateError, Job, Jobs, NewJob, Target, WatchEvent},
     model::{Ending, Fence, JobState, Labels, NewHost, State, Task},
@@ -48,6 +47,7 @@ use crate::{
     rotation::Rotation,
     seal::Sealer,
     secrets::Secrets,
+    sessions::{Dispatcher, Sessions},
     store::{self, Batch, OpenError, Store},
 };
 
@@ -130,7 +130,7 @@ impl Plane {
             .await
             .unwrap();
         let fences = store::jobs::load_fences(&store.readers).await.unwrap();
-        let connections = Connections::new(store.starts, fences);
+        let connections = Sessions::new(store.starts, fences);
         let sealer = std::sync::Arc::new(Sealer::open(&directory.join("seal.key")).unwrap());
         let syncer = store.writer.syncer().clone();
         let dispatcher = Dispatcher::new(
@@ -472,7 +472,10 @@ async fn a_waiting_task_is_offered_at_attach_and_again_only_under_the_same_fence
     agent.says_not_held().await;
     let again = agent.offer().await;
     assert_eq!(again.sealed_offer, first.sealed_offer);
-    plane.rooms.connections.end(host(), super::End::Silent);
+    plane
+        .rooms
+        .connections
+        .end(host(), crate::sessions::End::Silent);
     drop(agent);
 
     let agent = Agent::attach(&plane, "boot", "another journal", 1).await;

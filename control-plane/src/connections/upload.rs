@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
-use super::{Rooms, Session, driver::refusal};
+use super::{Rooms, driver::refusal};
 use crate::{
-    api::{convert, status},
     clock::now,
     jobs::{RecallError, Recalled},
+    sessions::{End, Session},
     times,
+    wire::{heard, status},
 };
 
 /// How long a stream may take to say which session it belongs to.
@@ -60,7 +61,7 @@ pub(crate) async fn upload(
         .connections
         .current(host_id)
         .filter(|session| session.epoch == open.session_epoch)
-        .ok_or_else(|| refusal(super::End::Superseded))?;
+        .ok_or_else(|| refusal(End::Superseded))?;
     // What is uploaded now counts for this generation, whatever begins meanwhile.
     let generation = rooms.restores.generation();
     let (wire, messages) = mpsc::channel(1);
@@ -78,7 +79,7 @@ pub(crate) async fn upload(
             };
             let outcome = tokio::select! {
                 outcome = upload.run(incoming) => outcome,
-                () = superseded.cancelled() => Err(refusal(super::End::Superseded)),
+                () = superseded.cancelled() => Err(refusal(End::Superseded)),
             };
             if let Err(status) = outcome {
                 tracing::warn!("an upload ended: {}", status.message());
@@ -206,7 +207,7 @@ impl Upload {
             let mut durable = durable.map_err(|error| status::of(&error))?;
             tokio::select! {
                 reached = durable.wait_for(|sequence| *sequence >= last) => {
-                    reached.map_err(|_| refusal(super::End::Stopping))?;
+                    reached.map_err(|_| refusal(End::Stopping))?;
                 }
                 end = self.session.ended() => return Err(refusal(end)),
             }
@@ -250,9 +251,9 @@ impl Upload {
             offer: self.rooms.jobs.unseal(&task.sealed_offer, &task.seal),
             started: task.started.map(|started| {
                 let at = time(started.time.as_ref());
-                (at, convert::confinement_in(started.confinement))
+                (at, heard::confinement_in(started.confinement))
             }),
-            ending: convert::ending(ended, at)?,
+            ending: heard::ending(ended, at)?,
             stdout_bytes: task.stdout_bytes,
             stderr_bytes: task.stderr_bytes,
         })

@@ -84,7 +84,7 @@ impl Jobs {
         );
         if withdrawn.is_err() {
             // It may have left: its host decides, and says so. A host that is away hears it at attach.
-            self.0.dispatcher.cancel(job, &job.task(ordinal));
+            self.0.dispatcher.cancel(&job.terms(), &job.task(ordinal));
         }
     }
 }

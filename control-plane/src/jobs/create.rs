@@ -228,7 +228,11 @@ impl Jobs {
             } else if task.offered.is_none() {
                 // It may have attached since.
                 self.0.dispatcher.look(task.host_id);
-            } else if !self.0.dispatcher.offer(&job, ordinal, &task, &new.trace) {
+            } else if !self
+                .0
+                .dispatcher
+                .offer(&job.terms(), ordinal, &task, &new.trace)
+            {
                 if job.offer_failed(ordinal, task.offer_epoch, now()) {
                     self.mark(&job, [ordinal]);
                 }

@@ -7,9 +7,9 @@ use muster_proto::ids::{HostId, TaskId};
 
 use super::{AdoptError, Jobs};
 use crate::{
-    connections::{offer::Unsealed, renumber::GAP_CAUSE},
-    model::{Ending, Fence, State},
-    output::{Gap, OutputError, Stream},
+    model::{Ending, Fence, GAP_CAUSE, State, Stream},
+    output::{Gap, OutputError},
+    sessions::offer::Unsealed,
     store::{
         StoreError,
         restores::{self as rows, Standing},

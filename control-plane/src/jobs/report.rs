@@ -12,8 +12,8 @@ use muster_proto::{
 use super::{Job, Jobs, ids};
 use crate::{
     clock::now,
-    connections::offer,
     model::{Ending, Entry, Fence, NotAllowed, Order, State, Task},
+    sessions::offer,
     store::{StoreError, jobs as rows},
 };
 
@@ -254,7 +254,7 @@ impl Jobs {
         &self,
         bytes: &[u8],
         seal: &[u8],
-    ) -> Option<crate::connections::offer::Unsealed> {
+    ) -> Option<crate::sessions::offer::Unsealed> {
         self.0.dispatcher.unseal(bytes, seal)
     }
 }

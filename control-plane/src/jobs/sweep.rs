@@ -10,9 +10,11 @@ use muster_proto::{ids::HostId, v1::Reason};
 use super::{Job, Jobs, TaskRef};
 use crate::{
     clock::now,
-    connections::{Session, offer},
-    dispatcher::{Decision, TaskView, decide},
-    model::{State, Task, Withdrawal},
+    model::{
+        State, Task, Withdrawal,
+        dispatch::{Decision, TaskView, decide},
+    },
+    sessions::{Session, offer},
     store::{
         StoreError,
         jobs::{self as rows, OldJob},
@@ -63,7 +65,7 @@ impl Jobs {
             for task in due {
                 let sent = !stuck
                     && self.0.dispatcher.offer(
-                        &task.job,
+                        &task.job.terms(),
                         task.ordinal,
                         &task.get(),
                         &HashMap::new(),
@@ -160,7 +162,7 @@ impl Jobs {
     }
 
     fn is_gone(&self, job: &Job, host: HostId, since: i64) -> Option<String> {
-        use crate::dispatcher::HostView;
+        use crate::model::dispatch::HostView;
         match self.0.dispatcher.host(host) {
             HostView::Gone => return Some("the host was removed".into()),
             HostView::Attached | HostView::Uploading => return None,

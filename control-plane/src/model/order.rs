@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_proto::ids::JobId;
+use muster_proto::{
+    ids::JobId,
+    v1::{Action, action},
+};
+use prost::Message as _;
 
 use super::{Counts, JobState};
 
@@ -34,6 +38,15 @@ pub(crate) struct Order {
     pub(crate) start_deadline_time: i64,
     /// Milliseconds that a silent host keeps its tasks from being lost.
     pub(crate) lost_after: i64,
+}
+
+impl Order {
+    /// Whether the output of its tasks is kept with its times.
+    pub(crate) fn records_times(&self) -> bool {
+        let action = Action::decode(Bytes::clone(&self.action)).ok();
+        let kind = action.and_then(|action| action.kind);
+        matches!(kind, Some(action::Kind::Command(command)) if command.record)
+    }
 }
 
 /// A job without its tasks, as it stands now.

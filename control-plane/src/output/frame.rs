@@ -17,11 +17,12 @@
 //! milliseconds) where it has one; for a gap the number of missing bytes (8) and the cause in UTF-8. The header has a checksum of its own, so that a walk can pass over a
 //! payload that was dropped to free its space.
 
+use crate::model::Stream;
 use bytes::{BufMut, Bytes, BytesMut};
 use muster_proto::ids::TaskId;
 
 use super::{
-    item::{Content, Item, Point, Stream},
+    item::{Content, Item, Point},
     outline::Entry,
 };
 

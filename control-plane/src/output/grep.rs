@@ -4,12 +4,13 @@
 //! Lines are put together for each stream by itself and counted in the order in which they end. A gap
 //! ends the line before it.
 
+use crate::model::Stream;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use regex::bytes::Regex;
 
-use super::item::{Content, Item, Stream};
+use super::item::{Content, Item};
 
 /// Of a longer line only so much is shown.
 const SHOWN_BYTES: usize = 64 << 10;

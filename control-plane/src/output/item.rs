@@ -2,34 +2,10 @@
 
 use bytes::Bytes;
 
+use crate::model::Stream;
+
 /// What a message spends on an item beside its bytes, at most.
 const WIRE_BYTES: usize = 96;
-
-/// Where output comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-    /// A terminal, where both are one.
-    Pty,
-}
-
-impl Stream {
-    /// Every stream, in the order of their indexes.
-    pub(crate) const ALL: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::Pty];
-
-    /// Its place in arrays with one slot for each stream.
-    pub(crate) fn index(self) -> usize {
-        self as usize
-    }
-
-    /// The stream at an index.
-    pub(crate) fn at(index: usize) -> Option<Stream> {
-        Self::ALL.get(index).copied()
-    }
-}
 
 /// Where something begins: how many bytes come before, of all streams and of each.
 /// Bytes that were not kept count.

@@ -522,7 +522,7 @@ mod tests {
     use muster_proto::ids::TaskId;
 
     use super::*;
-    use crate::output::{item::Stream, outline::Outline};
+    use crate::{model::Stream, output::outline::Outline};
 
     fn queued(bytes: usize) -> Queued {
         Queued {

@@ -1,9 +1,10 @@
 //! Reads a task's output: as it goes on, by position, its last lines, or the lines that match.
 
+use crate::model::Stream;
 use muster_proto::ids::TaskId;
 
 use super::{
-    Content, Item, OutputError, OutputStore, Resume, Search, Searching, Stream, blocking,
+    Content, Item, OutputError, OutputStore, Resume, Search, Searching, blocking,
     task::{Next, Task},
 };
 

@@ -1,5 +1,6 @@
 //! The segment files: where they are, reading from them, giving their space back.
 
+use crate::model::Stream;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -19,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     OutputError,
     frame::{HEADER_BYTES, Header, TaskKey},
-    item::{Content, Item, Stream},
+    item::{Content, Item},
     log::LogEnd,
     outline::{Extent, Place},
 };

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::{
     frame::{self, TaskKey},
-    item::{Content, Item, Point, Stream},
+    item::{Content, Item, Point},
     outline::{Admission, Entry, Extent, OutOfOrder, Outline, Place},
 };
-use crate::model::OutputSize;
+use crate::model::{OutputSize, Stream};
 
 /// Smaller chunks are copied: a slice keeps the whole message alive that it came with.
 const COPY_BELOW: usize = 4 << 10;

@@ -24,7 +24,7 @@ use super::{
 /// The oldest SQLite that has no known way to lose a committed WAL frame.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 
-/// Connections that read beside the writer; each is a thread.
+/// Sessions that read beside the writer; each is a thread.
 const READERS: u32 = 4;
 
 /// How long a connection waits for a lock. Only checkpoints and backups ever hold one for long.

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
-    api::{caller::Caller, rights::GRANTABLE, status},
+    api::{caller::Caller, rights::GRANTABLE},
     approvals::{ApprovalError, Check, grant_selector, webhook::About},
     audit,
     clock::now,
@@ -23,6 +23,7 @@ use crate::{
     selector::Selector,
     store::approvals::ApprovalFilter,
     times,
+    wire::status,
 };
 
 /// Bytes of the selector of a grant.

@@ -1,11 +1,11 @@
-//! Hosts on the wire, and facts back from it.
+//! Hosts on the wire.
 
 use muster_proto::v1;
 
 use super::Load;
 use crate::{
     hosts::{Host, Inventory, Presence},
-    model::{Ceiling, Facts, Instruction, Network, mode_out},
+    model::{Ceiling, Facts, Instruction, mode_out},
     times::{signed_duration, timestamp},
 };
 
@@ -88,53 +88,5 @@ fn ceiling_message(ceiling: Ceiling) -> v1::Ceiling {
             .into_iter()
             .map(|(mode, cause)| v1::ceiling::Unenforceable { mode, cause })
             .collect(),
-    }
-}
-
-/// Facts as an agent reports them. Each text is cut to what a host has reason to say: facts are kept
-/// and shown, and an agent may be in the wrong hands.
-pub(crate) fn facts(message: v1::Facts) -> Facts {
-    const TEXT_MAX: usize = 256;
-    const ADDRESSES_MAX: usize = 64;
-    const PATHS_MAX: usize = 64;
-    const MODES: usize = 4;
-    let cut = |text: String| -> String {
-        text.chars()
-            .filter(|c| !c.is_control())
-            .take(TEXT_MAX)
-            .collect()
-    };
-    let cut_all = |texts: Vec<String>, most: usize| -> Vec<String> {
-        texts.into_iter().take(most).map(cut).collect()
-    };
-    Facts {
-        os: cut(message.os),
-        distro: cut(message.distro),
-        distro_version: cut(message.distro_version),
-        kernel: cut(message.kernel),
-        arch: cut(message.arch),
-        cpus: message.cpus,
-        memory_bytes: message.memory_bytes,
-        shell: cut(message.shell),
-        agent_version: cut(message.agent_version),
-        addresses: cut_all(message.addresses, ADDRESSES_MAX),
-        hostname: cut(message.hostname),
-        user: cut(message.user),
-        boot_id: cut(message.boot_id),
-        ceiling: message.ceiling.map(|ceiling| Ceiling {
-            mode: ceiling.mode,
-            network: ceiling.network.map(|network| Network {
-                access: network.access,
-                allow: cut_all(network.allow, ADDRESSES_MAX),
-            }),
-            roots: cut_all(ceiling.roots, PATHS_MAX),
-            unenforceable: ceiling
-                .unenforceable
-                .into_iter()
-                .take(MODES)
-                .map(|missing| (missing.mode, cut(missing.cause)))
-                .collect(),
-        }),
-        audit_conflict: cut(message.audit_conflict),
     }
 }

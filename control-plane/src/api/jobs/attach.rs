@@ -24,12 +24,13 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use self::{early::Early, typing::Typing};
-use super::{JobDoor, Messages, input};
+use super::{JobDoor, Messages, input, messages};
 use crate::{
-    api::{caller::Caller, convert, output, status},
+    api::{caller::Caller, output},
     hosts::Inventory,
     jobs::{Access, Attachment, Client, TaskRef, TaskWatch, WatchEvent, Writer},
     times,
+    wire::status,
 };
 
 /// How long a stream may take to say what it attaches to.
@@ -158,7 +159,7 @@ fn resize(size: muster_proto::v1::Terminal) -> muster_proto::v1::TaskInput {
 
 fn attached(door: &JobDoor, task: &TaskRef, attachment: &Attachment) -> Attached {
     Attached {
-        task: Some(convert::task(&door.inventory, &task.job, &task.get())),
+        task: Some(messages::task(&door.inventory, &task.job, &task.get())),
         writer: writer(attachment, attachment.writer()),
         max_unanswered: i32::try_from(typing::UNANSWERED_MAX).unwrap_or(1),
         ping_interval: Some(times::duration(door.attach.ping_interval)),
@@ -186,9 +187,9 @@ async fn show(mut watch: TaskWatch, inventory: Inventory, wire: Wire) -> Result<
     while let Some(events) = watch.next().await.map_err(|error| status::of(&error))? {
         let events = events.into_iter().map(|event| JobEvent {
             event: match event {
-                WatchEvent::Job(job) => Some(Event::Job(convert::job(&job))),
+                WatchEvent::Job(job) => Some(Event::Job(messages::job(&job))),
                 WatchEvent::Task(task) => {
-                    Some(Event::Task(convert::task(&inventory, watch.job(), &task)))
+                    Some(Event::Task(messages::task(&inventory, watch.job(), &task)))
                 }
                 WatchEvent::Output(task_id, item) => {
                     Some(output::event(&task_id.to_string(), item))

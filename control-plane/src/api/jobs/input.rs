@@ -10,8 +10,9 @@ use tonic::Status;
 
 use super::{JobDoor, no_task, store};
 use crate::{
-    api::{caller::Caller, convert, status},
+    api::caller::Caller,
     jobs::{Answer, Input, TaskRef, Writer},
+    wire::status,
 };
 
 /// How long the host may take to say what became of an input.
@@ -125,11 +126,48 @@ impl JobDoor {
 }
 
 fn on_wire(answer: &Answer) -> SendInputResponse {
-    let (status, reason, message) = convert::answer_out(answer);
+    let (status, reason, message) = answer_out(answer);
     SendInputResponse {
         status: status.into(),
         reason: reason.into(),
         message: message.to_owned(),
+    }
+}
+
+/// What became of an input: status, reason and words for whoever put it in.
+pub(super) fn answer_out(answer: &Answer) -> (InputStatus, Reason, &'static str) {
+    match answer {
+        Answer::Accepted => (InputStatus::Accepted, Reason::Unspecified, ""),
+        Answer::Starting => (
+            InputStatus::Starting,
+            Reason::Unspecified,
+            "the process has not started; try again once it runs",
+        ),
+        Answer::Closed => (
+            InputStatus::Closed,
+            Reason::Unspecified,
+            "standard input is closed, or the process has ended",
+        ),
+        Answer::Full => (
+            InputStatus::Full,
+            Reason::Unspecified,
+            "the process has not read what was put in before; try again with the same write id",
+        ),
+        Answer::Unknown => (
+            InputStatus::Unknown,
+            Reason::Unspecified,
+            "the host does not know the task",
+        ),
+        Answer::Away(Reason::HostSilent) => (
+            InputStatus::Unknown,
+            Reason::HostSilent,
+            "the host did not answer in time; trying again with the same write id is safe",
+        ),
+        Answer::Away(reason) => (
+            InputStatus::Unknown,
+            *reason,
+            "the host is not connected; trying again with the same write id is safe",
+        ),
     }
 }
 

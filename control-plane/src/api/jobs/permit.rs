@@ -11,13 +11,11 @@ use muster_proto::{
 use prost::Message as _;
 use tonic::Status;
 
-use super::{JobDoor, check::Checked};
+use super::{JobDoor, check::Checked, reach};
 use crate::{
     api::{
         caller::Caller,
-        convert,
         rights::{on_record, some_names},
-        status,
     },
     approvals::{self, webhook::About},
     audit,
@@ -29,6 +27,7 @@ use crate::{
         approval::{Approval, State, Subject},
     },
     policy::{Action as Asked, Circumstances, Plan, Verdict},
+    wire::status,
 };
 
 /// Bytes of the names of hosts in one refusal.
@@ -86,7 +85,7 @@ impl Explain for Unconfirmed {
 
 /// How far a confinement of a job lets it reach. One that says nothing says no less than all.
 pub(crate) fn reach(confinement: &Bytes) -> (Option<Mode>, Option<NetworkAccess>) {
-    let (mode, network) = convert::asked(confinement);
+    let (mode, network) = reach::asked(confinement);
     let mode = mode.unwrap_or(Mode::Unrestricted);
     let network = network.unwrap_or(match mode {
         Mode::ReadOnly | Mode::Disabled => NetworkAccess::None,
@@ -142,7 +141,7 @@ impl JobDoor {
                 &format!("nothing runs on {names}: disabled; `muster host get` says by whom"),
             ));
         }
-        let confinement = convert::confinement(&checked.confinement, &plan);
+        let confinement = reach::confinement(&checked.confinement, &plan);
         let awaited = match decision.verdict {
             Verdict::Allow => None,
             _ => self.held_back(caller, checked, (&hosts, &plan, &confinement))?,
@@ -163,7 +162,7 @@ impl JobDoor {
     }
 
     fn planned(&self, caller: &Caller, checked: &Checked, hosts: &[Arc<Host>]) -> Plan {
-        let (mode, network) = convert::asked(&checked.confinement);
+        let (mode, network) = reach::asked(&checked.confinement);
         let plan = caller.plan(hosts, (mode, network), Circumstances::default());
         // Where nothing was asked for, what no host of them permits is not asked of any.
         let reach = hosts

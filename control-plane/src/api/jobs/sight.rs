@@ -11,12 +11,12 @@ use crate::{
     api::{
         caller::Caller,
         rights::{Sight, some_names},
-        status,
     },
     jobs::TaskRef,
     model::Summary,
     policy::{Action, Circumstances},
     store::jobs::{JobFilter, TaskFilter},
+    wire::status,
 };
 
 impl JobDoor {

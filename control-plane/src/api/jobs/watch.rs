@@ -10,11 +10,12 @@ use muster_proto::{
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{JobDoor, Messages, no_job};
+use super::{JobDoor, Messages, messages, no_job};
 use crate::{
-    api::{caller::Caller, convert, output, page::Query, status},
+    api::{caller::Caller, output, page::Query},
     hosts::Inventory,
     jobs::{Update, Watch, WatchError, WatchEvent},
+    wire::status,
 };
 
 /// A watch with the one who watches.
@@ -142,9 +143,9 @@ impl Watched {
         let job = Arc::clone(self.watch.job());
         let events = update.events.into_iter().filter_map(|event| {
             Some(match event {
-                WatchEvent::Job(job) => Event::Job(convert::job(&job)),
+                WatchEvent::Job(job) => Event::Job(messages::job(&job)),
                 WatchEvent::Task(task) if sees(&task.task_id) => {
-                    Event::Task(convert::task(&self.inventory, &job, &task))
+                    Event::Task(messages::task(&self.inventory, &job, &task))
                 }
                 WatchEvent::Output(task_id, item) if sees(&task_id) => {
                     output::event(&task_id.to_string(), item)

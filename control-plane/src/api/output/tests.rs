@@ -402,7 +402,7 @@ proptest! {
                     .filter(|(stream, _)| only.is_none_or(|only| only == *stream))
                     .flat_map(|(_, data)| data.to_vec())
                     .collect();
-                let stream = only.map_or(OutputStream::Unspecified, stream_to_wire);
+                let stream = only.map_or(OutputStream::Unspecified, crate::wire::streams::named);
                 let mut request = fixture.request(range(from, length));
                 request.stream = stream.into();
                 let page = fixture.read(request).await.unwrap();

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use muster_proto::agent::v1::{InputResult, report_response::Message as Down};
+use muster_proto::{
+    agent::v1::{self as agent, InputResult, report_response::Message as Down},
+    v1::{self, InputStatus, task_input},
+};
 use tokio::sync::oneshot;
 
 use super::{Wire, down};
-use crate::{
-    api::convert,
-    jobs::{Answer, Put, Road},
-};
+use crate::jobs::{Answer, Input, Put, Road};
 
 /// Inputs that the host has and has not answered.
 const UNANSWERED_MAX: usize = 32;
@@ -51,7 +51,7 @@ impl Inputs {
             answer,
         } = self.road.next().await;
         let write_id = write_id.to_string();
-        room.send(Ok(down(Down::Input(convert::input_out(&write_id, input)))));
+        room.send(Ok(down(Down::Input(input_out(&write_id, input)))));
         let waiting = self.waiting.entry(write_id).or_default();
         waiting.retain(|waits| !waits.is_closed());
         waiting.push(answer);
@@ -62,7 +62,7 @@ impl Inputs {
         let Some(waiting) = self.waiting.remove(&result.write_id) else {
             return;
         };
-        let answer = convert::answer_in(result.status());
+        let answer = answer_in(result.status());
         for waits in waiting {
             // Whoever does not wait any more asks again.
             let _ = waits.send(answer.clone());
@@ -75,5 +75,34 @@ impl Inputs {
             waiting.retain(|waits| !waits.is_closed());
             !waiting.is_empty()
         });
+    }
+}
+
+/// An input on its way to a host.
+fn input_out(write_id: &str, input: Input) -> agent::Input {
+    let kind = match input {
+        Input::Data(data) => task_input::Kind::Data(data),
+        Input::Close => task_input::Kind::CloseStdin(v1::CloseStdin {}),
+        Input::Resize { rows, columns } => task_input::Kind::Resize(v1::Terminal {
+            rows,
+            columns,
+            term: String::new(),
+        }),
+        Input::Signal(name) => task_input::Kind::Signal(name),
+    };
+    agent::Input {
+        write_id: write_id.to_owned(),
+        input: Some(v1::TaskInput { kind: Some(kind) }),
+    }
+}
+
+/// What a host says became of an input.
+fn answer_in(status: InputStatus) -> Answer {
+    match status {
+        InputStatus::Accepted => Answer::Accepted,
+        InputStatus::Starting => Answer::Starting,
+        InputStatus::Closed => Answer::Closed,
+        InputStatus::Full => Answer::Full,
+        InputStatus::Unknown | InputStatus::Refused | InputStatus::Unspecified => Answer::Unknown,
     }
 }

@@ -65,7 +65,7 @@ async fn a_host_that_does_not_read_is_not_told_again_and_again() {
     let mut told = 0;
     let drain = async {
         while let Some(message) = messages.recv().await {
-            if matches!(message.unwrap().message, Some(Down::Cancel(_))) {
+            if matches!(message.message, Some(Down::Cancel(_))) {
                 told += 1;
                 return;
             }
@@ -88,7 +88,7 @@ async fn output_of_a_host_that_is_gone_is_still_shown() {
     let task = jobs.find(task_id).await.unwrap().unwrap();
     let chunk = crate::output::Chunk {
         sequence: 1,
-        stream: crate::output::Stream::Stdout,
+        stream: crate::model::Stream::Stdout,
         offset: 0,
         data: Bytes::from_static(b"half of it"),
         time: None,

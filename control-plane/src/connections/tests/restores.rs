@@ -5,11 +5,14 @@ use muster_proto::agent::v1::{
     upload_request::Message as Upload, upload_response::Message as Uploaded,
 };
 
-use super::{super::offer, *};
+use super::*;
 use crate::{
-    dispatcher::{Decision, HostView, TaskView, Wait, decide},
     jobs,
-    model::{Hold, Order},
+    model::{
+        Hold, Order,
+        dispatch::{Decision, HostView, TaskView, Wait, decide},
+    },
+    sessions::offer,
 };
 
 /// How many restores the ledger remembers, and how many tasks it holds.

@@ -14,9 +14,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Wire, down, refused};
+use super::{super::input::answer_out, Wire, down, refused};
 use crate::{
-    api::{convert, jobs::input::ANSWER_LIMIT},
+    api::jobs::input::ANSWER_LIMIT,
     jobs::{Answer, Input, Jobs, TaskRef},
 };
 
@@ -178,7 +178,7 @@ impl Carrier {
 }
 
 fn result(write_id: &str, answer: &Answer) -> AttachInputResult {
-    let (status, reason, message) = convert::answer_out(answer);
+    let (status, reason, message) = answer_out(answer);
     AttachInputResult {
         write_id: write_id.to_owned(),
         status: status.into(),

@@ -7,7 +7,7 @@ use muster_proto::v1::{Confinement, CreateJobRequest, Mode, Network, Reason, net
 use prost::Message as _;
 use tonic::Status;
 
-use crate::api::status;
+use crate::wire::status;
 
 /// Addresses in one list. A host's filter holds each of them.
 const ALLOWED_MAX: usize = 100;

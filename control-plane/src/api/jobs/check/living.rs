@@ -6,7 +6,7 @@ use muster_proto::v1::{
 };
 use tonic::Status;
 
-use crate::api::{jobs::input::SIDE_MAX, status};
+use crate::{api::jobs::input::SIDE_MAX, wire::status};
 
 /// Characters of a terminal's kind.
 const TERM_MAX: usize = 64;

@@ -9,7 +9,7 @@ use muster_proto::agent::v1::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::caller::Caller;
+use crate::api::caller::Caller;
 use crate::connections::{self, Rooms};
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

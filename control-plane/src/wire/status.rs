@@ -7,7 +7,7 @@ use muster_proto::{ERROR_DOMAIN, v1::Reason};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{access::Scope, model::Explain};
+use crate::model::Explain;
 
 /// The status of an error. What broke inside is logged here and not told.
 pub(crate) fn of(error: &impl Explain) -> Status {
@@ -45,8 +45,7 @@ pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
 }
 
 /// The caller's token does not reach that far.
-pub(crate) fn out_of_scope(scope: Scope) -> Status {
-    let scope = scope.text();
+pub(crate) fn out_of_scope(scope: &str) -> Status {
     status(
         Reason::ScopeInsufficient,
         &format!("the token does not reach that far; one with the scope {scope:?} does"),

@@ -225,7 +225,7 @@ pub(crate) fn cancel(order: &Order, task: &Task) -> AttachResponse {
 }
 
 /// A message down to an agent.
-pub(super) fn down(message: Message) -> AttachResponse {
+pub(crate) fn down(message: Message) -> AttachResponse {
     AttachResponse {
         message: Some(message),
     }

@@ -6,25 +6,25 @@ use tokio::time::Instant;
 
 /// How much at once, and how often beyond that.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     burst: f64,
     every: Duration,
 }
 
 /// Attaches of a host. An agent that is restarted or cut off again and again has far fewer.
-pub(super) const ATTACHES: Limit = Limit {
+pub(crate) const ATTACHES: Limit = Limit {
     burst: 60.0,
     every: Duration::from_secs(1),
 };
 
 /// Messages of an attach stream. An agent says one every few seconds, and some more once it is welcomed.
-pub(super) const MESSAGES: Limit = Limit {
+pub(crate) const MESSAGES: Limit = Limit {
     burst: 100.0,
     every: Duration::from_millis(100),
 };
 
 /// What of a limit is left.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     limit: Limit,
     left: f64,
     counted: Instant,
@@ -32,7 +32,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Nothing was done yet.
-    pub(super) fn new(limit: Limit, now: Instant) -> Self {
+    pub(crate) fn new(limit: Limit, now: Instant) -> Self {
         Self {
             limit,
             left: limit.burst,
@@ -41,7 +41,7 @@ impl Pace {
     }
 
     /// Takes one, if there is one: how long until there is, if not.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let earned = (now - self.counted).as_secs_f64() / self.limit.every.as_secs_f64();
         self.left = (self.left + earned).min(self.limit.burst);
         self.counted = now;
