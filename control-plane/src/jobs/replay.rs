@@ -4,7 +4,7 @@ use std::{collections::HashSet, io, sync::Arc};
 
 use muster_proto::ids::JobId;
 
-use super::{Job, record};
+use super::{Job, record, recorder};
 use crate::{
     model::EntryText,
     store::{
@@ -91,7 +91,10 @@ fn missing(jobs: &[Recorded], there: &HashSet<JobId>) -> (Batch, usize) {
             job.tasks(|_| true).into_iter().map(placed)
         })
         .collect();
-    let summaries: Vec<_> = missing.iter().map(|(job, _)| job.summary()).collect();
+    let summaries: Vec<_> = missing
+        .iter()
+        .map(|(job, _)| recorder::change(job))
+        .collect();
     let mut batch = rows::put(&summaries, &tasks, &[]);
     for entry in missing.iter().filter_map(|(_, entry)| entry.as_ref()) {
         batch.record(entry.clone());
