@@ -1,6 +1,7 @@
 //! What comes at an unlucky moment: offers between sessions, results after the end, hosts that do not read.
 
 use super::*;
+use crate::jobs;
 
 #[tokio::test]
 async fn an_offer_is_made_in_one_session_and_answers_to_an_older_welcome_do_not_touch_it() {
@@ -203,12 +204,13 @@ async fn a_job_that_only_the_intake_has_is_found_by_the_next_start() {
     assert!(plane.store.writer.commit(broken).await.is_err());
     let id = plane.create("r-1").await.unwrap();
     // Nor does a backup miss it.
-    let accepted = store::intake::read(directory.path()).unwrap();
+    let records = store::intake::read(directory.path()).unwrap();
+    let accepted = jobs::replay::decode(&records).unwrap();
     let (ledger, copy) = (
         directory.path().join("ledger.db"),
         directory.path().join("copy.db"),
     );
-    let copied = store::backup::copy(&ledger, &copy, &accepted, 1);
+    let copied = store::backup::copy(&ledger, &copy, accepted, 1);
     assert_eq!(copied.await.unwrap().pending_tasks, 1);
     plane.close().await;
 

@@ -1,13 +1,14 @@
 //! Jobs and tasks on their way into the ledger, many in one statement.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use muster_proto::ids::JobId;
 use serde::Serialize;
 
 use crate::{
-    model::{Order, Summary, Task},
+    model::{EntryText, Order, Summary, Task},
     store::{Batch, Value},
 };
 
@@ -27,6 +28,38 @@ pub(crate) struct Placed {
     pub(crate) ordinal: u32,
     /// The task.
     pub(crate) task: Task,
+}
+
+/// A job as it was accepted, with what the audit log says of it.
+pub(crate) struct Accepted {
+    /// The job without its tasks.
+    pub(crate) job: JobChange,
+    /// Each of its tasks.
+    pub(crate) tasks: Vec<Placed>,
+    /// What the audit log says of it; `None` in records of versions without one.
+    pub(crate) entry: Option<EntryText>,
+}
+
+impl Accepted {
+    /// Names the job.
+    pub(crate) fn job_id(&self) -> JobId {
+        self.job.summary.order.job_id
+    }
+}
+
+/// Writes those jobs that are not there, and says how many. What is there may have gone on since it was accepted.
+pub(crate) fn put_missing(accepted: Vec<Accepted>, there: &HashSet<JobId>) -> (Batch, usize) {
+    let (mut jobs, mut tasks, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    for one in accepted {
+        if !there.contains(&one.job_id()) {
+            jobs.push(one.job);
+            tasks.extend(one.tasks);
+            entries.extend(one.entry);
+        }
+    }
+    let mut batch = put(&jobs, &tasks, &[]);
+    entries.into_iter().for_each(|entry| batch.record(entry));
+    (batch, jobs.len())
 }
 
 /// Writes jobs and tasks as they stand now. `new` are not in the ledger, `changed` are.
