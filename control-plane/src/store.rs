@@ -17,6 +17,7 @@ mod join_tokens;
 mod policies;
 mod principals;
 pub(crate) mod restores;
+pub(crate) mod slot;
 mod tokens;
 mod writer;
 
