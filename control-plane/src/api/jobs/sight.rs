@@ -15,7 +15,7 @@ use crate::{
     },
     jobs::TaskRef,
     model::Summary,
-    policy::{Action, Circumstances},
+    policy::{Circumstances, Right},
     store::jobs::{JobFilter, TaskFilter},
 };
 
@@ -62,7 +62,7 @@ impl JobDoor {
             // There is nobody to type to; the room says so.
             None => Ok(()),
             Some(host) => caller.need(
-                Action::JobInput,
+                Right::JobInput,
                 &host,
                 Circumstances {
                     own,
@@ -96,7 +96,7 @@ impl JobDoor {
             let may = self
                 .inventory
                 .get(row.task.host_id)
-                .is_none_or(|host| caller.may(Action::JobCancel, &host));
+                .is_none_or(|host| caller.may(Right::JobCancel, &host));
             if !may {
                 denied.push(&*row.task.host_name);
             }
