@@ -66,8 +66,7 @@ impl Right {
     /// The right of that name.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let mut all = Self::ALL.into_iter();
-        all.find(|(_, name)| *name == text)
-            .map(|(right, _)| right)
+        all.find(|(_, name)| *name == text).map(|(right, _)| right)
     }
 
     /// Whether it is about a host, and not about the fleet as a whole.
