@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use muster_proto::v1::Reason;
 use muster_runtime::tls::SpiffeId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
@@ -41,7 +42,6 @@ pub(crate) use self::{
     standing::{ADMIN, Member, checked_roles, default_roles},
 };
 use self::{exchange::Exchanged, standing::Standing};
-use muster_proto::v1::Reason;
 
 /// How long a bearer token may live.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);

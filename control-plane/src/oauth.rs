@@ -4,22 +4,23 @@
 //! issuer signed it, for this resource, and it has not expired; whom it speaks for is decided here, by settings, and
 //! must be a principal that somebody made.
 
+mod config;
 mod fetch;
 mod keys;
 
 use std::sync::Arc;
 
 use jsonwebtoken::{Validation, decode_header, errors::ErrorKind};
+use muster_proto::v1::Reason;
 use serde_json::{Map, Value};
 
+pub use self::config::OauthConfig;
 use self::keys::Keys;
 pub(crate) use self::keys::Source;
 use crate::{
     access::Scopes,
-    config::OauthConfig,
     model::{Explain, Principal, PrincipalKind},
 };
-use muster_proto::v1::Reason;
 
 /// No access token is longer, bytes.
 const TOKEN_MAX: usize = 8 << 10;

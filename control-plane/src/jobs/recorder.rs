@@ -22,10 +22,11 @@ use tokio::{
 
 use super::Job;
 use crate::{
-    model::EntryText,
+    model::{EntryText, JobState},
+    redaction,
     store::{
         Durable, Intake, StoreError, Writer,
-        jobs::{self as rows, Heard, Placed},
+        jobs::{self as rows, Heard, JobChange, Placed},
     },
 };
 
@@ -50,7 +51,7 @@ struct Marked {
     /// The ledger does not have the job at all.
     new: bool,
     /// Names the job's record in the intake, if it has one.
-    receipt: Option<i64>,
+    position: Option<i64>,
     /// What the audit log says of it: written with it.
     entries: Vec<EntryText>,
 }
@@ -79,7 +80,7 @@ impl Dirty {
             since,
             ordinals,
             new,
-            receipt,
+            position,
             entries,
         } = marked;
         let entry = self.jobs.entry(job.order.job_id).or_insert(Marked {
@@ -87,13 +88,13 @@ impl Dirty {
             since,
             ordinals: BTreeSet::new(),
             new: false,
-            receipt: None,
+            position: None,
             entries: Vec::new(),
         });
         entry.entries.extend(entries);
         entry.ordinals.extend(ordinals);
         entry.new |= new;
-        entry.receipt = entry.receipt.or(receipt);
+        entry.position = entry.position.or(position);
     }
 
     fn is_empty(&self) -> bool {
@@ -145,19 +146,19 @@ impl Recorder {
             since: Instant::now(),
             ordinals: ordinals.into_iter().collect(),
             new: false,
-            receipt: None,
+            position: None,
             entries: entry.into_iter().collect(),
         });
     }
 
-    /// The ledger does not have the job; `receipt` names its record in the intake, if it has one.
-    pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>, entry: Option<EntryText>) {
+    /// The ledger does not have the job; `position` names its record in the intake, if it has one.
+    pub(super) fn mark_new(&self, job: &Arc<Job>, position: Option<i64>, entry: Option<EntryText>) {
         self.add(Marked {
             job: Arc::clone(job),
             since: Instant::now(),
             ordinals: (0..job.len()).collect(),
             new: true,
-            receipt,
+            position,
             entries: entry.into_iter().collect(),
         });
     }
@@ -231,9 +232,9 @@ impl Recorder {
             self.failing.store(written.is_err(), Ordering::Relaxed);
             match written {
                 Ok(durable) => {
-                    let receipts: Vec<_> = taken.jobs.iter().filter_map(|m| m.receipt).collect();
-                    if !receipts.is_empty() {
-                        tokio::spawn(release(intake.clone(), durable.clone(), receipts));
+                    let positions: Vec<_> = taken.jobs.iter().filter_map(|m| m.position).collect();
+                    if !positions.is_empty() {
+                        tokio::spawn(release(intake.clone(), durable.clone(), positions));
                     }
                     for waiter in taken.waiters {
                         let _ = waiter.answer.send(Ok(durable.clone()));
@@ -351,7 +352,7 @@ async fn write(
     let done: Vec<_> = jobs.iter().filter(|m| m.job.is_done()).collect();
     let summaries = |new: bool| {
         let of_kind = jobs.iter().filter(move |m| m.new == new);
-        of_kind.map(|m| m.job.summary()).collect::<Vec<_>>()
+        of_kind.map(|m| change(&m.job)).collect::<Vec<_>>()
     };
     let (new, changed) = (summaries(true), summaries(false));
     let placed = |marked: &Marked, ordinal: u32| Placed {
@@ -394,10 +395,21 @@ async fn write(
     Ok(durable)
 }
 
+/// How a job stands now. What looks secret in its action stays in the ledger only as long as somebody needs it.
+pub(super) fn change(job: &Job) -> JobChange {
+    let summary = job.summary();
+    let needed = matches!(summary.state, JobState::Pending | JobState::Running);
+    let action = (!needed).then(|| redaction::without_secrets(&summary.order.action));
+    JobChange {
+        action: action.flatten(),
+        summary,
+    }
+}
+
 /// Lets go of records in the intake once the ledger has their jobs durably.
-async fn release(intake: Intake, durable: Durable, receipts: Vec<i64>) {
+async fn release(intake: Intake, durable: Durable, positions: Vec<i64>) {
     if durable.wait_patiently().await.is_ok()
-        && let Err(error) = intake.release(&receipts)
+        && let Err(error) = intake.release(&positions)
     {
         tracing::warn!(%error, "the intake was not emptied: {error}");
     }

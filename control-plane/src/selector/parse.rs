@@ -1,8 +1,9 @@
 //! Reads a selector, and says at which character it stops making sense.
 
+use muster_proto::v1::Reason;
+
 use super::{Condition, Key, Requirement, Selector};
 use crate::model::{Explain, FactKey};
-use muster_proto::v1::Reason;
 
 /// A selector is at most this long, in bytes: room for a thousand host ids.
 const TEXT_MAX: usize = 32 << 10;

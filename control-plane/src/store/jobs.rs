@@ -16,7 +16,7 @@ use muster_proto::{
 use serde_json::{Value as Json, json};
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 
-pub(crate) use self::put::{Placed, put};
+pub(crate) use self::put::{Accepted, JobChange, Placed, put, put_missing};
 use super::{Batch, StoreError};
 use crate::model::{Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task};
 

@@ -26,7 +26,7 @@ use crate::{
         Explain, Mode, NetworkAccess,
         approval::{Approval, State, Subject},
     },
-    policy::{Action as Asked, Circumstances, Plan, Verdict},
+    policy::{Circumstances, Plan, Right, Verdict},
     wire::status,
 };
 
@@ -149,7 +149,7 @@ impl JobDoor {
         caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
         for grant in caller
             .rights
-            .grants_in(&caller.who, &decision.rules, Asked::JobCreate)
+            .grants_in(&caller.who, &decision.rules, Right::JobCreate)
         {
             audit::effect("grant", grant.id);
         }
