@@ -21,6 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use muster_proto::v1::Reason;
 use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::{
@@ -43,7 +44,6 @@ use crate::{
     model::{Explain, Files},
     store::{Batch, Store, StoreError, StoredPolicies},
 };
-use muster_proto::v1::Reason;
 
 /// Where an operator may put files, below the data directory.
 const DIRECTORY: &str = "policies";

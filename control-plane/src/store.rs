@@ -30,6 +30,7 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
+use muster_proto::v1::Reason;
 use rand::Rng as _;
 use sqlx::{Row as _, migrate::Migrator};
 
@@ -48,7 +49,6 @@ pub(crate) use self::{
     writer::Writer,
 };
 use crate::{clock::now, model::Explain};
-use muster_proto::v1::Reason;
 
 /// A lock as it is written: since when, by whom, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
