@@ -12,7 +12,6 @@ mod measured;
 pub(crate) mod output;
 pub(crate) mod page;
 mod policies;
-pub(crate) mod rights;
 mod rules;
 mod scopes;
 

@@ -23,6 +23,7 @@ mod output;
 mod policy;
 mod redaction;
 mod restores;
+mod rights;
 mod rotation;
 mod seal;
 mod secrets;

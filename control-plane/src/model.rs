@@ -15,6 +15,7 @@ mod order;
 mod output;
 mod policies;
 mod principal;
+mod refusal;
 pub(crate) mod state;
 mod task;
 
@@ -29,6 +30,7 @@ pub(crate) use self::{
     output::{GAP_CAUSE, OutputSize, Stream},
     policies::Files,
     principal::{Principal, PrincipalError, PrincipalKind},
+    refusal::Refusal,
     state::{NotAllowed, State, Withdrawal},
     task::{Ending, Fence, Hold, Task},
 };

@@ -19,7 +19,6 @@ use self::wire::{on_wire, state_in};
 use super::{
     caller::Caller,
     page::{self, Query},
-    rights::Rights,
 };
 use crate::{
     approvals::{ApprovalError, Approvals, NewAnswer},
@@ -27,6 +26,7 @@ use crate::{
     hosts::Inventory,
     jobs::Job,
     model::approval::{Approval, State, Subject},
+    rights::Rights,
     store::{approvals::ApprovalFilter, jobs::After},
     wire::status,
 };

@@ -24,7 +24,6 @@ use tracing::Instrument as _;
 
 use super::{
     measured::Measured,
-    rights::Rights,
     rules::{self, Need, Rule},
 };
 use crate::{
@@ -32,23 +31,26 @@ use crate::{
     audit::{Audit, Call},
     clock::now,
     model::{Entry, PrincipalKind, entry::Verdict},
-    policy::{Source, Who},
+    policy::Source,
+    rights::{Asker, Rights, suspended},
     wire::status,
 };
 
 /// Who calls, as doors see it.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// As "operator/ada".
-    pub(crate) principal: Arc<str>,
     pub(crate) kind: v1::PrincipalKind,
     pub(super) proven: Arc<access::Caller>,
-    /// What policy sees of it.
-    pub(super) who: Who,
-    /// What the call comes through.
-    pub(super) source: Source,
-    /// Who is asked what it may do.
-    pub(super) rights: Rights,
+    /// Whom rights are asked for.
+    pub(super) asker: Asker,
+}
+
+impl std::ops::Deref for Caller {
+    type Target = Asker;
+
+    fn deref(&self) -> &Asker {
+        &self.asker
+    }
 }
 
 impl Caller {
@@ -65,11 +67,21 @@ impl Caller {
         let principal: Arc<str> = proven.principal.to_string().into();
         Self {
             kind: kind(proven.principal.kind),
-            who: rights.access.who(&principal),
-            source: Self::source_of(&proven),
+            asker: Asker {
+                who: rights.access.who(&principal),
+                source: source_of(&proven),
+                principal,
+                rights,
+            },
             proven: Arc::new(proven),
-            principal,
-            rights,
+        }
+    }
+
+    /// The caller as it stands now: what policy sees of it may have changed since the call began.
+    pub(crate) fn renewed(&self) -> Self {
+        Self {
+            asker: self.asker.renewed(),
+            ..self.clone()
         }
     }
 
@@ -93,6 +105,14 @@ impl Caller {
                 "this needs a client certificate, without a bearer token",
             )
         })
+    }
+}
+
+/// How a call comes in, as policies see it.
+fn source_of(proven: &access::Caller) -> Source {
+    match proven.credential {
+        access::Credential::Exchanged => Source::Mcp,
+        access::Credential::Certificate(_) | access::Credential::Token => Source::Grpc,
     }
 }
 
@@ -178,7 +198,7 @@ impl<S> Admitted<S> {
         if !need.is_harmless()
             && let Some((_, cause)) = self.rights.access.suspended(&caller.principal)
         {
-            return Err(suspended(&caller.principal, &cause));
+            return Err(suspended(&caller.principal, &cause).into());
         }
         match need {
             // The door asks for each host.
@@ -266,17 +286,6 @@ impl http_body::Body for Digested {
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
     }
-}
-
-/// The refusal of whoever went over a limit.
-pub(crate) fn suspended(principal: &str, cause: &str) -> Status {
-    status::refuse(
-        Reason::PrincipalSuspended,
-        &format!(
-            "{principal} is suspended and may only look and cancel: {cause}; \
-             whoever may change access lifts it with `muster policy resume {principal}`"
-        ),
-    )
 }
 
 /// The token of `authorization: Bearer …`, if there is such a header.

@@ -398,7 +398,7 @@ impl Watch {
             }
             caught_up = true;
             if had_some && self.shown.is_empty() && !self.sees_any() {
-                let refusal = self.caller.no_longer();
+                let refusal = self.caller.no_longer().into();
                 let _ = self.updates.send(Err(refusal)).await;
                 return;
             }

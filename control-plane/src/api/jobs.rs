@@ -415,7 +415,7 @@ impl JobService for JobDoor {
         let hosts = hosts.map(|hosts| hosts.into_iter().collect());
         let job = self
             .jobs
-            .cancel(id, hosts, grace, caller.principal)
+            .cancel(id, hosts, grace, Arc::clone(&caller.principal))
             .await
             .map_err(|error| status::of(&error))?
             .ok_or_else(|| no_job(id))?;

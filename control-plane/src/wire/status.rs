@@ -7,20 +7,29 @@ use muster_proto::{ERROR_DOMAIN, v1::Reason};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::model::Explain;
+use crate::model::{Explain, Refusal};
 
 /// The status of an error. What broke inside is logged here and not told.
 pub(crate) fn of(error: &impl Explain) -> Status {
-    let reason = error.reason();
+    told(error.reason(), &error.to_string(), error.metadata())
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        told(refusal.reason, &refusal.words, refusal.metadata)
+    }
+}
+
+fn told(reason: Reason, words: &str, metadata: Vec<(&'static str, String)>) -> Status {
     if matches!(reason, Reason::Internal | Reason::Unspecified) {
-        tracing::error!(%error, "a call failed inside: {error}");
+        tracing::error!(error = words, "a call failed inside: {words}");
         return status(
             Reason::Internal,
             "something broke inside; the control plane's log says what",
             Vec::new(),
         );
     }
-    status(reason, &error.to_string(), error.metadata())
+    status(reason, words, metadata)
 }
 
 /// A refusal that is no error of ours: words for a reason.
@@ -37,11 +46,7 @@ pub(crate) fn reason(status: &Status) -> String {
 
 /// A malformed argument.
 pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
-    status(
-        Reason::ArgumentInvalid,
-        &format!("{field}: {problem}"),
-        vec![("field", field.to_owned())],
-    )
+    Refusal::invalid(field, problem).into()
 }
 
 /// The caller's token does not reach that far.

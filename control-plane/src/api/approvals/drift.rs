@@ -7,12 +7,13 @@ use prost::Message as _;
 
 use super::ApprovalDoor;
 use crate::{
-    api::{jobs::permit, rights::some_names},
+    api::jobs::permit,
     approvals::Check,
     hosts::Host,
     jobs::Job,
     model::approval::Approval,
     policy::{Circumstances, Source, Verdict},
+    rights::some_names,
     selector::Selector,
 };
 

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
-    api::{caller::Caller, rights::GRANTABLE},
+    api::caller::Caller,
     approvals::{ApprovalError, Check, grant_selector, webhook::About},
     audit,
     clock::now,
@@ -20,6 +20,7 @@ use crate::{
         approval::{Approval, State, Subject, Terms},
     },
     policy::Right,
+    rights::GRANTABLE,
     selector::Selector,
     store::approvals::ApprovalFilter,
     times,

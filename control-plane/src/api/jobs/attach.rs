@@ -315,7 +315,7 @@ impl Session {
     fn judge_anew(&mut self) -> Result<(), Status> {
         self.caller = self.caller.renewed();
         if !self.door.sees(&self.caller, &self.task) {
-            return Err(self.caller.no_longer());
+            return Err(self.caller.no_longer().into());
         }
         if self.types {
             self.caller.must_be_active()?;

@@ -13,10 +13,7 @@ use tonic::Status;
 
 use super::{JobDoor, check::Checked, reach};
 use crate::{
-    api::{
-        caller::Caller,
-        rights::{on_record, some_names},
-    },
+    api::caller::Caller,
     approvals::{self, webhook::About},
     audit,
     clock::now,
@@ -27,6 +24,7 @@ use crate::{
         approval::{Approval, State, Subject},
     },
     policy::{Circumstances, Plan, Right, Verdict},
+    rights::{on_record, some_names},
     wire::status,
 };
 
@@ -132,7 +130,7 @@ impl JobDoor {
         let decision = &plan.decision;
         audit::decided(on_record(&decision.verdict), &decision.rules);
         if decision.verdict == Verdict::Deny {
-            return Err(caller.refuse_plan(&hosts, &plan));
+            return Err(caller.refuse_plan(&hosts, &plan).into());
         }
         if hosts.iter().all(|host| host.mode() == Some(Mode::Disabled)) {
             let names = some_names(hosts.iter().map(|host| host.name.as_str()));
@@ -254,7 +252,9 @@ impl JobDoor {
                 audit::effect("job", job_id);
                 Ok(Some(approval))
             }
-            Verdict::Deny | Verdict::NeedsConfirmation => Err(caller.refuse_plan(hosts, &decided)),
+            Verdict::Deny | Verdict::NeedsConfirmation => {
+                Err(caller.refuse_plan(hosts, &decided).into())
+            }
         }
     }
 }

@@ -8,13 +8,11 @@ use tonic::Status;
 
 use super::{JobDoor, TARGETS_MAX, no_job, no_task};
 use crate::{
-    api::{
-        caller::Caller,
-        rights::{Sight, some_names},
-    },
+    api::caller::Caller,
     jobs::TaskRef,
     model::Summary,
     policy::{Circumstances, Right},
+    rights::{Sight, some_names},
     store::jobs::{JobFilter, TaskFilter},
     wire::status,
 };
@@ -73,14 +71,13 @@ impl JobDoor {
         match self.inventory.get(host) {
             // There is nobody to type to; the room says so.
             None => Ok(()),
-            Some(host) => caller.need(
-                Right::JobInput,
-                &host,
-                Circumstances {
+            Some(host) => {
+                let how = Circumstances {
                     own,
                     ..Circumstances::default()
-                },
-            ),
+                };
+                Ok(caller.need(Right::JobInput, &host, how)?)
+            }
         }
     }
 

@@ -121,7 +121,7 @@ impl Watched {
         if sees_some {
             Ok(())
         } else {
-            Err(self.caller.no_longer())
+            Err(self.caller.no_longer().into())
         }
     }
 
