@@ -19,6 +19,7 @@ mod hosts;
 mod jobs;
 mod model;
 mod oauth;
+mod orders;
 mod output;
 mod policy;
 mod redaction;

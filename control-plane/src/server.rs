@@ -47,6 +47,7 @@ use crate::{
     jobs::Jobs,
     model::PrincipalKind,
     oauth::Oauth,
+    orders::Orders,
     output::{OutputError, OutputStore},
     policy::Policy,
     restores::Restores,
@@ -306,6 +307,12 @@ impl Server {
                 held: i32::try_from(held).unwrap_or(i32::MAX),
             }
         };
+        let orders = Orders {
+            jobs: self.rooms.jobs.clone(),
+            inventory: self.rooms.inventory.clone(),
+            approvals: self.approvals.clone(),
+            rights: self.rights.clone(),
+        };
         let router = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -344,6 +351,7 @@ impl Server {
                     approvals: self.approvals.clone(),
                     inventory: self.rooms.inventory.clone(),
                     rights: self.rights.clone(),
+                    orders: orders.clone(),
                 },
                 control_plane_id: self.store.control_plane_id.clone(),
                 trust_domain: self.config.trust_domain.as_str().into(),
@@ -358,7 +366,7 @@ impl Server {
                 inventory: self.rooms.inventory.clone(),
                 output: self.rooms.output.clone(),
                 attach: AttachSettings::within(self.config.client_gone_after),
-                approvals: self.approvals.clone(),
+                orders,
             }))
             .add_service(AuditServiceServer::new(AuditDoor {
                 store: self.store.clone(),

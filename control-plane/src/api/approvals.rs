@@ -1,6 +1,5 @@
 //! The door to approvals and grants; part of `AccessService`.
 
-mod drift;
 mod grants;
 mod wire;
 
@@ -26,6 +25,7 @@ use crate::{
     hosts::Inventory,
     jobs::Job,
     model::approval::{Approval, State, Subject},
+    orders::Orders,
     rights::Rights,
     store::{approvals::ApprovalFilter, jobs::After},
     wire::status,
@@ -43,6 +43,8 @@ pub(crate) struct ApprovalDoor {
     pub(crate) inventory: Inventory,
     /// What policy says.
     pub(crate) rights: Rights,
+    /// Whether a job is still what was ordered.
+    pub(crate) orders: Orders,
 }
 
 impl ApprovalDoor {
@@ -179,7 +181,7 @@ impl ApprovalDoor {
         };
         let check = |approval: &Approval, job: Option<&Job>, approvals: u32| match &approval.subject
         {
-            Subject::Job { .. } => self.check_job(approval, job, approvals),
+            Subject::Job { .. } => self.orders.check_job(approval, job, approvals),
             Subject::Grant(terms) => self.check_grant(&caller.principal, terms),
         };
         let answered = self

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     audit,
-    hosts::{Edit, Host, Inventory, SelectError},
+    hosts::{Edit, Host, Inventory},
     model::{Labels, Mode, mode_in},
+    orders::targets,
     policy::{Circumstances, Right},
     selector::Selector,
     sessions::Sessions,
@@ -68,7 +69,7 @@ impl HostDoor {
         if word.is_empty() {
             return Err(status::invalid("host", "is empty; give a name or an id"));
         }
-        let host = seen(&self.inventory, caller, word)?;
+        let host = targets::seen(&self.inventory, caller, word)?;
         audit::hosts([host.id]);
         Ok(host)
     }
@@ -83,35 +84,6 @@ impl HostDoor {
     fn message(&self, host: &Host) -> v1::Host {
         host_message(host, (self.load)(host.id))
     }
-}
-
-fn seen(inventory: &Inventory, caller: &Caller, word: &str) -> Result<Arc<Host>, Status> {
-    inventory
-        .find(word)
-        .ok()
-        .filter(|host| caller.may(Right::HostRead, host))
-        .ok_or_else(|| {
-            let word = word.chars().take(80).collect();
-            status::of(&SelectError::HostNotFound(word))
-        })
-}
-
-/// Hosts that the selector means and the caller may read. Each that is named must be among them.
-pub(crate) fn select(
-    inventory: &Inventory,
-    caller: &Caller,
-    selector: &Selector,
-) -> Result<Vec<Arc<Host>>, Status> {
-    let mut found = inventory
-        .select(selector)
-        .map_err(|error| status::of(&error))?;
-    if let Selector::Hosts(words) = selector {
-        for word in words {
-            seen(inventory, caller, word)?;
-        }
-    }
-    found.retain(|host| caller.may(Right::HostRead, host));
-    Ok(found)
 }
 
 /// An empty selector means all hosts here, where nothing is run.
@@ -141,7 +113,7 @@ impl HostService for HostDoor {
         let from = query.place(&asked.page_token)?.unwrap_or_default();
         let size = page::size(asked.page_size, 100, 1000)?;
         let text = asked.query.to_lowercase();
-        let mut found = select(&self.inventory, &caller, &selector(&asked.selector)?)?;
+        let mut found = targets::select(&self.inventory, &caller, &selector(&asked.selector)?)?;
         found.retain(|host| host.contains(&text));
         let total = found.len();
         found.retain(|host| host.name >= from);
@@ -175,7 +147,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<HostStream>, Status> {
         let caller = Caller::of(&request)?;
         let selector = selector(&request.get_ref().selector)?;
-        select(&self.inventory, &caller, &selector)?;
+        targets::select(&self.inventory, &caller, &selector)?;
         let (updates, stream) = mpsc::channel(WATCH_QUEUE);
         let watch = Watch {
             inventory: self.inventory.clone(),

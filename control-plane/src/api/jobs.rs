@@ -1,15 +1,13 @@
 //! The door of jobs: `JobService`.
 
 pub(crate) mod attach;
-mod check;
 mod input;
 mod messages;
-pub(crate) mod permit;
-pub(super) mod reach;
+mod request;
 mod sight;
 mod watch;
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use muster_proto::{
@@ -23,21 +21,18 @@ use muster_proto::{
         job_service_server::JobService,
     },
 };
-use muster_runtime::telemetry::trace;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::check::Checked;
 use super::{
     caller::Caller,
-    hosts::select,
     output,
     page::{self, Query},
 };
 use crate::{
-    approvals::Approvals,
     audit,
-    hosts::{Host, Inventory},
-    jobs::{CreateError, Created, Jobs, NewJob, Target},
+    hosts::Inventory,
+    jobs::{CreateError, Created, Jobs},
+    orders::{Orders, targets},
     output::OutputStore,
     selector::Selector,
     store::{
@@ -47,9 +42,6 @@ use crate::{
     times,
     wire::status,
 };
-
-/// Tasks of one job. An inventory of this size is beyond what one control plane is built for.
-const TARGETS_MAX: usize = 50_000;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -64,8 +56,8 @@ pub(crate) struct JobDoor {
     pub(crate) output: OutputStore,
     /// How whoever attaches is looked after.
     pub(crate) attach: attach::AttachSettings,
-    /// What waits for somebody's word.
-    pub(crate) approvals: Approvals,
+    /// Where jobs are ordered.
+    pub(crate) orders: Orders,
 }
 
 fn job_id(text: &str) -> Result<JobId, Status> {
@@ -85,97 +77,13 @@ fn no_task(id: TaskId) -> Status {
 }
 
 impl JobDoor {
-    async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
-        let checked = check::create(request)?;
-        let permitted = match self.permitted(caller, &checked) {
-            Ok(permitted) => permitted,
-            // The fleet or the policies may have changed since an earlier request with this id was accepted.
-            Err(refusal) => return self.earlier(caller, &checked).await?.ok_or(refusal),
-        };
-        let awaited = permitted.awaited.as_ref();
-        if let Some(approval) = awaited {
-            // What was accepted before waits for what it waited for.
-            if let Some(earlier) = self.earlier(caller, &checked).await? {
-                audit::effect("again", earlier.job.order.job_id);
-                return Ok(earlier);
-            }
-            audit::about_job(checked.digest, permitted.hosts.iter().map(|host| host.id));
-            let added = self.approvals.add(approval).await;
-            added.map_err(|error| status::of(&error))?;
-        }
-        let about = awaited.map(|approval| (approval, permit::about(&checked, &permitted)));
-        let mut context = HashMap::new();
-        trace::inject(&mut context);
-        let new = NewJob {
-            principal: Arc::clone(&caller.principal),
-            request_id: checked.request_id,
-            request_digest: checked.digest,
-            selector: checked.selector_text,
-            action: checked.action,
-            confinement: permitted.confinement.clone(),
-            reason: checked.reason,
-            approval_id: awaited
-                .map_or_else(|| "".into(), |approval| approval.id.to_string().into()),
-            // The latest that it can be: an approval sets it anew.
-            start_deadline: checked.start_deadline
-                + awaited.map_or(0, |approval| approval.expire_time - approval.create_time),
-            lost_after: checked.lost_after,
-            awaits: awaited.map(|approval| approval.awaits(&caller.rights.answerers(approval))),
-            targets: permitted
-                .hosts
-                .iter()
-                .map(|host| Target {
-                    host_id: host.id,
-                    host_name: host.name.as_str().into(),
-                })
-                .collect(),
-            trace: context,
-        };
-        let created = self.jobs.create(new).await;
-        if let Ok(created) = &created {
-            // Of an entry that is written already this changes nothing: so it is of one who asks again.
-            audit::effect("again", created.job.order.job_id);
-            if let Some((approval, about)) = about {
-                self.approvals.announce(approval, about);
-            }
-        }
-        created.map_err(|e| status::of(&e))
-    }
-
-    /// The job of an earlier request, if there was one.
-    async fn earlier(&self, caller: &Caller, checked: &Checked) -> Result<Option<Created>, Status> {
-        let (id, digest) = (&checked.request_id, &checked.digest);
-        let earlier = self.jobs.earlier(&caller.principal, id, digest);
-        earlier.await.map_err(|error| status::of(&error))
-    }
-
-    fn targets(&self, caller: &Caller, selector: &Selector) -> Result<Vec<Arc<Host>>, Status> {
-        let hosts = select(&self.inventory, caller, selector)?;
-        if hosts.is_empty() {
-            return Err(status::refuse(
-                Reason::NoHostMatches,
-                "no host matches the selector; `host list` shows names, labels and facts",
-            ));
-        }
-        if hosts.len() > TARGETS_MAX {
-            return Err(status::refuse(
-                Reason::LimitExceeded,
-                &format!(
-                    "selector: {} hosts match; a job has at most {TARGETS_MAX}",
-                    hosts.len()
-                ),
-            ));
-        }
-        Ok(hosts)
-    }
-
     /// Hosts that a filter names; `None` for an empty one.
     fn hosts(&self, caller: &Caller, selector: &str) -> Result<Option<Vec<HostId>>, Status> {
         if selector.is_empty() {
             return Ok(None);
         }
         let selector = Selector::parse(selector).map_err(|error| status::of(&error))?;
-        let hosts = select(&self.inventory, caller, &selector)?;
+        let hosts = targets::select(&self.inventory, caller, &selector)?;
         Ok(Some(hosts.iter().map(|host| host.id).collect()))
     }
 }
@@ -187,7 +95,10 @@ impl JobService for JobDoor {
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let created = self.create(&caller, request.into_inner()).await?;
+        let created = self
+            .orders
+            .place(&caller, request::create(request.into_inner())?)
+            .await?;
         durable(&created).await?;
         Ok(Response::new(CreateJobResponse {
             job: Some(messages::job(&created.job.summary())),
@@ -205,7 +116,7 @@ impl JobService for JobDoor {
             .into_inner()
             .create
             .ok_or_else(|| status::invalid("create", "is missing"))?;
-        let created = self.create(&caller, create).await?;
+        let created = self.orders.place(&caller, request::create(create)?).await?;
         let watch = self
             .watch(&caller, created.job.order.job_id, "", false)
             .await?;
@@ -449,7 +360,7 @@ impl JobService for JobDoor {
         request: Request<ReleaseJobsRequest>,
     ) -> Result<Response<ReleaseJobsResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let ids = check::released(request.get_ref())?;
+        let ids = request::released(request.get_ref())?;
         let released = self
             .jobs
             .release(ids, &caller.principal)

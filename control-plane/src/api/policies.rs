@@ -11,8 +11,6 @@ use tonic::Status;
 
 use super::{
     caller::Caller,
-    hosts::select,
-    jobs::reach,
     page::{self, Query},
 };
 use crate::{
@@ -20,6 +18,7 @@ use crate::{
     clock::now,
     hosts::Inventory,
     model::{Files, Principal, PrincipalKind, mode_in, mode_out},
+    orders::{reach, targets},
     policy::{
         Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Right, Rule, SCHEMA,
         Set, Source, Target, Verdict, Who, plan, unknown_traits,
@@ -147,7 +146,7 @@ pub(super) fn explain(
         "" => Vec::new(),
         text => {
             let selector = Selector::parse(text).map_err(|error| status::of(&error))?;
-            select(inventory, caller, &selector)?
+            targets::select(inventory, caller, &selector)?
         }
     };
     let candidate = if request.files.is_empty() {

@@ -12,6 +12,7 @@ use super::{JobDoor, no_task};
 use crate::{
     api::caller::Caller,
     jobs::{Answer, Input, TaskRef, Writer},
+    orders::actions::command::SIDE_MAX,
     wire::status,
 };
 
@@ -23,9 +24,6 @@ const DATA_MAX: usize = 64 << 10;
 
 /// Characters of a name that a client chooses.
 const NAME_MAX: usize = 128;
-
-/// Lines, or characters in a line, of a terminal.
-pub(super) const SIDE_MAX: i32 = 1000;
 
 /// The signals of POSIX that have a use for whoever sends them.
 const SIGNALS: [&str; 15] = [

@@ -6,11 +6,12 @@ use muster_proto::{
 };
 use tonic::Status;
 
-use super::{JobDoor, TARGETS_MAX, no_job, no_task};
+use super::{JobDoor, no_job, no_task};
 use crate::{
     api::caller::Caller,
     jobs::TaskRef,
     model::Summary,
+    orders::targets::TARGETS_MAX,
     policy::{Circumstances, Right},
     rights::{Sight, some_names},
     store::jobs::{JobFilter, TaskFilter},

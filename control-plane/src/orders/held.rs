@@ -1,47 +1,31 @@
-//! Whether a job may be created, and what it has to wait for.
+//! What an order waits for that is not just allowed: a confirmation, or somebody's approval.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use muster_proto::{
     ids::HostId,
-    v1::{Action, Reason, action},
+    v1::{Action, Reason},
 };
 use prost::Message as _;
-use tonic::Status;
 
-use super::{JobDoor, check::Checked, reach};
+use super::{Orders, Wanted, actions, permit::Permitted};
 use crate::{
-    api::caller::Caller,
     approvals::{self, webhook::About},
     audit,
     clock::now,
     hosts::Host,
     jobs::digest,
     model::{
-        Explain, Mode, NetworkAccess,
+        Explain, Mode, Refusal,
         approval::{Approval, State, Subject},
     },
-    policy::{Circumstances, Plan, Right, Verdict},
-    rights::{on_record, some_names},
-    wire::status,
+    policy::{Circumstances, Plan, Verdict},
+    rights::{Asker, on_record},
 };
 
 /// Bytes of the names of hosts in one refusal.
 const NAMES_MAX: usize = 1024;
-
-/// A job that may be created.
-pub(super) struct Permitted {
-    /// The hosts that match.
-    pub(super) hosts: Vec<Arc<Host>>,
-    /// How far it may reach there.
-    pub(super) confinement: Bytes,
-    /// In which mode, if that is bounded.
-    pub(super) mode: Option<Mode>,
-    /// What it waits for first, if policy wants that.
-    pub(super) awaited: Option<Approval>,
-}
 
 /// Somebody has to confirm it.
 #[derive(Debug, thiserror::Error)]
@@ -81,22 +65,6 @@ impl Explain for Unconfirmed {
     }
 }
 
-/// How far a confinement of a job lets it reach. One that says nothing says no less than all.
-pub(crate) fn reach(confinement: &Bytes) -> (Option<Mode>, Option<NetworkAccess>) {
-    let (mode, network) = reach::asked(confinement);
-    let mode = mode.unwrap_or(Mode::Unrestricted);
-    let network = network.unwrap_or(match mode {
-        Mode::ReadOnly | Mode::Disabled => NetworkAccess::None,
-        Mode::Edit | Mode::Unrestricted => NetworkAccess::All,
-    });
-    (Some(mode), Some(network))
-}
-
-/// Policies that decided.
-pub(crate) fn listed(rules: &[Arc<str>]) -> String {
-    rules.join(", ")
-}
-
 /// SHA-256 of who asks and exactly what is to happen where: what a person confirms or approves.
 pub(crate) fn bound_digest(
     principal: &str,
@@ -118,76 +86,16 @@ pub(crate) fn bound_digest(
     ])
 }
 
-impl JobDoor {
-    /// What the caller may create of what it asks for, and what that has to wait for.
-    pub(super) fn permitted(
-        &self,
-        caller: &Caller,
-        checked: &Checked,
-    ) -> Result<Permitted, Status> {
-        let hosts = self.targets(caller, &checked.selector)?;
-        let plan = self.planned(caller, checked, &hosts);
-        let decision = &plan.decision;
-        audit::decided(on_record(&decision.verdict), &decision.rules);
-        if decision.verdict == Verdict::Deny {
-            return Err(caller.refuse_plan(&hosts, &plan).into());
-        }
-        if hosts.iter().all(|host| host.mode() == Some(Mode::Disabled)) {
-            let names = some_names(hosts.iter().map(|host| host.name.as_str()));
-            return Err(status::refuse(
-                Reason::ModeDisabled,
-                &format!("nothing runs on {names}: disabled; `muster host get` says by whom"),
-            ));
-        }
-        let confinement = reach::confinement(&checked.confinement, &plan);
-        let awaited = match decision.verdict {
-            Verdict::Allow => None,
-            _ => self.held_back(caller, checked, (&hosts, &plan, &confinement))?,
-        };
-        caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
-        for grant in caller
-            .rights
-            .grants_in(&caller.who, &decision.rules, Right::JobCreate)
-        {
-            audit::effect("grant", grant.id);
-        }
-        Ok(Permitted {
-            mode: (!plan.is_unbounded).then_some(plan.mode),
-            hosts,
-            confinement,
-            awaited,
-        })
-    }
-
-    fn planned(&self, caller: &Caller, checked: &Checked, hosts: &[Arc<Host>]) -> Plan {
-        let (mode, network) = reach::asked(&checked.confinement);
-        let plan = caller.plan(hosts, (mode, network), Circumstances::default());
-        // Where nothing was asked for, what no host of them permits is not asked of any.
-        let reach = hosts
-            .iter()
-            .map(|host| host.mode())
-            .max_by_key(|mode| mode.unwrap_or(Mode::Unrestricted));
-        if plan.decision.verdict != Verdict::Deny
-            && let (None, false, Some(Some(reach))) = (mode, plan.is_unbounded, reach)
-            && (Mode::ReadOnly..plan.mode).contains(&reach)
-        {
-            let lower = caller.plan(hosts, (Some(reach), network), Circumstances::default());
-            if lower.decision.verdict == plan.decision.verdict {
-                return lower;
-            }
-        }
-        plan
-    }
-
+impl Orders {
     /// What a job that is not just allowed waits for; refused unless what has to be confirmed is.
-    fn held_back(
+    pub(super) fn held_back(
         &self,
-        caller: &Caller,
-        checked: &Checked,
+        asker: &Asker,
+        wanted: &Wanted,
         (hosts, plan, confinement): (&[Arc<Host>], &Plan, &[u8]),
-    ) -> Result<Option<Approval>, Status> {
+    ) -> Result<Option<Approval>, Refusal> {
         let ids = hosts.iter().map(|host| host.id);
-        let digest = bound_digest(&caller.principal, ids, &checked.kind, confinement);
+        let digest = bound_digest(&asker.principal, ids, &wanted.action, confinement);
         let asked = (Some(plan.mode), Some(plan.network));
         let with = |approvals, confirmed| {
             let how = Circumstances {
@@ -195,7 +103,7 @@ impl JobDoor {
                 confirmed,
                 ..Circumstances::default()
             };
-            caller.plan(hosts, asked, how)
+            asker.plan(hosts, asked, how)
         };
         let enough = match plan.decision.verdict {
             Verdict::NeedsApproval { count, .. } => count,
@@ -204,10 +112,10 @@ impl JobDoor {
         // Nobody is asked to approve what would have to be confirmed then.
         let approved = with(enough, false);
         let confirmed = approved.decision.verdict == Verdict::NeedsConfirmation;
-        if confirmed && checked.confirmed_digest != digest[..] {
+        if confirmed && wanted.confirmed_digest != digest[..] {
             let decision = approved.decision;
             audit::decided(on_record(&decision.verdict), &decision.rules);
-            return Err(status::of(&Unconfirmed {
+            return Err(Refusal::from(Unconfirmed {
                 digest,
                 count: hosts.len(),
                 names: names(hosts),
@@ -224,23 +132,23 @@ impl JobDoor {
         match &decision.verdict {
             Verdict::Allow => Ok(None),
             Verdict::NeedsApproval { count, from } => {
-                let job_id = self.jobs.id_of(&caller.principal, &checked.request_id);
+                let job_id = self.jobs.id_of(&asker.principal, &wanted.request_id);
                 let time = now();
                 let approval = Approval {
                     id: approvals::id_of_job(job_id),
                     subject: Subject::Job {
                         job_id,
-                        start_deadline: checked.start_deadline,
+                        start_deadline: wanted.start_deadline,
                     },
                     state: State::Awaiting,
-                    principal: caller.principal.to_string(),
-                    owner: caller.who.owner.to_string(),
-                    reason: checked.reason.to_string(),
+                    principal: asker.principal.to_string(),
+                    owner: asker.who.owner.to_string(),
+                    reason: wanted.reason.to_string(),
                     digest,
                     count: *count,
                     from: Arc::clone(from),
                     rules: decision.rules.iter().map(ToString::to_string).collect(),
-                    source: caller.source.text().to_owned(),
+                    source: asker.source.text().to_owned(),
                     confirmed,
                     create_time: time,
                     expire_time: time + self.approvals.expires_after(),
@@ -253,7 +161,7 @@ impl JobDoor {
                 Ok(Some(approval))
             }
             Verdict::Deny | Verdict::NeedsConfirmation => {
-                Err(caller.refuse_plan(hosts, &decided).into())
+                Err(asker.refuse_plan(hosts, &decided).into())
             }
         }
     }
@@ -276,18 +184,10 @@ fn names(hosts: &[Arc<Host>]) -> String {
 }
 
 /// What a notice says of a job.
-pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
-    let program = match &checked.kind.kind {
-        Some(action::Kind::Command(command)) => match (&command.script, command.argv.first()) {
-            (Some(_), _) => "a shell script".to_owned(),
-            (None, Some(program)) => program.chars().take(200).collect(),
-            (None, None) => String::new(),
-        },
-        None => String::new(),
-    };
+pub(super) fn about(wanted: &Wanted, permitted: &Permitted) -> About {
     let hosts = permitted.hosts.iter();
     About {
-        program,
+        program: actions::summary(&wanted.action),
         mode: permitted.mode.map_or("", Mode::text),
         hosts: hosts.map(|host| host.name.as_str().into()).collect(),
     }
@@ -297,7 +197,7 @@ pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
 mod tests {
     use std::collections::BTreeMap;
 
-    use muster_proto::v1::Command;
+    use muster_proto::v1::{Command, action};
 
     use super::*;
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use muster_proto::v1::Action as WireAction;
 use prost::Message as _;
 
-use super::ApprovalDoor;
+use super::{Orders, held::bound_digest, reach::reach};
 use crate::{
-    api::jobs::permit,
     approvals::Check,
     hosts::Host,
     jobs::Job,
@@ -17,9 +16,9 @@ use crate::{
     selector::Selector,
 };
 
-impl ApprovalDoor {
+impl Orders {
     /// Whether a job is what it was, and policy lets it go with so many approvals.
-    pub(super) fn check_job(
+    pub(crate) fn check_job(
         &self,
         approval: &Approval,
         job: Option<&Job>,
@@ -46,7 +45,7 @@ impl ApprovalDoor {
         };
         let tasks = job.tasks(|_| true);
         let ids = tasks.iter().map(|(_, task)| task.host_id);
-        let digest = permit::bound_digest(&order.principal, ids, &action, &order.confinement);
+        let digest = bound_digest(&order.principal, ids, &action, &order.confinement);
         if digest != approval.digest {
             return Some("its hosts, command or mode are not those that were asked for".to_owned());
         }
@@ -82,7 +81,7 @@ impl ApprovalDoor {
     ) -> Option<String> {
         let order = &job.order;
         let who = self.rights.access.who(&order.principal);
-        let asked = permit::reach(&order.confinement);
+        let asked = reach(&order.confinement);
         let with = |approvals| {
             let how = Circumstances {
                 source: Source::from_text(&approval.source),
@@ -110,10 +109,15 @@ impl ApprovalDoor {
             Verdict::Allow => None,
             Verdict::NeedsApproval { .. } => Some("policy wants more approvals by now".to_owned()),
             Verdict::NeedsConfirmation => Some("policy wants a confirmation by now".to_owned()),
-            Verdict::Deny => Some(match permit::listed(&decided.rules) {
+            Verdict::Deny => Some(match listed(&decided.rules) {
                 rules if rules.is_empty() => "policy does not permit it any more".to_owned(),
                 rules => format!("policy forbids it by now ({rules})"),
             }),
         }
     }
+}
+
+/// Policies that decided.
+fn listed(rules: &[Arc<str>]) -> String {
+    rules.join(", ")
 }

@@ -44,3 +44,14 @@ pub(crate) fn confinement(asked: &Bytes, plan: &Plan) -> Bytes {
     }
     confinement.encode_to_vec().into()
 }
+
+/// How far a confinement of a job lets it reach. One that says nothing says no less than all.
+pub(crate) fn reach(confinement: &Bytes) -> (Option<Mode>, Option<NetworkAccess>) {
+    let (mode, network) = asked(confinement);
+    let mode = mode.unwrap_or(Mode::Unrestricted);
+    let network = network.unwrap_or(match mode {
+        Mode::ReadOnly | Mode::Disabled => NetworkAccess::None,
+        Mode::Edit | Mode::Unrestricted => NetworkAccess::All,
+    });
+    (Some(mode), Some(network))
+}

@@ -5,27 +5,26 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use bytes::Bytes;
 use muster_proto::v1::{Confinement, CreateJobRequest, Mode, Network, Reason, network::Access};
 use prost::Message as _;
-use tonic::Status;
 
-use crate::wire::status;
+use crate::model::Refusal;
 
 /// Addresses in one list. A host's filter holds each of them.
 const ALLOWED_MAX: usize = 100;
 
 /// The confinement that a request asks for, serialized; empty if it asks for none.
-pub(super) fn check(request: &CreateJobRequest) -> Result<Bytes, Status> {
+pub(super) fn check(request: &CreateJobRequest) -> Result<Bytes, Refusal> {
     if request.network.is_none() && request.mode == 0 {
         return Ok(Bytes::new());
     }
     match Mode::try_from(request.mode) {
         Ok(Mode::Disabled) => {
-            return Err(status::invalid(
+            return Err(Refusal::invalid(
                 "mode",
                 "is read-only, edit or unrestricted: nothing starts in disabled",
             ));
         }
         Ok(_) => {}
-        Err(_) => return Err(status::invalid("mode", "is unknown")),
+        Err(_) => return Err(Refusal::invalid("mode", "is unknown")),
     }
     let network = request.network.clone();
     let network = network.filter(|network| network.access != 0 || !network.allow.is_empty());
@@ -38,22 +37,22 @@ pub(super) fn check(request: &CreateJobRequest) -> Result<Bytes, Status> {
     Ok(confinement.encode_to_vec().into())
 }
 
-fn check_network(network: &Network) -> Result<(), Status> {
+fn check_network(network: &Network) -> Result<(), Refusal> {
     let access = Access::try_from(network.access).unwrap_or(Access::Unspecified);
     match (access, network.allow.len()) {
         (Access::None | Access::All, 0) => Ok(()),
-        (Access::None | Access::All, _) => Err(status::invalid(
+        (Access::None | Access::All, _) => Err(Refusal::invalid(
             "network.allow",
             "goes with network.access LIST",
         )),
-        (Access::List, 0) => Err(status::invalid("network.allow", "is empty")),
-        (Access::List, count) if count > ALLOWED_MAX => Err(status::refuse(
+        (Access::List, 0) => Err(Refusal::invalid("network.allow", "is empty")),
+        (Access::List, count) if count > ALLOWED_MAX => Err(Refusal::new(
             Reason::LimitExceeded,
-            &format!("network.allow: has at most {ALLOWED_MAX} addresses"),
+            format!("network.allow: has at most {ALLOWED_MAX} addresses"),
         )),
         (Access::List, _) => match network.allow.iter().find(|text| !is_allowable(text)) {
             None => Ok(()),
-            Some(text) => Err(status::invalid(
+            Some(text) => Err(Refusal::invalid(
                 "network.allow",
                 &format!(
                     "holds {:?}; an entry looks like \"192.0.2.7:22\", \"10.0.0.0/8:443\" or \"[::1]:80\"",
@@ -61,7 +60,7 @@ fn check_network(network: &Network) -> Result<(), Status> {
                 ),
             )),
         },
-        (Access::Unspecified, _) => Err(status::invalid("network.access", "is NONE, ALL or LIST")),
+        (Access::Unspecified, _) => Err(Refusal::invalid("network.access", "is NONE, ALL or LIST")),
     }
 }
 

@@ -4,9 +4,8 @@ use muster_proto::v1::{
     Command, Environment, Limits, OutputLimit, Reason, Terminal, environment::Inherit,
     output_limit::Policy,
 };
-use tonic::Status;
 
-use crate::{api::jobs::input::SIDE_MAX, wire::status};
+use crate::model::Refusal;
 
 /// Characters of a terminal's kind.
 const TERM_MAX: usize = 64;
@@ -20,11 +19,11 @@ const PATTERNS_MAX: usize = 100;
 const PATTERN_MAX: usize = 128;
 
 /// Checks what a command says about it.
-pub(super) fn check(command: &Command) -> Result<(), Status> {
+pub(super) fn check(command: &Command) -> Result<(), Refusal> {
     match &command.terminal {
         Some(terminal) => check_terminal(terminal)?,
         None if command.record => {
-            return Err(status::invalid(
+            return Err(Refusal::invalid(
                 "action.command.record",
                 "needs action.command.terminal: pipes have no screen to record",
             ));
@@ -39,17 +38,17 @@ pub(super) fn check(command: &Command) -> Result<(), Status> {
     command.output_limit.as_ref().map_or(Ok(()), check_output)
 }
 
-fn check_terminal(terminal: &Terminal) -> Result<(), Status> {
-    let sides = 0..=SIDE_MAX;
+fn check_terminal(terminal: &Terminal) -> Result<(), Refusal> {
+    let sides = 0..=super::SIDE_MAX;
     if !sides.contains(&terminal.rows) || !sides.contains(&terminal.columns) {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.terminal",
             "rows and columns are 1 to 1,000, or 0 for what is usual",
         ));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
     if terminal.term.len() > TERM_MAX || !terminal.term.chars().all(plain) {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.terminal.term",
             "is the kind of a terminal, as \"xterm-256color\"",
         ));
@@ -57,18 +56,18 @@ fn check_terminal(terminal: &Terminal) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_limits(limits: &Limits) -> Result<(), Status> {
+fn check_limits(limits: &Limits) -> Result<(), Refusal> {
     if !(0..=NICE_MAX).contains(&limits.nice) {
-        return Err(status::invalid("action.command.limits.nice", "is 0 to 19"));
+        return Err(Refusal::invalid("action.command.limits.nice", "is 0 to 19"));
     }
     if limits.memory_bytes != 0 && limits.memory_bytes < MEMORY_MIN {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.limits.memory_bytes",
             "is at least 1 MiB, or 0 for no limit",
         ));
     }
     if limits.processes < 0 || limits.cpu_millis < 0 {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.limits",
             "processes and cpu_millis are not negative; 0 means no limit",
         ));
@@ -76,15 +75,15 @@ fn check_limits(limits: &Limits) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_environment(environment: &Environment) -> Result<(), Status> {
+fn check_environment(environment: &Environment) -> Result<(), Refusal> {
     if Inherit::try_from(environment.inherit).is_err() {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.environment.inherit",
             "is unknown to this control plane",
         ));
     }
     if environment.exclude.len() > PATTERNS_MAX {
-        return Err(status::refuse(
+        return Err(Refusal::new(
             Reason::LimitExceeded,
             "action.command.environment.exclude: has at most 100 patterns",
         ));
@@ -95,7 +94,7 @@ fn check_environment(environment: &Environment) -> Result<(), Status> {
         !pattern.is_empty() && pattern.len() <= PATTERN_MAX && !inner.contains(['*', '=', '\0'])
     };
     if !environment.exclude.iter().all(good) {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.environment.exclude",
             "holds names with \"*\" at most at their ends, as \"AWS_*\"",
         ));
@@ -103,15 +102,15 @@ fn check_environment(environment: &Environment) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_output(limit: &OutputLimit) -> Result<(), Status> {
+fn check_output(limit: &OutputLimit) -> Result<(), Refusal> {
     if Policy::try_from(limit.policy).is_err() {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.output_limit.policy",
             "is unknown to this control plane",
         ));
     }
     if limit.max_bytes < 0 {
-        return Err(status::invalid(
+        return Err(Refusal::invalid(
             "action.command.output_limit.max_bytes",
             "is not negative; 0 means the host's own limit",
         ));
