@@ -1,9 +1,7 @@
 //! The agent's end of the live stream: dials, attaches, does what it is told, and tries again.
 //! `run` never gives up by itself; `attach_once` is one life of the stream.
 
-mod clock;
 mod retry;
-mod session;
 
 use std::{
     io::Write as _,
@@ -37,16 +35,14 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+pub(crate) use self::retry::{Detached, reason_of};
 use self::retry::{Next, Retry};
-pub(crate) use self::{
-    clock::Clock,
-    retry::{Detached, reason_of},
-    session::Session,
-};
 use crate::{
+    clock::Clock,
     facts,
     heads::Heads,
     renewal::Renewal,
+    session::Session,
     standing::{Board, Standing},
     tasks::{Tasks, random_id},
 };

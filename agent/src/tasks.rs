@@ -8,7 +8,6 @@ mod offers;
 mod overflow;
 mod recovery;
 mod report;
-pub(crate) mod spool;
 mod task;
 mod upload;
 
@@ -35,16 +34,17 @@ use self::{
     history::History,
     journal::{Event, Phase, Starting},
     overflow::Overflow,
-    spool::Room,
     task::Task,
 };
 use crate::{
-    connection::{Clock, Session},
+    clock::Clock,
     failpoint,
     memory::{self, Leftovers},
     policy::Policy,
     process::{Sandbox, StartError, sweep_groups},
     receipts::Receipts,
+    session::Session,
+    spool::{self, Room},
     supervision::{
         self, Link, Pool, SupervisorId,
         protocol::{self, Order},

@@ -28,11 +28,12 @@ use tokio::{task::JoinHandle, time::Sleep};
 use tokio_stream::Stream;
 use tonic::{Response, Status, Streaming};
 
-use super::{
+use super::task::Task;
+use crate::{
+    connection::reason_of,
+    session::Session,
     spool::{Content, Next, Piece, Position},
-    task::Task,
 };
-use crate::connection::{Session, reason_of};
 
 /// Between tries to report a task, while the connection is there.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Tasks, history::Place};
-use crate::connection::{Session, reason_of};
+use crate::{connection::reason_of, session::Session};
 
 /// Tasks in one message.
 const TASKS_MAX: usize = 1000;
