@@ -35,7 +35,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-pub(crate) use self::retry::{Detached, reason_of};
+pub(crate) use self::retry::Detached;
 use self::retry::{Next, Retry};
 use crate::{
     clock::Clock,
