@@ -44,7 +44,7 @@ use crate::{
     renewal::Renewal,
     session::Session,
     standing::{Board, Standing},
-    tasks::{Tasks, random_id},
+    tasks::Tasks,
 };
 
 /// Messages that wait to be sent; the loop waits when it is full, which only a stalled network makes it.
@@ -109,7 +109,7 @@ impl Connection {
             clock,
             facts,
             seen: Seen::load(directory.join("seen")),
-            instance_id: random_id(),
+            instance_id: format!("{:032x}", rand::random::<u128>()),
             renewal,
             taken: Arc::default(),
             standing: Board::default(),
