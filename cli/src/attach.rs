@@ -30,8 +30,7 @@ use self::{
 };
 use crate::{
     failure::{Failure, exit},
-    json,
-    run::result,
+    json, result,
     screen::{self, bytes, clean, say},
 };
 

@@ -6,7 +6,6 @@ pub(crate) mod follow;
 mod input;
 mod live;
 pub(crate) mod living;
-pub(crate) mod result;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -7,13 +7,10 @@ use muster_proto::v1::{Job, JobUpdate, Task, job_event::Event, task::State};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{
-    live::{self, Live},
-    result,
-};
+use super::live::{self, Live};
 use crate::{
     failure::{Failure, exit},
-    json,
+    json, result,
     screen::{self, bytes, clean, say},
 };
 
