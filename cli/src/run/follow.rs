@@ -185,13 +185,13 @@ impl View {
     fn take_as_json(&mut self, update: &JobUpdate) -> Result<(), Failure> {
         for event in &update.events {
             let line = match &event.event {
-                Some(Event::Job(job)) => json!({"job": json::job(job)}),
+                Some(Event::Job(job)) => json!({"job": json::document(job)}),
                 Some(Event::Task(task)) => {
                     self.remember(task);
-                    json!({"task": json::task(task)})
+                    json!({"task": json::document(task)})
                 }
-                Some(Event::Output(chunk)) => json!({"output": json::chunk(chunk)}),
-                Some(Event::Gap(gap)) => json!({"gap": json::gap(gap)}),
+                Some(Event::Output(chunk)) => json!({"output": json::document(chunk)}),
+                Some(Event::Gap(gap)) => json!({"gap": json::document(gap)}),
                 None => continue,
             };
             screen::print_json_line(&line)?;
