@@ -33,11 +33,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         compiler.encode_file_descriptor_set(),
     )?;
     let files = compiler.file_descriptor_set();
-    debug_assert!(files.encoded_len() > 0);
+    let mut bare = files.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
+    fs::write(out.join("muster.bare.binpb"), bare.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".")
         // In one order: what is serialized twice is the same twice, and offers are signed for.
         .btree_map("muster.v1.Command.env")
-        .compile_fds(files)?;
+        .compile_fds_with_config(files, config)?;
     Ok(())
 }

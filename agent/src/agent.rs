@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     config::Config,
-    connection::{Clock, Connection},
+    connection::Connection,
     doorbell::Doorbell,
     facts,
     policy::{Policy, PolicyError},

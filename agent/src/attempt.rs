@@ -8,8 +8,8 @@ use muster_proto::{
 };
 
 use crate::{
-    Config, Mode,
-    policy::{Policy, PolicyError},
+    config::Config,
+    policy::{Mode, Policy, PolicyError},
     process::{Exit, Host, Program, Wanted, missing},
 };
 

@@ -1,9 +1,7 @@
 //! The agent's end of the live stream: dials, attaches, does what it is told, and tries again.
 //! `run` never gives up by itself; `attach_once` is one life of the stream.
 
-mod clock;
 mod retry;
-mod session;
 
 use std::{
     io::Write as _,
@@ -37,18 +35,16 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+pub(crate) use self::retry::Detached;
 use self::retry::{Next, Retry};
-pub(crate) use self::{
-    clock::Clock,
-    retry::{Detached, reason_of},
-    session::Session,
-};
 use crate::{
+    clock::Clock,
     facts,
     heads::Heads,
     renewal::Renewal,
+    session::Session,
     standing::{Board, Standing},
-    tasks::{Tasks, random_id},
+    tasks::Tasks,
 };
 
 /// Messages that wait to be sent; the loop waits when it is full, which only a stalled network makes it.
@@ -113,7 +109,7 @@ impl Connection {
             clock,
             facts,
             seen: Seen::load(directory.join("seen")),
-            instance_id: random_id(),
+            instance_id: format!("{:032x}", rand::random::<u128>()),
             renewal,
             taken: Arc::default(),
             standing: Board::default(),

@@ -9,6 +9,7 @@
 
 mod agent;
 mod attempt;
+mod clock;
 mod config;
 mod connection;
 mod doorbell;
@@ -22,6 +23,8 @@ mod process;
 mod receipts;
 mod renewal;
 mod service;
+mod session;
+mod spool;
 mod standing;
 mod supervision;
 mod tasks;

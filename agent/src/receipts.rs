@@ -4,21 +4,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use muster_client::{
-    audit::{ReceiptSigner, sha256},
+    audit::{Hash, ReceiptSigner, sha256},
     identity::Identity,
 };
 use muster_proto::{
     agent::v1::{SealedOffer, task_state},
+    ids::TaskId,
     v1::Receipt,
 };
 use parking_lot::RwLock;
 use prost::Message as _;
 
-use crate::tasks::TaskEnd;
-
 /// The key of this host, as it stands. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Receipts(Arc<RwLock<Option<Arc<ReceiptSigner>>>>);
+
+/// What a receipt says of a task besides how it ended.
+pub(crate) struct TaskEnd<'a> {
+    pub(crate) id: TaskId,
+    pub(crate) host_id: &'a str,
+    pub(crate) sealed_offer: &'a Bytes,
+    /// What is known of its start, if it started.
+    pub(crate) started: Option<task_state::Started>,
+    pub(crate) output: Option<Hash>,
+}
 
 impl Receipts {
     /// From now on with the key of this identity.

@@ -21,8 +21,10 @@ use muster_runtime::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Agent, AgentError, Config, Join, NoJoinString,
+    agent::{Agent, AgentError},
+    config::Config,
     doorbell::{self, Answer},
+    join::{Join, NoJoinString},
     process,
 };
 

@@ -8,7 +8,6 @@ mod offers;
 mod overflow;
 mod recovery;
 mod report;
-pub(crate) mod spool;
 mod task;
 mod upload;
 
@@ -18,7 +17,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_client::audit::Hash;
 use muster_proto::{
     agent::v1::{SealedOffer, task_state},
     ids::TaskId,
@@ -30,21 +28,22 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-pub(crate) use self::journal::{Journal, random_id};
+pub(crate) use self::journal::Journal;
 use self::{
     history::History,
     journal::{Event, Phase, Starting},
     overflow::Overflow,
-    spool::Room,
     task::Task,
 };
 use crate::{
-    connection::{Clock, Session},
+    clock::Clock,
     failpoint,
     memory::{self, Leftovers},
     policy::Policy,
     process::{Sandbox, StartError, sweep_groups},
     receipts::Receipts,
+    session::Session,
+    spool::{self, Room},
     supervision::{
         self, Link, Pool, SupervisorId,
         protocol::{self, Order},
@@ -83,16 +82,6 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// The tasks. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Tasks(Arc<Inner>);
-
-/// What a receipt says of a task besides how it ended.
-pub(crate) struct TaskEnd<'a> {
-    pub(crate) id: TaskId,
-    pub(crate) host_id: &'a str,
-    pub(crate) sealed_offer: &'a Bytes,
-    /// What is known of its start, if it started.
-    pub(crate) started: Option<task_state::Started>,
-    pub(crate) output: Option<Hash>,
-}
 
 struct Inner {
     receipts: Receipts,

@@ -178,7 +178,7 @@ async fn invite(
     let token = answer.join_token.unwrap_or_default();
     if json {
         screen::print_json(&json!({
-            "join_token": json::join_token(&token),
+            "join_token": json::document(&token),
             "join_string": answer.join_string,
         }))?;
         return Ok(());

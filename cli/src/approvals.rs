@@ -287,7 +287,7 @@ fn what(approval: &Approval) -> String {
         None => approval
             .action
             .as_ref()
-            .map(|action| compact(&json::action(action)))
+            .map(|action| compact(&json::document(action)))
             .unwrap_or_default(),
     }
 }
@@ -313,7 +313,7 @@ fn details(approval: &Approval) -> String {
         .add("job", &approval.job_id)
         .add("what", what(approval));
     if let Some(action) = &approval.action {
-        fields.add("exactly", json::action(action).to_string());
+        fields.add("exactly", json::document(action).to_string());
     }
     if approval.grant.is_none() {
         let far = match approval.mode() {
@@ -354,48 +354,15 @@ fn details(approval: &Approval) -> String {
 }
 
 fn document(approval: &Approval) -> Value {
-    let hosts: Vec<_> = approval
-        .hosts
-        .iter()
-        .map(|host| json!({"host_id": host.host_id, "name": host.host_name}))
-        .collect();
-    let answers: Vec<_> = approval
-        .answers
-        .iter()
-        .map(|answer| {
-            json!({
-                "principal": answer.principal,
-                "answer": json::word(answer.answer().as_str_name(), "APPROVAL_ANSWER_"),
-                "note": answer.note,
-                "time": time::rfc3339(answer.time.as_ref()),
-            })
-        })
-        .collect();
-    json!({
-        "approval_id": approval.approval_id,
-        "kind": json::word(approval.kind().as_str_name(), "KIND_"),
-        "state": json::word(approval.state().as_str_name(), "STATE_"),
-        "cause": approval.cause,
-        "principal": approval.principal,
-        "owner": approval.owner,
-        "reason": approval.reason,
-        "digest": HEXLOWER.encode(&approval.digest),
-        "count": approval.count,
-        "from": approval.from,
-        "rules": approval.rules,
-        "answerers": approval.answerers,
-        "answers": answers,
-        "create_time": time::rfc3339(approval.create_time.as_ref()),
-        "expire_time": time::rfc3339(approval.expire_time.as_ref()),
-        "end_time": time::rfc3339(approval.end_time.as_ref()),
-        "job_id": approval.job_id,
-        "selector": approval.selector,
-        "hosts": hosts,
-        "host_count": approval.host_count,
-        "action": approval.action.as_ref().map(json::action),
-        "mode": mode::text(approval.mode()),
-        "grant": approval.grant.as_ref().map(grants::document),
-    })
+    let mut document = json::document(approval);
+    // A host of an approval has always been known by `name`.
+    for host in document["hosts"].as_array_mut().into_iter().flatten() {
+        if let Some(host) = host.as_object_mut() {
+            let name = host.remove("host_name").unwrap_or_default();
+            host.insert("name".to_owned(), name);
+        }
+    }
+    document
 }
 
 #[cfg(test)]
@@ -434,5 +401,21 @@ mod tests {
             "{shown}"
         );
         assert_eq!(standing(&approval), "awaiting 0 of 2 by admin");
+    }
+
+    #[test]
+    fn a_document_names_hosts_as_it_always_did_and_digests_in_hex() {
+        let approval = Approval {
+            digest: vec![0x0f, 0xa0].into(),
+            hosts: vec![approval::Host {
+                host_id: "h-1".into(),
+                host_name: "web-1".into(),
+            }],
+            ..Approval::default()
+        };
+        let shown = document(&approval);
+        assert_eq!(shown["digest"], "0fa0");
+        assert_eq!(shown["hosts"], json!([{"host_id": "h-1", "name": "web-1"}]));
+        assert_eq!(shown.get("network"), Some(&Value::Null));
     }
 }

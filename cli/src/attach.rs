@@ -30,8 +30,7 @@ use self::{
 };
 use crate::{
     failure::{Failure, exit},
-    json,
-    run::result,
+    json, result,
     screen::{self, bytes, clean, say},
 };
 
@@ -260,18 +259,18 @@ impl<'a> View<'a> {
         let line = match event {
             AttachEvent::Attached(attached) => {
                 self.task = attached.task;
-                json!({"attached": {"writer": attached.writer.as_ref().map(json::writer)}})
+                json!({"attached": {"writer": attached.writer.as_ref().map(json::document)}})
             }
             AttachEvent::Task(task) => {
-                let line = json!({"task": json::task(&task)});
+                let line = json!({"task": json::document(&*task)});
                 self.task = Some(*task);
                 line
             }
-            AttachEvent::Output(chunk) => json!({"output": json::chunk(&chunk)}),
-            AttachEvent::Gap(gap) => json!({"gap": json::gap(&gap)}),
-            AttachEvent::Input(result) => json!({"input": json::input_result(&result)}),
+            AttachEvent::Output(chunk) => json!({"output": json::document(&chunk)}),
+            AttachEvent::Gap(gap) => json!({"gap": json::document(&gap)}),
+            AttachEvent::Input(result) => json!({"input": json::document(&result)}),
             AttachEvent::Writer(writer) => {
-                json!({"writer_changed": {"writer": writer.as_ref().map(json::writer)}})
+                json!({"writer_changed": {"writer": writer.as_ref().map(json::document)}})
             }
             AttachEvent::Broken(why) => json!({"broken": why}),
         };

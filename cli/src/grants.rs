@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use muster_proto::v1::{Grant, ListGrantsRequest, Mode, RequestGrantRequest, RevokeGrantRequest};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     failure::Failure,
-    mode,
+    json, mode,
     operator::Operator,
     screen::{self, Rows, clean, say},
     time,
@@ -72,23 +72,6 @@ pub(crate) fn what(grant: &Grant) -> String {
     )
 }
 
-pub(crate) fn document(grant: &Grant) -> Value {
-    json!({
-        "grant_id": grant.grant_id,
-        "principal": grant.principal,
-        "selector": grant.selector,
-        "mode": mode::text(grant.mode()),
-        "actions": grant.actions,
-        "ttl_s": time::seconds(grant.ttl.as_ref()),
-        "reason": grant.reason,
-        "approvers": grant.approvers,
-        "start_time": time::rfc3339(grant.start_time.as_ref()),
-        "expire_time": time::rfc3339(grant.expire_time.as_ref()),
-        "revoke_time": time::rfc3339(grant.revoke_time.as_ref()),
-        "revoked_by": grant.revoked_by,
-    })
-}
-
 pub(crate) async fn run(command: GrantCommand, operator: &Operator) -> Result<u8, Failure> {
     let client = operator.connect().await?;
     match command {
@@ -134,7 +117,7 @@ pub(crate) async fn run(command: GrantCommand, operator: &Operator) -> Result<u8
                 .into_inner()
                 .grants;
             if operator.json {
-                let grants: Vec<_> = grants.iter().map(document).collect();
+                let grants: Vec<_> = grants.iter().map(json::document).collect();
                 screen::print_json(&json!({"grants": grants}))?;
             } else if grants.is_empty() {
                 say("no grants");

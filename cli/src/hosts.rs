@@ -193,7 +193,7 @@ async fn list(client: &Client, selector: String, query: String, json: bool) -> R
         }
     }
     if json {
-        let hosts: Vec<_> = hosts.iter().map(json::host).collect();
+        let hosts: Vec<_> = hosts.iter().map(json::document).collect();
         screen::print_json(&json!({"hosts": hosts}))?;
     } else if hosts.is_empty() {
         say("no hosts; `muster token create host` makes the command that adds one");
@@ -264,7 +264,7 @@ fn present(host: Option<Host>) -> Result<Host, Failure> {
 fn show(host: Option<Host>, json: bool) -> Result<(), Failure> {
     let host = present(host)?;
     if json {
-        screen::print_json(&json!({"host": json::host(&host)}))?;
+        screen::print_json(&json!({"host": json::document(&host)}))?;
     } else {
         screen::print(&view::details(&host))?;
     }
@@ -274,7 +274,7 @@ fn show(host: Option<Host>, json: bool) -> Result<(), Failure> {
 fn tell(host: Option<Host>, what: &str, json: bool) -> Result<(), Failure> {
     let host = present(host)?;
     if json {
-        screen::print_json(&json!({"host": json::host(&host)}))?;
+        screen::print_json(&json!({"host": json::document(&host)}))?;
     } else {
         screen::print(&format!("{} {what}\n", clean(&host.name)))?;
     }

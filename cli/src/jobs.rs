@@ -193,7 +193,7 @@ pub(crate) async fn run(command: JobCommand, operator: &Operator) -> Result<u8, 
                 job = ended(&client, job).await?;
             }
             if operator.json {
-                screen::print_json(&json!({"job": json::job(&job)}))?;
+                screen::print_json(&json!({"job": json::document(&job)}))?;
             } else {
                 screen::print(&format!(
                     "{} {}\n",
@@ -255,7 +255,7 @@ impl List {
         };
         jobs.truncate(limit);
         if json {
-            let jobs: Vec<_> = jobs.iter().map(json::job).collect();
+            let jobs: Vec<_> = jobs.iter().map(json::document).collect();
             screen::print_json(&json!({"jobs": jobs, "more": more}))?;
             return Ok(());
         }
@@ -281,8 +281,8 @@ async fn get(client: &Client, job_id: String, json: bool) -> Result<(), Failure>
     let job = answer.into_inner().job.unwrap_or_default();
     let tasks = tasks(client, job_id).await?;
     if json {
-        let tasks: Vec<_> = tasks.iter().map(json::task).collect();
-        screen::print_json(&json!({"job": json::job(&job), "tasks": tasks}))?;
+        let tasks: Vec<_> = tasks.iter().map(json::document).collect();
+        screen::print_json(&json!({"job": json::document(&job), "tasks": tasks}))?;
     } else {
         screen::print(&view::details(&job, &tasks))?;
     }

@@ -1,18 +1,25 @@
-//! Messages of the wire as JSON: the fields' own names, enums in lower case without prefix, times in RFC 3339,
-//! durations in seconds, absent things as null.
+//! Messages of the wire as JSON, by their descriptors: the fields' own names, enums in lower case without prefix, times in
+//! RFC 3339, durations in seconds as `NAME_s`, digests in hex. What is absent, empty or unspecified is null; of fields that
+//! exclude each other only the one is there that is set.
+
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use muster_proto::v1::{
-    Action, AttachInputResult, Confinement, Facts, Host, InputStatus, Instruction, Job, JoinToken,
-    Lock, OutputChunk, OutputGap, OutputLine, OutputSize, Principal, Reason, Task, Token, Writer,
-    action,
+use data_encoding::HEXLOWER;
+use muster_proto::{
+    BARE_DESCRIPTOR_SET,
+    v1::{Host, Job, Principal, Reason, Task},
 };
-use serde_json::{Value, json};
+use prost::{Message, Name};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, ReflectMessage,
+    Value as Field,
+};
+use serde_json::{Map, Value};
 
-use crate::{
-    mode,
-    time::{rfc3339, seconds},
-};
+use crate::time::{rfc3339, seconds};
+
+const DURATION: &str = "google.protobuf.Duration";
 
 /// The name of an enum's value: `PRESENCE_ONLINE` becomes `online`. Values of tomorrow are `unspecified`.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -48,309 +55,149 @@ pub(crate) fn principal(principal: Option<&Principal>) -> Option<String> {
     Some(format!("{kind}/{}", principal.name))
 }
 
-pub(crate) fn host(host: &Host) -> Value {
-    json!({
-        "host_id": host.host_id,
-        "name": host.name,
-        "labels": sorted(&host.labels),
-        "presence": presence(host),
-        "last_heard_time": rfc3339(host.last_heard_time.as_ref()),
-        "last_heard_age_s": seconds(host.last_heard_age.as_ref()),
-        "facts": host.facts.as_ref().map(facts),
-        "instruction": host.instruction.as_ref().map(instruction),
-        "create_time": rfc3339(host.create_time.as_ref()),
-        "lock": host.lock.as_ref().map(lock),
-        "running_tasks": host.running_tasks,
-        "pending_tasks": host.pending_tasks,
-        "held_tasks": host.held_tasks,
-        "owes_upload": host.owes_upload,
-        "certificate_expire_time": rfc3339(host.certificate_expire_time.as_ref()),
-        "clock_offset_s": seconds(host.clock_offset.as_ref()),
-        "identity_conflict": some(&host.identity_conflict),
-        "mode": some(mode::text(host.mode())),
-        "mode_limit": some(mode::text(host.mode_limit())),
-        "mode_note": some(&host.mode_note),
-    })
+/// Takes some milliseconds, so that only who shows JSON waits for it.
+static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(BARE_DESCRIPTOR_SET)
+        .expect("the contract is compiled in, and the tests read it")
+});
+
+/// A message with all of its fields.
+pub(crate) fn document<M: Message + Name>(message: &M) -> Value {
+    let described = CONTRACT.get_message_by_name(&M::full_name());
+    let mut fields = DynamicMessage::new(described.expect("the contract holds every message"));
+    fields
+        .transcode_from(message)
+        .expect("a message is what its descriptor says");
+    object(&fields)
 }
 
-fn facts(facts: &Facts) -> Value {
-    json!({
-        "os": facts.os,
-        "distro": facts.distro,
-        "distro_version": facts.distro_version,
-        "kernel": facts.kernel,
-        "arch": facts.arch,
-        "cpus": facts.cpus,
-        "memory_bytes": facts.memory_bytes,
-        "shell": facts.shell,
-        "agent_version": facts.agent_version,
-        "addresses": facts.addresses,
-        "hostname": facts.hostname,
-        "user": facts.user,
-        "boot_id": facts.boot_id,
-        "audit_conflict": some(&facts.audit_conflict),
-    })
+/// A principal by itself: its kind and name are one text, as everywhere.
+pub(crate) fn member(member: &Principal) -> Value {
+    let mut fields = Map::from_iter([("principal".to_owned(), principal(Some(member)).into())]);
+    if let Value::Object(document) = document(member) {
+        let others = |(name, _): &(String, Value)| name != "kind" && name != "name";
+        fields.extend(document.into_iter().filter(others));
+    }
+    fields.into()
 }
 
-pub(crate) fn instruction(instruction: &Instruction) -> Value {
-    json!({
-        "text": instruction.text,
-        "version": instruction.version,
-        "etag": instruction.etag,
-        "author": instruction.author,
-        "create_time": rfc3339(instruction.create_time.as_ref()),
-    })
-}
-
-pub(crate) fn job(job: &Job) -> Value {
-    let counts: serde_json::Map<String, Value> = job
-        .counts
-        .iter()
-        .map(|count| {
-            let state = word(count.state().as_str_name(), "STATE_");
-            (state, count.tasks.into())
-        })
-        .collect();
-    json!({
-        "job_id": job.job_id,
-        "approval_id": some(&job.approval_id),
-        "reason": some(&job.reason),
-        "request_id": job.request_id,
-        "principal": job.principal,
-        "selector": job.selector,
-        "action": job.action.as_ref().map(action),
-        "state": job_state(job),
-        "counts": counts,
-        "create_time": rfc3339(job.create_time.as_ref()),
-        "start_time": rfc3339(job.start_time.as_ref()),
-        "end_time": rfc3339(job.end_time.as_ref()),
-        "start_deadline_time": rfc3339(job.start_deadline_time.as_ref()),
-        "lost_after_s": seconds(job.lost_after.as_ref()),
-        "mode": some(mode::text(job.mode())),
-        "reason": some(&job.reason),
-        "cancel_time": rfc3339(job.cancel_time.as_ref()),
-        "cancelled_by": some(&job.cancelled_by),
-        "note": some(&job.note),
-    })
-}
-
-/// An action, all of it.
-pub(crate) fn action(action: &Action) -> Value {
-    let Some(action::Kind::Command(command)) = &action.kind else {
-        return Value::Null;
-    };
-    json!({"command": {
-        "argv": command.argv,
-        "script": command.script.as_ref().map(|script| json!({
-            "text": script.text,
-            "shell": some(&script.shell),
-        })),
-        "cwd": some(&command.cwd),
-        "env": command.env,
-        "user": some(&command.user),
-        "timeout_s": seconds(command.timeout.as_ref()),
-        "grace_s": seconds(command.grace.as_ref()),
-        "stdin_bytes": command.stdin.len(),
-        "open_stdin": command.open_stdin,
-        "terminal": command.terminal.as_ref().map(|terminal| json!({
-            "rows": terminal.rows,
-            "columns": terminal.columns,
-            "term": some(&terminal.term),
-        })),
-        "record": command.record,
-        "limits": command.limits.as_ref().map(|limits| json!({
-            "nice": limits.nice,
-            "memory_bytes": limits.memory_bytes,
-            "processes": limits.processes,
-            "cpu_millis": limits.cpu_millis,
-        })),
-        "environment": command.environment.as_ref().map(|environment| json!({
-            "inherit": word(environment.inherit().as_str_name(), "INHERIT_"),
-            "exclude": environment.exclude,
-            "keep_secrets": environment.keep_secrets,
-        })),
-        "output_limit": command.output_limit.as_ref().map(|limit| json!({
-            "policy": word(limit.policy().as_str_name(), "POLICY_"),
-            "max_bytes": limit.max_bytes,
-        })),
-    }})
-}
-
-pub(crate) fn input_status(status: InputStatus) -> String {
-    word(status.as_str_name(), "INPUT_STATUS_")
-}
-
-pub(crate) fn writer(writer: &Writer) -> Value {
-    json!({
-        "principal": writer.principal,
-        "you": writer.you,
-        "exclusive": writer.exclusive,
-    })
-}
-
-pub(crate) fn input_result(result: &AttachInputResult) -> Value {
-    let reason = result.reason();
-    json!({
-        "write_id": result.write_id,
-        "status": input_status(result.status()),
-        "reason": (reason != Reason::Unspecified).then(|| reason.name()),
-        "message": some(&result.message),
-    })
-}
-
-pub(crate) fn task(task: &Task) -> Value {
-    json!({
-        "task_id": task.task_id,
-        "job_id": task.job_id,
-        "host_id": task.host_id,
-        "host_name": task.host_name,
-        "state": task_state(task),
-        "reason": reason(task),
-        "message": some(&task.message),
-        "exit_code": task.exit_code,
-        "signal": some(&task.signal),
-        "wait": wait(task),
-        "state_time": rfc3339(task.state_time.as_ref()),
-        "start_time": rfc3339(task.start_time.as_ref()),
-        "end_time": rfc3339(task.end_time.as_ref()),
-        "run_time_s": seconds(task.run_time.as_ref()),
-        "output_size": task.output_size.as_ref().map(output_size),
-        "output_complete": task.output_complete,
-        "cancel_time": rfc3339(task.cancel_time.as_ref()),
-        "disconnect_time": rfc3339(task.disconnect_time.as_ref()),
-        "late_result": some(&task.late_result),
-        "confinement": task.confinement.as_ref().map(confinement),
-        "doubt": some(&task.doubt),
-    })
-}
-
-/// How far a task was confined, as its host says.
-pub(crate) fn confinement(applied: &Confinement) -> Value {
-    json!({
-        "mode": some(mode::text(applied.mode())),
-        "network": applied.network.as_ref().map(|network| json!({
-            "access": word(network.access().as_str_name(), "ACCESS_"),
-            "allow": network.allow,
-        })),
-        "roots": applied.roots,
-        "features": applied.features,
-    })
-}
-
-pub(crate) fn output_size(size: &OutputSize) -> Value {
-    json!({
-        "stdout_bytes": size.stdout_bytes,
-        "stderr_bytes": size.stderr_bytes,
-        "dropped_bytes": size.dropped_bytes,
-        "last_sequence": size.last_sequence,
-    })
-}
-
-/// Output as text where it is UTF-8; a chunk may end within a character, then it is base64.
-pub(crate) fn chunk(chunk: &OutputChunk) -> Value {
-    let (text, base64) = data(&chunk.data);
-    json!({
-        "task_id": chunk.task_id,
-        "sequence": chunk.sequence,
-        "stream": word(chunk.stream().as_str_name(), "OUTPUT_STREAM_"),
-        "offset": chunk.offset,
-        "position": chunk.position,
-        "time": rfc3339(chunk.time.as_ref()),
-        "text": text,
-        "base64": base64,
-    })
-}
-
-pub(crate) fn gap(gap: &OutputGap) -> Value {
-    json!({
-        "task_id": gap.task_id,
-        "sequence": gap.sequence,
-        "stream": word(gap.stream().as_str_name(), "OUTPUT_STREAM_"),
-        "offset": gap.offset,
-        "position": gap.position,
-        "length": gap.length,
-        "cause": gap.cause,
-    })
-}
-
-pub(crate) fn line(line: &OutputLine) -> Value {
-    let (text, base64) = data(&line.data);
-    json!({
-        "stream": word(line.stream().as_str_name(), "OUTPUT_STREAM_"),
-        "position": line.position,
-        "number": line.number,
-        "match": line.r#match,
-        "text": text,
-        "base64": base64,
-    })
-}
-
-fn data(bytes: &[u8]) -> (Option<&str>, Option<String>) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(_) => (None, Some(STANDARD.encode(bytes))),
+fn object(message: &DynamicMessage) -> Value {
+    let mut fields = Map::new();
+    for described in message.descriptor().fields() {
+        add(&mut fields, message, &described);
+    }
+    match fields.is_empty() {
+        true => Value::Null,
+        false => fields.into(),
     }
 }
 
-pub(crate) fn token(token: &Token) -> Value {
-    json!({
-        "token_id": token.token_id,
-        "principal": principal(token.principal.as_ref()),
-        "create_time": rfc3339(token.create_time.as_ref()),
-        "expire_time": rfc3339(token.expire_time.as_ref()),
-        "last_used_time": rfc3339(token.last_used_time.as_ref()),
-        "author": token.author,
-        "scopes": token.scopes,
-        "lock": token.lock.as_ref().map(lock),
-    })
+fn add(fields: &mut Map<String, Value>, message: &DynamicMessage, described: &FieldDescriptor) {
+    let is_absent = described.supports_presence() && !message.has_field(described);
+    let oneof = described.containing_oneof();
+    if is_absent && oneof.is_some_and(|oneof| !oneof.is_synthetic()) {
+        return;
+    }
+    let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    let (name, field) = (described.name(), message.get_field(described));
+    match (name, &*field) {
+        ("data", Field::Bytes(bytes)) => {
+            // A chunk may end within a character.
+            let text = std::str::from_utf8(bytes).ok();
+            let base64 = text.is_none().then(|| STANDARD.encode(bytes));
+            put("text", text.into());
+            put("base64", base64.into());
+        }
+        ("stdin", Field::Bytes(bytes)) => {
+            put("stdin_bytes", bytes.len().into());
+        }
+        // `muster job receipt` shows it.
+        ("receipt", Field::Bytes(_)) => {}
+        ("counts", Field::List(counts)) => {
+            put(name, counts.iter().filter_map(count).collect());
+        }
+        (_, field) => {
+            let is_absent = is_absent || field.as_str() == Some("");
+            let kind = described.kind();
+            let value = (!is_absent).then(|| value(field, &kind)).into();
+            match &kind {
+                Kind::Message(of) if of.full_name() == DURATION => put(&format!("{name}_s"), value),
+                _ => put(name, value),
+            };
+        }
+    }
 }
 
-pub(crate) fn member(member: &Principal) -> Value {
-    json!({
-        "principal": principal(Some(member)),
-        "roles": member.roles,
-        "owner": some(&member.owner),
-        "lock": member.lock.as_ref().map(lock),
-        "create_time": rfc3339(member.create_time.as_ref()),
-        "last_used_time": rfc3339(member.last_used_time.as_ref()),
-    })
+/// How many tasks are in a state, under the name of the state.
+fn count(count: &Field) -> Option<(String, Value)> {
+    let object = object(count.as_message()?);
+    Some((
+        object["state"].as_str()?.to_owned(),
+        object["tasks"].clone(),
+    ))
 }
 
-fn lock(lock: &Lock) -> Value {
-    json!({
-        "create_time": rfc3339(lock.create_time.as_ref()),
-        "author": lock.author,
-        "note": lock.note,
-    })
+fn value(field: &Field, kind: &Kind) -> Value {
+    match field {
+        Field::Bool(is) => (*is).into(),
+        Field::I32(number) => (*number).into(),
+        Field::I64(number) => (*number).into(),
+        Field::U32(number) => (*number).into(),
+        Field::U64(number) => (*number).into(),
+        Field::F32(number) => (*number).into(),
+        Field::F64(number) => (*number).into(),
+        Field::String(text) => text.as_str().into(),
+        Field::Bytes(bytes) if bytes.is_empty() => Value::Null,
+        Field::Bytes(bytes) => HEXLOWER.encode(bytes).into(),
+        Field::EnumNumber(number) => match kind {
+            Kind::Enum(described) => enumerated(described, *number),
+            _ => Value::Null,
+        },
+        Field::Message(message) => match message.descriptor().full_name() {
+            "google.protobuf.Timestamp" => rfc3339(message.transcode_to().ok().as_ref()).into(),
+            DURATION => seconds(message.transcode_to().ok().as_ref()).into(),
+            "muster.v1.Principal" => principal(message.transcode_to().ok().as_ref()).into(),
+            _ => object(message),
+        },
+        Field::List(list) => list.iter().map(|one| value(one, kind)).collect(),
+        Field::Map(map) => {
+            // In one order, so that the same reads the same.
+            let sorted: BTreeMap<&MapKey, &Field> = map.iter().collect();
+            let named = sorted.into_iter().filter_map(|(key, one)| {
+                let Kind::Message(entry) = kind else {
+                    return None;
+                };
+                let value = value(one, &entry.map_entry_value_field().kind());
+                Some((key.as_str()?.to_owned(), value))
+            });
+            named.collect()
+        }
+    }
 }
 
-pub(crate) fn join_token(token: &JoinToken) -> Value {
-    json!({
-        "join_token_id": token.join_token_id,
-        "kind": word(token.kind().as_str_name(), "JOIN_KIND_"),
-        "name": some(&token.name),
-        "labels": sorted(&token.labels),
-        "create_time": rfc3339(token.create_time.as_ref()),
-        "expire_time": rfc3339(token.expire_time.as_ref()),
-        "max_uses": token.max_uses,
-        "uses": token.uses,
-        "author": token.author,
-    })
+/// Without the prefix that its type's names have in common. Values of tomorrow are `unspecified`.
+fn enumerated(described: &EnumDescriptor, number: i32) -> Value {
+    let none = described.default_value();
+    let prefix = none.name().trim_end_matches("UNSPECIFIED");
+    let Some(value) = described.get_value(number) else {
+        return "unspecified".into();
+    };
+    let text = value.name().trim_start_matches(prefix);
+    match described.full_name() {
+        _ if value == none => Value::Null,
+        "muster.v1.Reason" => text.into(),
+        "muster.v1.Mode" => text.to_lowercase().replace('_', "-").into(),
+        _ => text.to_lowercase().into(),
+    }
 }
-
-fn some(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn sorted(
-    map: &std::collections::HashMap<String, String>,
-) -> std::collections::BTreeMap<&String, &String> {
-    map.iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use muster_proto::v1::{OutputStream, host::Presence, task::State};
+    use muster_proto::v1::{
+        Action, Command, Mode, Network, OutputChunk, OutputStream, PrincipalKind, Token,
+        action::Kind, host::Presence, job, network::Access, task::State,
+    };
+    use prost_types::Timestamp;
+    use serde_json::json;
 
     use super::*;
 
@@ -360,17 +207,85 @@ mod tests {
             presence: Presence::Online.into(),
             ..Host::default()
         };
-        assert_eq!(super::host(&host)["presence"], "online");
+        assert_eq!(document(&host)["presence"], "online");
         let task = Task {
             state: State::TimedOut.into(),
             reason: Reason::Timeout.into(),
             ..Task::default()
         };
-        let task = super::task(&task);
+        let task = document(&task);
         assert_eq!(task["state"], "timed_out");
         assert_eq!(task["reason"], "TIMEOUT");
         assert_eq!(task["wait"], Value::Null);
         assert_eq!(task["exit_code"], Value::Null);
+    }
+
+    #[test]
+    fn a_job_has_every_field_as_scripts_know_it() {
+        let job = Job {
+            job_id: "j-1".into(),
+            action: Some(Action {
+                kind: Some(Kind::Command(Command {
+                    argv: vec!["printf".into(), String::new()],
+                    stdin: "abc".into(),
+                    timeout: Some(prost_types::Duration {
+                        seconds: 90,
+                        nanos: 0,
+                    }),
+                    ..Command::default()
+                })),
+            }),
+            counts: vec![job::Count {
+                state: State::TimedOut.into(),
+                tasks: 2,
+            }],
+            create_time: Some(Timestamp::default()),
+            mode: Mode::ReadOnly.into(),
+            network: Some(Network {
+                access: Access::List.into(),
+                allow: vec!["*:443".into()],
+            }),
+            ..Job::default()
+        };
+        let job = document(&job);
+        assert_eq!(job["counts"], json!({"timed_out": 2}));
+        assert_eq!(job["create_time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(job["mode"], "read-only");
+        let network = json!({"access": "list", "allow": ["*:443"]});
+        assert_eq!(job["network"], network);
+        let command = &job["action"]["command"];
+        assert_eq!(command["argv"], json!(["printf", ""]));
+        assert_eq!(
+            (&command["timeout_s"], &command["stdin_bytes"]),
+            (&json!(90.0), &json!(3))
+        );
+        for absent in ["end_time", "lost_after_s", "reason", "note"] {
+            assert_eq!(job.get(absent), Some(&Value::Null), "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_principal_is_one_text_and_labels_are_in_order() {
+        let owner = Principal {
+            kind: PrincipalKind::Operator.into(),
+            name: "ada".into(),
+            ..Principal::default()
+        };
+        let shown = member(&owner);
+        assert_eq!(shown["principal"], "operator/ada");
+        assert!(shown.get("kind").is_none() && shown.get("name").is_none());
+        let token = Token {
+            principal: Some(owner),
+            ..Token::default()
+        };
+        assert_eq!(document(&token)["principal"], "operator/ada");
+        let label = |name: &str| (name.to_owned(), "1".to_owned());
+        let host = Host {
+            labels: ["c", "a", "b"].map(label).into(),
+            ..Host::default()
+        };
+        let labels = document(&host)["labels"].to_string();
+        assert_eq!(labels, r#"{"a":"1","b":"1","c":"1"}"#);
     }
 
     #[test]
@@ -380,13 +295,13 @@ mod tests {
             data: "schön".into(),
             ..OutputChunk::default()
         };
-        let value = super::chunk(&chunk);
+        let value = document(&chunk);
         assert_eq!(
             (&value["text"], &value["stream"]),
             (&json!("schön"), &json!("stderr"))
         );
         chunk.data = vec![0xff].into();
-        let value = super::chunk(&chunk);
+        let value = document(&chunk);
         assert_eq!(
             (&value["text"], &value["base64"]),
             (&Value::Null, &json!("/w=="))

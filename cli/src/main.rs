@@ -22,6 +22,7 @@ mod login;
 mod mode;
 mod operator;
 mod policy;
+mod result;
 mod roles;
 mod run;
 mod screen;

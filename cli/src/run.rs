@@ -6,7 +6,6 @@ pub(crate) mod follow;
 mod input;
 mod live;
 pub(crate) mod living;
-pub(crate) mod result;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -143,7 +142,7 @@ impl RunCommand {
             let create = |request| client.create(request);
             let job = self.confirm.run(request, create).await?;
             if operator.json {
-                screen::print_json(&json!({"job": json::job(&job)}))?;
+                screen::print_json(&json!({"job": json::document(&job)}))?;
             } else {
                 let id = clean(&job.job_id);
                 screen::print(&format!("{id}\n"))?;

@@ -131,7 +131,7 @@ pub(crate) async fn run(command: TokenCommand, operator: &Operator) -> Result<u8
 fn tell(token: Option<Token>, done: &str, json: bool) -> Result<(), Failure> {
     let token = token.unwrap_or_default();
     if json {
-        screen::print_json(&json::token(&token))?;
+        screen::print_json(&json::document(&token))?;
     } else {
         screen::print(&format!("{} {done}\n", clean(&token.token_id)))?;
     }
@@ -153,14 +153,14 @@ impl Create {
                     .into_inner();
                 let token = answer.join_token.unwrap_or_default();
                 let hint = self.join_hint(&token);
-                let document = json!({"join_token": json::join_token(&token)});
+                let document = json!({"join_token": json::document(&token)});
                 (answer.join_string, document, hint)
             }
             Request::Bearer(request) => {
                 let answer = client.access().create_token(request).await?.into_inner();
                 let token = answer.token.unwrap_or_default();
                 let hint = bearer_hint(&token);
-                let document = json!({"token": json::token(&token)});
+                let document = json!({"token": json::document(&token)});
                 (answer.bearer_token, document, hint)
             }
         };
@@ -343,8 +343,8 @@ async fn list(client: &Client, json: bool) -> Result<(), Failure> {
         }
     }
     if json {
-        let bearer: Vec<_> = bearer.iter().map(json::token).collect();
-        let join: Vec<_> = join.iter().map(json::join_token).collect();
+        let bearer: Vec<_> = bearer.iter().map(json::document).collect();
+        let join: Vec<_> = join.iter().map(json::document).collect();
         screen::print_json(&json!({"tokens": bearer, "join_tokens": join}))?;
         return Ok(());
     }

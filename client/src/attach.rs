@@ -16,7 +16,8 @@ use muster_proto::v1::{
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
-    Client, ClientError,
+    connect::Client,
+    error::ClientError,
     jobs::{draw_request_id, repeated},
 };
 

@@ -24,7 +24,7 @@ use tonic::{
 };
 
 use crate::{
-    ClientError,
+    error::ClientError,
     identity::{Identity, load_authorities},
     lines::{LONG_STREAMS_MAX, Lines, Seat},
 };

@@ -11,10 +11,10 @@ use muster_runtime::tls::{ClientTls, ConnectError, TlsError, connect};
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls_pki_types::CertificateDer;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use crate::{
-    Client, ClientError,
+    connect::Client,
+    error::{ClientError, reason_of},
     identity::{Identity, IdentityError, create_directory, generate_key, load_key, write_file},
     join::JoinString,
 };
@@ -64,19 +64,12 @@ impl EnrollmentError {
     }
 
     fn from_status(status: &Status) -> Self {
-        if let Some(info) = status.get_details_error_info()
-            && info.domain == muster_proto::ERROR_DOMAIN
-        {
-            let reason = Reason::from_name(&info.reason).unwrap_or(Reason::Unspecified);
-            let transient = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
-            if !transient {
-                return Self::Refused {
-                    reason,
-                    message: status.message().to_owned(),
-                };
-            }
+        let message = status.message().to_owned();
+        let transient = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+        match reason_of(status) {
+            Some(reason) if !transient => Self::Refused { reason, message },
+            _ => Self::Interrupted(message),
         }
-        Self::Interrupted(status.message().to_owned())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a call did not work, and whether trying again may help.
 
-use muster_proto::v1::Reason;
+use muster_proto::{ERROR_DOMAIN, v1::Reason};
 use muster_runtime::tls::{ConnectError, TlsError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -35,6 +35,14 @@ pub enum ClientError {
     Answer(&'static str),
 }
 
+/// Why the control plane said no; `None` if it was not the control plane that did. `Unspecified` is a reason that this
+/// version does not know.
+pub fn reason_of(status: &Status) -> Option<Reason> {
+    let info = status.get_details_error_info()?;
+    (info.domain == ERROR_DOMAIN)
+        .then(|| Reason::from_name(&info.reason).unwrap_or(Reason::Unspecified))
+}
+
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         Self::Call(Box::new(status))
@@ -47,9 +55,7 @@ impl ClientError {
         let Self::Call(status) = self else {
             return None;
         };
-        let info = status.get_details_error_info()?;
-        (info.domain == muster_proto::ERROR_DOMAIN)
-            .then(|| Reason::from_name(&info.reason).unwrap_or(Reason::Unspecified))
+        reason_of(status)
     }
 
     /// What the reason comes with, as "position" with `SELECTOR_INVALID`.

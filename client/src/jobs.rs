@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 use tracing::warn;
 
-use crate::{Client, ClientError, lines::Seat};
+use crate::{connect::Client, error::ClientError, lines::Seat};
 
 /// How long a call that may be repeated is repeated while nobody answers, since something last worked.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -22,6 +22,6 @@ mod output;
 
 pub use attach::{Attach, AttachEvent, Attachment, Over, Writing};
 pub use connect::{Client, Credentials, Service};
-pub use error::ClientError;
+pub use error::{ClientError, reason_of};
 pub use jobs::{JobWatch, draw_request_id};
 pub use output::OutputReader;

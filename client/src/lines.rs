@@ -10,7 +10,7 @@ use muster_runtime::tls::{ClientTls, connect_lazily};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 
-use crate::ClientError;
+use crate::error::ClientError;
 
 /// Long streams on one connection: a control plane takes 200 streams, and the rest is for short calls.
 pub(crate) const LONG_STREAMS_MAX: usize = 150;

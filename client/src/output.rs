@@ -2,7 +2,7 @@
 
 use muster_proto::v1::{ReadOutputRequest, ReadOutputResponse};
 
-use crate::{Client, ClientError, jobs::repeated};
+use crate::{connect::Client, error::ClientError, jobs::repeated};
 
 /// How long one read waits for more.
 const FOLLOW_WAIT: prost_types::Duration = prost_types::Duration {

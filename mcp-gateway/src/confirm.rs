@@ -18,7 +18,10 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Refusal, render::clean};
+use crate::{
+    error::{Confirmation, Refusal},
+    render::clean,
+};
 
 /// How long a person may take in an older client, whose call waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -28,19 +31,6 @@ const QUESTION: &str = "confirm";
 
 /// Characters of a command that a question can show; nobody confirms what they cannot see.
 const COMMAND_MAX: usize = 4_000;
-
-/// What has to be confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Confirmation {
-    /// Of exactly what is to happen, in hex.
-    pub(crate) digest: String,
-    /// Names of the hosts, cut where they are many.
-    pub(crate) hosts: String,
-    /// How many there are.
-    pub(crate) host_count: String,
-    /// The mode; empty if the hosts decide.
-    pub(crate) mode: String,
-}
 
 /// Whom to ask, and what was answered.
 pub(crate) struct Asker {

@@ -8,10 +8,7 @@ use muster_proto::v1::Reason;
 use rmcp::model::{CallToolResult, ContentBlock};
 use tonic::Code;
 
-use crate::{
-    confirm::Confirmation,
-    render::{clean, words},
-};
+use crate::render::{clean, words};
 
 /// The longest cause that is shown, characters; clients cut long errors.
 const CAUSE_MAX: usize = 1_500;
@@ -25,6 +22,19 @@ pub(crate) struct Refusal {
     pub(crate) next: String,
     /// A person can be asked instead.
     pub(crate) question: Option<Box<Confirmation>>,
+}
+
+/// What has to be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Confirmation {
+    /// Of exactly what is to happen, in hex.
+    pub(crate) digest: String,
+    /// Names of the hosts, cut where they are many.
+    pub(crate) hosts: String,
+    /// How many there are.
+    pub(crate) host_count: String,
+    /// The mode; empty if the hosts decide.
+    pub(crate) mode: String,
 }
 
 impl Refusal {
@@ -153,62 +163,6 @@ fn next_step(reason: Reason, code: Code) -> &'static str {
     }
 }
 
-/// What to do about a task that ended for this reason; `None` where the reason says it all.
-pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
-    Some(match reason {
-        Reason::StartDeadlinePassed => {
-            "it never ran; host_list shows whether the host is back, then run again"
-        }
-        Reason::Timeout => {
-            "run again with a larger timeout_s, or without one and wait with job_get"
-        }
-        Reason::CommandNotFound => {
-            "the program is not in the host's PATH: name it by its path, or use command= for shell syntax"
-        }
-        Reason::CommandNotExecutable => "it may not be executed there: run it by its interpreter",
-        Reason::WorkingDirectoryMissing => "correct cwd, or create the directory first",
-        Reason::UserNotPermitted => "leave the user out, or ask an operator to allow it",
-        Reason::ArgumentListTooLong => "pass the data by stdin",
-        Reason::StartFailed => "the message above says what the host lacks",
-        Reason::DiskFull => "free space on the host's disk, then run again",
-        Reason::ActionUnsupported => "the host's agent is too old for this",
-        Reason::HostBusy => "the host runs as much as it may: run again later",
-        Reason::LimitUnsupported => "run it without that limit, or on a host that can enforce it",
-        Reason::ModeTooHigh => "run it with a lower mode, or ask an operator to raise the host's",
-        Reason::ModeUnenforceable => {
-            "run it on a host whose kernel can enforce the mode; host_list shows which cannot"
-        }
-        Reason::ModeDisabled => "the host is disabled: an operator has to enable it",
-        Reason::NetworkUnenforceable => {
-            "ask for no network, for all of it, or for ports of every address (*:443)"
-        }
-        Reason::PathDenied | Reason::ProgramDenied => {
-            "the host's own policy refuses this: do something else, or ask whoever owns the host"
-        }
-        Reason::OutputLimit => "let it write less, or run it again with another output limit",
-        Reason::AmbiguousStart
-        | Reason::HostRebooted
-        | Reason::HostRolledBack
-        | Reason::AgentDied
-        | Reason::SupervisorDied
-        | Reason::HostGone => {
-            "nobody can prove what became of it: look at the host before you run it again"
-        }
-        Reason::Locked => "an operator has locked the host; its task waits until it is unlocked",
-        Reason::ApprovalExpired => {
-            "nobody approved it in time: ask a person first, then run it again"
-        }
-        Reason::ApprovalDeclined => "a person declined it: do not run it again, ask them why",
-        Reason::ApprovalDrift => {
-            "hosts or policy changed before it was approved: look again, then run it again"
-        }
-        Reason::NotAllowed => {
-            "the host's policy refuses this: do something else, or ask an operator"
-        }
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,18 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_of_a_task_or_call_has_a_next_step() {
+    fn every_reason_of_a_call_has_a_next_step() {
         for number in 1..=199 {
             let Ok(reason) = Reason::try_from(number) else {
                 continue;
             };
             assert!(!next_step(reason, Code::Unknown).is_empty());
-            let of_a_task = (50..80).contains(&number) && reason != Reason::CancelRequested
-                || (120..130).contains(&number);
-            assert!(
-                !of_a_task || next_step_of_task(reason).is_some(),
-                "{reason:?}"
-            );
         }
     }
 }

@@ -22,12 +22,13 @@ use rmcp::{
 use tracing::Instrument as _;
 
 use crate::{
+    call::Call,
     confirm::Asker,
     control_plane::{Caller, ControlPlane, Subject, Trace},
     error::Refusal,
     progress::Progress,
     slots::Slots,
-    tools::{self, Call},
+    tools,
 };
 
 /// Teaches what every tool has in common. Clients cut it or drop it: the essential comes first.

@@ -5,9 +5,10 @@
 //! a model's budget. The gateway has no rights of its own and keeps nothing: what matters is in the
 //! control plane, and any gateway can answer any call.
 //!
-//! `http`, `stdio` → `handler` → `tools` → `watch`, `control_plane`; back through `render`.
+//! `http`, `stdio` → `handler` → `tools` → `watch` → `call`, `control_plane`; back through `render`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod call;
 mod config;
 mod confirm;
 mod control_plane;

@@ -8,9 +8,9 @@ use muster_proto::v1::{CreateJobRequest, Job, JobUpdate, Task, job_event, task};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
+    call::Call,
     error::Refusal,
     render::{clean, job::TaskView, kept::Kept, words},
-    tools::Call,
 };
 
 /// Output kept for one answer, over all tasks.

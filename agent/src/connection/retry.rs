@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use muster_proto::{ERROR_DOMAIN, agent::v1::Drain, v1::Reason};
+use muster_client::reason_of;
+use muster_proto::{agent::v1::Drain, v1::Reason};
 use muster_runtime::{backoff::Backoff, tls::ConnectError};
 use rand::Rng;
 use tonic::Status;
-use tonic_types::StatusExt;
 
 /// Waits after a hiccup, and at most.
 const WAIT_FIRST: Duration = Duration::from_millis(200);
@@ -56,19 +56,10 @@ impl From<Status> for Detached {
 }
 
 fn words(status: &Status) -> String {
-    match reason_of(status) {
+    match reason_of(status).unwrap_or_default() {
         Reason::Unspecified => format!("the stream broke: {}", status.message()),
         reason => format!("{}: {}", reason.name(), status.message()),
     }
-}
-
-/// The machine-readable reason of a status.
-pub(crate) fn reason_of(status: &Status) -> Reason {
-    status
-        .get_details_error_info()
-        .filter(|info| info.domain == ERROR_DOMAIN)
-        .and_then(|info| Reason::from_name(&info.reason))
-        .unwrap_or(Reason::Unspecified)
 }
 
 /// What to do next.
@@ -119,7 +110,7 @@ impl Retry {
             Detached::Connect(ConnectError::Untrusted { .. }) => {
                 Next::Wait(self.refused.next_wait())
             }
-            Detached::Refused(status) => match reason_of(status) {
+            Detached::Refused(status) => match reason_of(status).unwrap_or_default() {
                 Reason::HostRemoved => Next::GiveUp,
                 Reason::CredentialExpired => Next::EnrollAgain(self.hiccup.next_wait()),
                 Reason::Locked
@@ -140,8 +131,9 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::ERROR_DOMAIN;
     use tonic::Code;
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt};
 
     fn refused(reason: Reason) -> Detached {
         let details = ErrorDetails::with_error_info(reason.name(), ERROR_DOMAIN, []);

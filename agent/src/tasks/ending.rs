@@ -10,7 +10,7 @@ use muster_proto::{
 use nix::unistd::Pid;
 
 use super::{
-    TaskEnd, Tasks,
+    Tasks,
     execution::Over,
     grace_of,
     journal::{Ended, Event, Held, Phase, Settled},
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     failpoint,
     process::{Tree, end_left_over},
+    receipts::TaskEnd,
     supervision::{
         Left, Link,
         protocol::{self, Cause},

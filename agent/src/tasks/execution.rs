@@ -11,13 +11,10 @@ use muster_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::{
-    Tasks, grace_of,
-    spool::{NOT_KEPT, Spool},
-    task::Task,
-};
+use super::{Tasks, grace_of, task::Task};
 use crate::{
     process::StartError,
+    spool::{NOT_KEPT, Spool},
     supervision::{
         Link,
         protocol::{

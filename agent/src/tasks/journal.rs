@@ -68,7 +68,7 @@ impl Journal {
             Some(found) => found,
             None => {
                 let header = Header {
-                    journal_id: random_id(),
+                    journal_id: format!("{:032x}", rand::random::<u128>()),
                     ..Header::default()
                 };
                 let (file, _) = File::create(&path, &header, std::iter::empty())?;
@@ -215,11 +215,6 @@ impl Inner {
         }
         self.book.enter(entry);
     }
-}
-
-/// 128 random bits in hexadecimal.
-pub(crate) fn random_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 #[cfg(test)]

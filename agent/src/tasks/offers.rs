@@ -17,11 +17,10 @@ use super::{
     journal::{Accepted, Barred, Ended, Event, Held, Phase},
     not_after_ms,
     overflow::Overflow,
-    spool::Spool,
     starting,
     task::Task,
 };
-use crate::{connection::Session, failpoint, supervision::Link};
+use crate::{failpoint, session::Session, spool::Spool, supervision::Link};
 
 /// Where the environment of a process carries the trace that asked for it.
 const TRACE_VARIABLES: [(&str, &str); 2] =

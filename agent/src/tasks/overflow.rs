@@ -7,7 +7,7 @@ use muster_proto::{
 };
 use prost::Message;
 
-use super::spool::Keep;
+use crate::spool::Keep;
 
 /// Room for what is under way when a task is stopped from writing, bytes.
 const UNDER_WAY: u64 = 2 << 20;

@@ -18,12 +18,14 @@ use super::{
     journal::{Held, Phase},
     not_after_ms,
     overflow::Overflow,
-    spool::{Content, Next, Piece, Position, Room, Spool},
     task::Task,
 };
-use crate::supervision::{
-    Left, Link, SupervisorId,
-    protocol::{Cancel, Cause, Gap, News, Order, Output, Reached},
+use crate::{
+    spool::{Content, Next, Piece, Position, Room, Spool},
+    supervision::{
+        Left, Link, SupervisorId,
+        protocol::{Cancel, Cause, Gap, News, Order, Output, Reached},
+    },
 };
 
 /// How soon a supervisor that does not answer is asked again, at first and at last.

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use muster_client::reason_of;
 use muster_proto::{
     agent::v1::{
         Chunk, Gap, Open, OutputEnd, ReportRequest, ReportResponse,
@@ -28,11 +29,11 @@ use tokio::{task::JoinHandle, time::Sleep};
 use tokio_stream::Stream;
 use tonic::{Response, Status, Streaming};
 
-use super::{
+use super::task::Task;
+use crate::{
+    session::Session,
     spool::{Content, Next, Piece, Position},
-    task::Task,
 };
-use crate::connection::{Session, reason_of};
 
 /// Between tries to report a task, while the connection is there.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -65,7 +66,7 @@ pub(crate) async fn report(task: Arc<Task>, session: Arc<Session>, mut fresh: bo
             Outcome::Backlog => bulk = true,
             Outcome::Broken(status) => {
                 match reason_of(&status) {
-                    Reason::SessionSuperseded | Reason::Locked | Reason::SealInvalid => {
+                    Some(Reason::SessionSuperseded | Reason::Locked | Reason::SealInvalid) => {
                         tracing::warn!(task.id = %task.id, %status, "the control plane does not take a report: {}", status.message());
                         return false;
                     }

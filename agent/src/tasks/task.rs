@@ -19,8 +19,8 @@ use muster_proto::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{overflow::Overflow, spool::Spool};
-use crate::supervision::Link;
+use super::overflow::Overflow;
+use crate::{spool::Spool, supervision::Link};
 
 /// Inputs that wait for the supervisor; more are refused.
 const INPUTS: usize = 64;

@@ -5,6 +5,7 @@
 
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
+use muster_client::reason_of;
 use muster_proto::{
     agent::v1::{
         KnownTasks, RecalledTasks, UploadEnd, UploadOpen, UploadRequest, UploadResponse,
@@ -20,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Tasks, history::Place};
-use crate::connection::{Session, reason_of};
+use crate::session::Session;
 
 /// Tasks in one message.
 const TASKS_MAX: usize = 1000;
@@ -53,7 +54,7 @@ pub(super) async fn upload(tasks: Tasks, session: Arc<Session>, mut expected: Ve
         };
         if matches!(
             reason_of(&status),
-            Reason::SessionSuperseded | Reason::Locked | Reason::HostRemoved
+            Some(Reason::SessionSuperseded | Reason::Locked | Reason::HostRemoved)
         ) {
             return;
         }

@@ -82,7 +82,7 @@ pub(super) async fn run(
             let answer = client.hosts().set_instruction(request).await?;
             let instruction = answer.into_inner().instruction.unwrap_or_default();
             if json {
-                screen::print_json(&json!({"instruction": json::instruction(&instruction)}))?;
+                screen::print_json(&json!({"instruction": json::document(&instruction)}))?;
             } else {
                 say(&format!(
                     "version {}, etag {}",
@@ -110,7 +110,7 @@ pub(super) async fn run(
 
 fn show(instruction: Option<Instruction>, json: bool) -> Result<(), Failure> {
     if json {
-        let value = instruction.as_ref().map(json::instruction);
+        let value = instruction.as_ref().map(json::document);
         screen::print_json(&json!({"instruction": value}))?;
         return Ok(());
     }
@@ -134,7 +134,7 @@ fn show(instruction: Option<Instruction>, json: bool) -> Result<(), Failure> {
 
 fn history(instructions: &[Instruction], json: bool) -> Result<(), Failure> {
     if json {
-        let instructions: Vec<_> = instructions.iter().map(json::instruction).collect();
+        let instructions: Vec<_> = instructions.iter().map(json::document).collect();
         screen::print_json(&json!({"instructions": instructions}))?;
         return Ok(());
     }

@@ -80,7 +80,7 @@ fn show(change: &WatchHostsResponse, json: bool, seen: &mut Seen) -> Result<(), 
         let known = (host.name.clone(), line.clone());
         let shown = seen.0.insert(host.host_id.clone(), known);
         if json {
-            screen::print_json_line(&json!({"host": json::host(host)}))?;
+            screen::print_json_line(&json!({"host": json::document(host)}))?;
         } else if shown.is_none_or(|(_, before)| before != line) {
             screen::print(&format!("{}  {line}\n", now()))?;
         }

@@ -155,7 +155,10 @@ fn refused(answer: &SendInputResponse) -> Failure {
     };
     let reason = Some(answer.reason()).filter(|reason| *reason != Reason::Unspecified);
     let message = match answer.message.as_str() {
-        "" => format!("the input was not taken: {}", json::input_status(status)),
+        "" => format!(
+            "the input was not taken: {}",
+            json::word(status.as_str_name(), "INPUT_STATUS_")
+        ),
         message => clean(message).into_owned(),
     };
     Failure {

@@ -206,19 +206,19 @@ fn tell(gap: &muster_proto::v1::OutputGap) {
 
 fn print_json(piece: &ReadOutputResponse) -> Result<(), Failure> {
     for chunk in &piece.chunks {
-        screen::print_json_line(&json!({"output": json::chunk(chunk)}))?;
+        screen::print_json_line(&json!({"output": json::document(chunk)}))?;
     }
     for gap in &piece.gaps {
-        screen::print_json_line(&json!({"gap": json::gap(gap)}))?;
+        screen::print_json_line(&json!({"gap": json::document(gap)}))?;
     }
     for line in &piece.lines {
-        screen::print_json_line(&json!({"line": json::line(line)}))?;
+        screen::print_json_line(&json!({"line": json::document(line)}))?;
     }
     screen::print_json_line(&json!({"read": {
         "end_position": piece.end_position,
         "output_complete": piece.output_complete,
-        "size": piece.size.as_ref().map(json::output_size),
-        "task": piece.task.as_ref().map(json::task),
+        "size": piece.size.as_ref().map(json::document),
+        "task": piece.task.as_ref().map(json::document),
         "match_count": piece.match_count,
         "next_page_token": piece.next_page_token,
     }}))?;

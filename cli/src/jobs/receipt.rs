@@ -183,7 +183,7 @@ impl Told {
             "end_time": rfc3339(receipt.end_time.as_ref()),
             "run_time_s": seconds(receipt.run_time.as_ref()),
             "output_digest": HEXLOWER.encode(&receipt.output_digest),
-            "confinement": self.confinement().as_ref().map(json::confinement),
+            "confinement": self.confinement().as_ref().map(json::document),
             "verified": self.verified,
             "doubt": (!self.doubt.is_empty()).then_some(&self.doubt),
             "signed_receipt": STANDARD.encode(&self.bytes),

@@ -3,8 +3,7 @@
 use muster_proto::v1::{Job, Task, action};
 
 use crate::{
-    json, mode,
-    run::result,
+    json, mode, result,
     screen::{Fields, Rows, bytes, clean},
     time,
 };

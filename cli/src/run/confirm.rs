@@ -81,7 +81,7 @@ fn shown(request: &CreateJobRequest, refusal: &ClientError) -> String {
     let told = |key| refusal.metadata(key).unwrap_or_default();
     let mut fields = Fields::new();
     if let Some(action) = &request.action {
-        fields.add("what", json::action(action).to_string());
+        fields.add("what", json::document(action).to_string());
     }
     fields
         .add(

@@ -7,13 +7,10 @@ use muster_proto::v1::{Job, JobUpdate, Task, job_event::Event, task::State};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{
-    live::{self, Live},
-    result,
-};
+use super::live::{self, Live};
 use crate::{
     failure::{Failure, exit},
-    json,
+    json, result,
     screen::{self, bytes, clean, say},
 };
 
@@ -188,13 +185,13 @@ impl View {
     fn take_as_json(&mut self, update: &JobUpdate) -> Result<(), Failure> {
         for event in &update.events {
             let line = match &event.event {
-                Some(Event::Job(job)) => json!({"job": json::job(job)}),
+                Some(Event::Job(job)) => json!({"job": json::document(job)}),
                 Some(Event::Task(task)) => {
                     self.remember(task);
-                    json!({"task": json::task(task)})
+                    json!({"task": json::document(task)})
                 }
-                Some(Event::Output(chunk)) => json!({"output": json::chunk(chunk)}),
-                Some(Event::Gap(gap)) => json!({"gap": json::gap(gap)}),
+                Some(Event::Output(chunk)) => json!({"output": json::document(chunk)}),
+                Some(Event::Gap(gap)) => json!({"gap": json::document(gap)}),
                 None => continue,
             };
             screen::print_json_line(&line)?;

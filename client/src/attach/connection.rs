@@ -16,7 +16,8 @@ use tonic::{Status, Streaming};
 
 use super::{Attach, AttachEvent};
 use crate::{
-    Client, ClientError,
+    connect::Client,
+    error::ClientError,
     jobs::{Retry, draw_request_id},
 };
 

@@ -13,9 +13,10 @@ use rmcp::{
 
 use super::{lookup_error, not_found, protocol_error};
 use crate::{
+    call::Call,
     error::Refusal,
     render::{clean, words},
-    tools::{self, Call},
+    tools,
 };
 
 const HOST: &str = "muster://host/";

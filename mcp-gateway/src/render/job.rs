@@ -13,9 +13,8 @@ use super::{
     clean,
     excerpt::{self, EXCERPT_MIN},
     kept::Kept,
-    words,
+    next, words,
 };
-use crate::error;
 
 /// Hosts of a group that are named.
 const NAMES_MAX: usize = 6;
@@ -403,7 +402,7 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     reasons.sort_unstable();
     reasons.dedup();
     for reason in reasons.into_iter().take(3) {
-        if let Some(step) = error::next_step_of_task(reason) {
+        if let Some(step) = next::next_step(reason) {
             let _ = writeln!(text, "next: {step}");
         }
     }

@@ -9,8 +9,8 @@ use rmcp::model::CallToolResult;
 use serde_json::{Map, Value, json};
 use tonic::Request;
 
-use super::{ANSWER_LIMIT, Arguments, Call, structured};
-use crate::{error::Refusal, render::words};
+use super::{Arguments, Call, structured};
+use crate::{call::ANSWER_LIMIT, error::Refusal, render::words};
 
 /// Hosts changed by one call at most.
 const HOSTS_MAX: i32 = 100;

@@ -21,6 +21,7 @@ use super::{
     text,
 };
 use crate::{
+    call::ANSWER_LIMIT,
     error::Refusal,
     render::{clean, part},
     watch,
@@ -142,7 +143,7 @@ async fn put(call: &Call, task: &Task, kind: Kind, deadline: Instant) -> Result<
             .client
             .send_input(&task.task_id, &write_id, input.clone());
         // One answer is waited for, whatever the deadline says.
-        let limit = deadline.max(Instant::now() + super::ANSWER_LIMIT);
+        let limit = deadline.max(Instant::now() + ANSWER_LIMIT);
         let answer = tokio::select! {
             answer = timeout_at(limit, sending) => answer,
             () = call.stop.cancelled() => return Err(gone()),

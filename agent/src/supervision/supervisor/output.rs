@@ -6,7 +6,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, task::Waker};
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::OutputStream};
 
-use crate::tasks::spool::{self, Content, Keep, Next, Piece, Position, Room, Spool};
+use crate::spool::{self, Content, Keep, Next, Piece, Position, Room, Spool};
 
 /// Kept in memory, or sent and not yet taken, bytes.
 const WINDOW: usize = 1 << 20;

@@ -27,11 +27,11 @@ use super::{
 };
 use crate::{
     process::{Child, Ending, Exit, Group, Host, Program, StartError, Streams, Tree, Wanted},
+    spool::{Content, Keep},
     supervision::{
         protocol::{Cause, Ended, Gap, News, NotStarted, Reached, Record, Start, Started},
         record::Left,
     },
-    tasks::spool::{Content, Keep},
 };
 
 /// How long output is taken after the process ended, while something that it left running holds it open.

@@ -13,11 +13,8 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-use super::{
-    super::spool::Produced,
-    entry::{Entry, Event, lasting},
-};
-use crate::supervision::SupervisorId;
+use super::entry::{Entry, Event, lasting};
+use crate::{spool::Produced, supervision::SupervisorId};
 
 /// A settled task is remembered at least this long after its last entry, milliseconds.
 const REMEMBERED_MS: i64 = 7 * 24 * 3600 * 1000;

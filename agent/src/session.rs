@@ -28,7 +28,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(epoch: i64, address: String, tls: ClientTls, main: Channel) -> Arc<Self> {
+    pub(crate) fn new(epoch: i64, address: String, tls: ClientTls, main: Channel) -> Arc<Self> {
         Arc::new(Self {
             epoch,
             address,
@@ -91,7 +91,7 @@ impl Session {
         self.ended.cancelled()
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.cancel();
         // Whoever has a seat still has its channel.
         self.main.lock().close();
