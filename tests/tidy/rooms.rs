@@ -20,11 +20,9 @@ const CRATES: [(&str, &[&[&str]]); 6] = [
     ("runtime", &[]),
 ];
 
-/// The rooms of this one still have to be put in order.
-const NOT_YET: &str = "control-plane";
-
-/// Whoever wires; doors and whoever else asks; orders with their rights; jobs; live hosts; what is known and decided; nouns and time.
-const CONTROL_PLANE: [&[&str]; 7] = [
+/// Whoever wires; doors and whoever else asks; orders with their rights; what holds jobs back; jobs; live hosts; what is
+/// known and decided; nouns and time.
+const CONTROL_PLANE: [&[&str]; 8] = [
     &["server"],
     &[
         "api",
@@ -36,11 +34,11 @@ const CONTROL_PLANE: [&[&str]; 7] = [
         "sweeper",
     ],
     &["orders", "rights"],
-    &["jobs", "restores"],
+    &["approvals", "restores"],
+    &["jobs"],
     &["sessions"],
     &[
         "access",
-        "approvals",
         "audit",
         "authority",
         "enrollment",
@@ -64,7 +62,7 @@ type Arrows = BTreeMap<(String, String), Vec<String>>;
 #[test]
 fn rooms_lean_one_way() {
     let mut breaches = Vec::new();
-    for (of, floors) in CRATES.iter().filter(|(of, _)| *of != NOT_YET) {
+    for (of, floors) in CRATES {
         let (rooms, mut arrows) = rooms(of);
         let floor = |room: &str| floors.iter().position(|floor| floor.contains(&room));
         for ((from, to), places) in &arrows {
