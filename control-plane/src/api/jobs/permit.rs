@@ -280,7 +280,7 @@ pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
             (None, Some(program)) => program.chars().take(200).collect(),
             (None, None) => String::new(),
         },
-        None => String::new(),
+        _ => String::new(),
     };
     let hosts = permitted.hosts.iter();
     About {
