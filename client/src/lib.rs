@@ -5,10 +5,11 @@
 //! creates a job exactly once, whatever is lost in between, and gives a [`JobWatch`] that continues
 //! through broken connections without gap or repeat. [`Client::attach`] does the same for one task, and puts in what is
 //! written exactly once. [`Client::read_file`] reads a file of one host or several, and [`files`] checks what came of it.
-//! [`audit`] verifies an audit log that was written down. Everything else is
+//! [`actions`] says what a job does in words, and [`audit`] verifies an audit log that was written down. Everything else is
 //! in the generated clients: [`Client::hosts`], [`Client::jobs`], [`Client::access`], [`Client::enrollment`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod actions;
 mod attach;
 pub mod audit;
 mod connect;

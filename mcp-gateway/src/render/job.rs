@@ -7,7 +7,8 @@ use std::{
     time::SystemTime,
 };
 
-use muster_proto::v1::{Confinement, Job, Mode, Reason, Task, action, task};
+use muster_client::actions::{self, ActionKind};
+use muster_proto::v1::{Confinement, Job, Mode, Reason, Task, task};
 
 use super::{
     clean,
@@ -202,6 +203,10 @@ fn details(task: &Task) -> String {
         let message = words::shortened(&clean::words(&task.message), 400);
         let _ = writeln!(lines, "{message}");
     }
+    if let Some(result) = actions::result(task.result.as_ref()) {
+        let result = words::shortened(&clean::words(&result), 300);
+        let _ = writeln!(lines, "{result}");
+    }
     if !task.doubt.is_empty() {
         let doubt = words::shortened(&clean::words(&task.doubt), 400);
         let _ = writeln!(lines, "in doubt: {doubt}");
@@ -357,12 +362,6 @@ fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     format!("{who}: {}\n{}", task_line(&alike, now), details(first))
 }
 
-/// Whoever runs there reads what is typed.
-fn has_terminal(job: &Job) -> bool {
-    let kind = job.action.as_ref().and_then(|action| action.kind.as_ref());
-    matches!(kind, Some(action::Kind::Command(command)) if command.terminal.is_some())
-}
-
 /// What to do now, if the job is not over or did not work.
 fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     let open = tasks
@@ -381,7 +380,7 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
             text,
             "next: {first}job_get job_id={id} wait_s=25 waits on; job_cancel job_id={id} ends it"
         );
-        if has_terminal(job) {
+        if actions::kind(job.action.as_ref()).is_some_and(ActionKind::has_terminal) {
             let _ = write!(text, "; job_input job_id={id} types into it");
         }
         let waiting = tasks.iter().any(|view| {

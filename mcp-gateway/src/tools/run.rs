@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use muster_client::actions;
 use muster_proto::v1::{Action, Command, CreateJobRequest, Mode, Script, Terminal, action};
 use rmcp::model::CallToolResult;
 
@@ -58,7 +59,7 @@ pub(super) async fn call(
             question: Some(question),
             ..
         }) => {
-            let what = shown(&create);
+            let what = actions::exactly(create.action.as_ref());
             let asked = call.asker.ask(&question, &what, &create.request_id).await?;
             let Some(digest) = asked else {
                 // The call ends with the question.
@@ -89,35 +90,6 @@ pub(super) fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
             "mode is read-only, edit or unrestricted; leave it out for the most you may",
         )),
     }
-}
-
-/// All of a command, as a person confirms it.
-fn shown(create: &CreateJobRequest) -> String {
-    let kind = create
-        .action
-        .as_ref()
-        .and_then(|action| action.kind.as_ref());
-    let Some(action::Kind::Command(command)) = kind else {
-        return String::new();
-    };
-    let what = match &command.script {
-        Some(script) => format!("script {:?}", script.text),
-        None => format!("{:?}", command.argv),
-    };
-    let mut shown = what;
-    let mut env: Vec<_> = command.env.iter().collect();
-    env.sort();
-    for (name, value) in env {
-        shown.push_str(&format!(" {name}={value:?}"));
-    }
-    if !command.cwd.is_empty() {
-        shown.push_str(&format!(" in {:?}", command.cwd));
-    }
-    if !command.stdin.is_empty() {
-        let stdin = String::from_utf8_lossy(&command.stdin);
-        shown.push_str(&format!(" with the input {stdin:?}"));
-    }
-    shown
 }
 
 fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {
