@@ -38,11 +38,6 @@ pub trait ActionKind {
     fn takes_input(&self) -> bool {
         false
     }
-
-    /// It only looks: whoever does not wait for its answer has no use for it.
-    fn only_reads(&self) -> bool {
-        false
-    }
 }
 
 /// The kind of an action; `None` for one of a later version.

@@ -36,10 +36,6 @@ impl ActionKind for FileRead {
         }
         text
     }
-
-    fn only_reads(&self) -> bool {
-        true
-    }
 }
 
 fn verb(file: &FileRead) -> &'static str {

@@ -109,8 +109,8 @@ pub struct FileContent {
     pub task: Task,
     /// What came of the content, no more than was asked for.
     pub content: Vec<u8>,
-    /// Bytes that came in all.
-    came: u64,
+    /// How many bytes came; more than `content` has where the host sent more than was asked for.
+    pub came: u64,
 }
 
 impl FileContent {
