@@ -4,6 +4,7 @@
 //! model that connects. Nothing that a host or an agent says ever enters one.
 
 mod arguments;
+mod create;
 mod grant_request;
 mod host_list;
 mod host_set;
@@ -40,6 +41,8 @@ pub(crate) use host_list::{full, page_of_hosts};
 
 /// The longest wait of one call, seconds: below the shortest limit of any client with a margin.
 const WAIT_MAX: i64 = 45;
+/// How long a call waits for the end of what it began unless told otherwise, seconds.
+const WAIT: i64 = 25;
 /// How long the control plane may take for what needs no waiting.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// An answer's size unless the caller says otherwise, bytes: about 4,000 tokens.
