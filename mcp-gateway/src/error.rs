@@ -185,6 +185,19 @@ pub(crate) fn next_step_of_task(reason: Reason) -> Option<&'static str> {
         Reason::PathDenied | Reason::ProgramDenied => {
             "the host's own policy refuses this: do something else, or ask whoever owns the host"
         }
+        Reason::FileNotFound => {
+            "look for it: run command=\"ls -la DIRECTORY\" mode=read-only; a path that is relative begins in the home directory"
+        }
+        Reason::FileNotPermitted => {
+            "the user, the mode or the host's policy does not let it: a higher mode may, else ask whoever owns the host"
+        }
+        Reason::FileType => {
+            "only a regular file has content: run command=\"ls -la PATH\" mode=read-only lists a directory"
+        }
+        Reason::FileUnreadable => "the message above says what stands in the way",
+        Reason::WorkerDied => {
+            "run it again; if it stays, an operator has to look at the agent's log"
+        }
         Reason::OutputLimit => "let it write less, or run it again with another output limit",
         Reason::AmbiguousStart
         | Reason::HostRebooted
@@ -227,7 +240,8 @@ mod tests {
             };
             assert!(!next_step(reason, Code::Unknown).is_empty());
             let of_a_task = (50..80).contains(&number) && reason != Reason::CancelRequested
-                || (120..130).contains(&number);
+                || (120..130).contains(&number)
+                || (160..170).contains(&number);
             assert!(
                 !of_a_task || next_step_of_task(reason).is_some(),
                 "{reason:?}"

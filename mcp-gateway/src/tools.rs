@@ -5,6 +5,7 @@
 
 mod arguments;
 mod create;
+mod file_read;
 mod grant_request;
 mod host_list;
 mod host_set;
@@ -128,6 +129,7 @@ pub(crate) async fn call(
             "host_list" => host_list::call(call, arguments).await,
             "host_set" => host_set::call(call, arguments).await,
             "run" => run::call(call, arguments).await,
+            "file_read" => file_read::call(call, arguments).await,
             "job_get" => job_get::call(call, arguments).await,
             "job_input" => job_input::call(call, arguments).await,
             "job_cancel" => job_cancel::call(call, arguments).await,

@@ -21,7 +21,7 @@ use crate::error;
 /// Hosts of a group that are named.
 const NAMES_MAX: usize = 6;
 /// Room for the fence around one output, bytes.
-const FENCE_MAX: usize = 130;
+pub(crate) const FENCE_MAX: usize = 130;
 
 /// A task and what of its output is at hand; `None` if its output was not looked at.
 pub(crate) struct TaskView {
@@ -183,7 +183,7 @@ fn fenced(host: &str, output: &Kept, room: usize, how: &str, sheet: &Sheet) -> S
 }
 
 /// Lines below the status line: what a state alone does not say.
-fn details(task: &Task) -> String {
+pub(crate) fn details(task: &Task) -> String {
     let mut lines = String::new();
     if task.state() == task::State::Pending {
         let _ = write!(lines, "pending: {}", words::wait(task.wait()));
@@ -227,6 +227,8 @@ struct Likeness {
     signal: String,
     message: String,
     disconnected: bool,
+    /// What it found out, as it is shown.
+    result: Option<String>,
     /// Which output; tasks whose output is not known whole are like no other.
     output: Result<Option<[u8; 64]>, usize>,
 }
@@ -247,13 +249,14 @@ impl Likeness {
             signal: task.signal.clone(),
             message: task.message.clone(),
             disconnected: task.disconnect_time.is_some(),
+            result: actions::result(task.result.as_ref()),
             output,
         }
     }
 }
 
-/// Groups of hosts that said the same, the largest first.
-fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
+/// Hosts that said the same, the largest group first.
+pub(crate) fn alike(tasks: &[TaskView]) -> Vec<Vec<&TaskView>> {
     let mut groups: Vec<Vec<&TaskView>> = Vec::new();
     let mut known = HashMap::new();
     for (ordinal, view) in tasks.iter().enumerate() {
@@ -264,7 +267,12 @@ fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
         groups[group].push(view);
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    groups
+}
 
+/// What each group of hosts said.
+fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
+    let groups = alike(tasks);
     let (names, headers): (Vec<(String, String)>, Vec<String>) = groups
         .iter()
         .map(|group| {
@@ -349,7 +357,7 @@ pub(crate) fn names(group: &[&Task]) -> (String, String) {
 }
 
 /// `2 hosts (db-3, db-7): failed exit=1 40B`.
-fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
+pub(crate) fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     let first = &group[0].task;
     let mut alike = first.clone();
     if group.len() > 1 {
@@ -363,7 +371,7 @@ fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
 }
 
 /// What to do now, if the job is not over or did not work.
-fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
+pub(crate) fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     let open = tasks
         .iter()
         .filter(|view| !words::is_final(view.task.state()))
