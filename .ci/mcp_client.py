@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """A stock MCP client against the gateway: list, set an instruction and read it back, run with and without
-waiting, page and grep the output, cancel a tree of processes. In both eras, over HTTP and stdio.
+waiting, page and grep the output, read files, cancel a tree of processes. In both eras, over HTTP and stdio.
 
     mcp_client.py URL TOKEN_FILE MUSTER HOST
 """
 
 import asyncio
+import base64
 import os
 import pathlib
 import re
 import sys
+import tempfile
 
 import httpx2
 from mcp import StdioServerParameters
@@ -17,6 +19,9 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 LINES = 20_000
+
+# A PNG of one pixel.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def check(truth, *shown):
@@ -58,7 +63,7 @@ async def eventually(what, ask, limit=20.0):
 
 async def story(client, host, where):
     tools = [tool.name for tool in (await client.list_tools()).tools]
-    check(tools == ["host_list", "host_set", "run", "job_get", "job_input", "job_cancel", "grant_request"], tools)
+    check(tools == ["host_list", "host_set", "run", "file_read", "job_get", "job_input", "job_cancel", "grant_request"], tools)
 
     # List; set an instruction and read it back.
     listed, _ = await call(client, "host_list")
@@ -100,6 +105,26 @@ async def story(client, host, where):
     _, matches = await call(client, "job_get", job_id=job, grep="^1234.$")
     check(all(f"1234{digit}" in matches for digit in range(10)), matches)
     check("12350" not in matches, matches)
+
+    # Read a file on by the call that each answer ends with, and see an image.
+    with tempfile.TemporaryDirectory() as directory:
+        log = pathlib.Path(directory, "log")
+        log.write_text("".join(f"entry {number}\n" for number in range(1, LINES + 1)))
+        numbers, line = [], 1
+        while line is not None:
+            _, page = await call(client, "file_read", target=host, path=str(log), from_line=line, max_bytes=50_000)
+            check(len(page.encode()) <= 50_000, len(page.encode()))
+            numbers += re.findall(r"^([0-9]+)\tentry \1$", page, re.MULTILINE)
+            found = re.search(r"^next: .* from_line=([0-9]+)", page, re.MULTILINE)
+            line = found and int(found.group(1))
+        check(numbers == [str(number) for number in range(1, LINES + 1)], len(numbers), numbers[:3], numbers[-3:])
+        dot = pathlib.Path(directory, "dot.png")
+        dot.write_bytes(base64.b64decode(DOT))
+        result = await client.call_tool("file_read", {"target": host, "path": str(dot)})
+        check([block.type for block in result.content] == ["text", "image"], result)
+        check(result.content[1].mime_type == "image/png", result)
+        result = await client.call_tool("file_read", {"target": host, "path": directory})
+        check(result.is_error and "FILE_TYPE" in result.content[0].text, result)
 
     # Cancel a tree: all of it goes.
     marker = f"MUSTER_CI_TREE={where}-{os.getpid()}"

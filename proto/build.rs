@@ -4,13 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "muster/v1/access.proto",
     "muster/v1/actions.proto",
     "muster/v1/approvals.proto",
     "muster/v1/audit.proto",
     "muster/v1/enrollment.proto",
     "muster/v1/errors.proto",
+    "muster/v1/files.proto",
     "muster/v1/hosts.proto",
     "muster/v1/jobs.proto",
     "muster/v1/modes.proto",

@@ -65,6 +65,10 @@ impl Receipts {
                 .as_ref()
                 .and_then(|started| started.confinement.as_ref())
                 .map_or_else(Bytes::new, |applied| applied.encode_to_vec().into()),
+            result_digest: match ended.result.is_empty() {
+                true => Bytes::new(),
+                false => sha256(&ended.result),
+            },
         };
         signer
             .sign(&receipt)

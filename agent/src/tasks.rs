@@ -407,6 +407,6 @@ fn grace_of(sealed_offer: &Bytes) -> Duration {
         .and_then(|sealed| sealed.action?.kind);
     match kind {
         Some(action::Kind::Command(command)) => execution::grace(&command),
-        None => execution::GRACE,
+        _ => execution::GRACE,
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use muster_client::Client;
+use muster_client::{Client, actions};
 use muster_proto::v1::{
     AnswerApprovalRequest, Approval, ApprovalAnswer, GetApprovalRequest, ListApprovalsRequest,
     Mode, approval,
@@ -283,21 +283,8 @@ fn standing(approval: &Approval) -> String {
 fn what(approval: &Approval) -> String {
     match &approval.grant {
         Some(grant) => format!("grant: {}", grants::what(grant)),
-        // JSON shows each argument for itself, and every character of it.
-        None => approval
-            .action
-            .as_ref()
-            .map(|action| compact(&json::document(action)))
-            .unwrap_or_default(),
-    }
-}
-
-/// The command of an action without what it leaves open.
-fn compact(action: &Value) -> String {
-    let command = &action["command"];
-    match command["script"]["text"].as_str() {
-        Some(text) => format!("script {}", json!(text)),
-        None => command["argv"].to_string(),
+        // Quotes show each value for itself, and every character of it.
+        None => actions::quoted(approval.action.as_ref()),
     }
 }
 

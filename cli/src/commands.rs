@@ -18,6 +18,7 @@ use crate::{
     audit::{self, AuditCommand},
     authority::{self, AuthorityCommand},
     failure::Failure,
+    fs::{self, FsCommand},
     grants::{self, GrantCommand},
     hosts::{self, HostCommand},
     jobs::{self, JobCommand},
@@ -92,6 +93,13 @@ pub(crate) enum Command {
         shell: Box<ShellCommand>,
         #[command(flatten)]
         operator: Operator,
+    },
+    /// Files of hosts: read them, and see what they are
+    Fs {
+        #[command(flatten)]
+        operator: Operator,
+        #[command(subcommand)]
+        command: FsCommand,
     },
     /// Jobs: list, show, watch, attach, read output, cancel, release
     Job {
@@ -177,6 +185,7 @@ impl Command {
             Self::Host { operator, .. }
             | Self::Run { operator, .. }
             | Self::Shell { operator, .. }
+            | Self::Fs { operator, .. }
             | Self::Job { operator, .. }
             | Self::Token { operator, .. }
             | Self::Access { operator, .. }
@@ -245,6 +254,7 @@ impl Cli {
             Command::Host { operator, command } => hosts::run(command, &at(operator)?).await,
             Command::Run { operator, run } => run.run(&at(operator)?).await,
             Command::Shell { operator, shell } => shell.run(&at(operator)?).await,
+            Command::Fs { operator, command } => fs::run(command, &at(operator)?).await,
             Command::Job { operator, command } => jobs::run(command, &at(operator)?).await,
             Command::Approval { operator, command } => {
                 approvals::run(command, &at(operator)?).await

@@ -15,10 +15,16 @@ pub(crate) mod exit {
     pub(crate) const SOME_FAILED: u8 = 1;
     /// Called wrongly.
     pub(crate) const USAGE: u8 = 64;
+    /// The file is of another type than is needed, as a directory (EX_DATAERR).
+    pub(crate) const FILE_TYPE: u8 = 65;
+    /// There is no such file (EX_NOINPUT).
+    pub(crate) const NO_FILE: u8 = 66;
     /// Nobody answers, or not now.
     pub(crate) const UNAVAILABLE: u8 = 69;
     /// Something broke.
     pub(crate) const INTERNAL: u8 = 70;
+    /// The file cannot be read (EX_IOERR).
+    pub(crate) const FILE_UNREADABLE: u8 = 74;
     /// Not allowed.
     pub(crate) const NOT_ALLOWED: u8 = 77;
     /// The task ran longer than its timeout.

@@ -1,7 +1,7 @@
 //! Operate a fleet of machines as one.
 //!
 //! Two kinds of commands: roles, which serve until they are told to stop (`roles`), and operator commands,
-//! which ask a control plane for something over the SDK (`hosts`, `jobs`, `run`, `tokens`, `access`, `authority`).
+//! which ask a control plane for something over the SDK (`hosts`, `jobs`, `run`, `fs`, `tokens`, `access`, `authority`).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout)] // this is the program that prints
 
@@ -12,8 +12,10 @@ mod attach;
 mod audit;
 mod authority;
 mod commands;
+mod content;
 mod failure;
 mod file;
+mod fs;
 mod grants;
 mod hosts;
 mod jobs;

@@ -32,7 +32,7 @@ impl Reach {
 }
 
 /// A mode of a job.
-fn task_mode(text: &str) -> Result<Mode, String> {
+pub(crate) fn task_mode(text: &str) -> Result<Mode, String> {
     match host_mode(text)? {
         Mode::Disabled | Mode::Unspecified => Err("nothing starts in that mode".to_owned()),
         mode => Ok(mode),

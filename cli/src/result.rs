@@ -41,6 +41,10 @@ fn failed(task: &Task) -> u8 {
     match task.reason() {
         Reason::CommandNotFound => exit::NOT_FOUND,
         Reason::CommandNotExecutable => exit::NOT_EXECUTABLE,
+        Reason::FileNotFound => exit::NO_FILE,
+        Reason::FileNotPermitted => exit::NOT_ALLOWED,
+        Reason::FileType => exit::FILE_TYPE,
+        Reason::FileUnreadable => exit::FILE_UNREADABLE,
         _ => exit::NO_RESULT,
     }
 }
@@ -151,6 +155,10 @@ mod tests {
             reason: Reason::CommandNotFound.into(),
             ..task(State::Failed)
         };
+        let unread = |reason: Reason| Task {
+            reason: reason.into(),
+            ..task(State::Failed)
+        };
         for (task, code) in [
             (task(State::Succeeded), 0),
             (exited(3), 3),
@@ -159,6 +167,11 @@ mod tests {
             (ended_by("SIG34"), 162),
             (ended_by("SIG200"), exit::NO_RESULT),
             (missing, 127),
+            (unread(Reason::FileNotFound), 66),
+            (unread(Reason::FileNotPermitted), 77),
+            (unread(Reason::FileType), 65),
+            (unread(Reason::FileUnreadable), 74),
+            (unread(Reason::WorkerDied), 125),
             (task(State::TimedOut), 124),
             (task(State::Lost), 125),
             (task(State::Expired), 125),

@@ -1,7 +1,9 @@
 //! Keys of a keyboard by name, as the bytes that a terminal sends for them.
 
 use bytes::Bytes;
-use muster_proto::v1::{Action, action};
+use muster_proto::v1::Action;
+
+use crate::actions;
 
 /// Keys with names of their own, as a VT220 sends them.
 const NAMED: [(&str, &str); 27] = [
@@ -54,12 +56,7 @@ const LIKE_LINUX: [&str; 5] = ["linux", "rxvt", "vt220", "ansi", "cygwin"];
 
 /// The kind of the terminal that an action's process has, as its TERM.
 pub fn term(action: Option<&Action>) -> &str {
-    let Some(action::Kind::Command(command)) = action.and_then(|action| action.kind.as_ref())
-    else {
-        return TERM;
-    };
-    let own = command.env.get("TERM").map(String::as_str);
-    let given = own.or_else(|| Some(command.terminal.as_ref()?.term.as_str()));
+    let given = actions::kind(action).and_then(|kind| kind.term());
     given.filter(|term| !term.is_empty()).unwrap_or(TERM)
 }
 
@@ -119,7 +116,7 @@ fn control_key(key: u8) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use muster_proto::v1::{Command, Terminal};
+    use muster_proto::v1::{Command, Terminal, action};
 
     use super::*;
 

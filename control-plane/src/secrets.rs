@@ -238,7 +238,7 @@ mod tests {
     fn value(action: &Bytes) -> String {
         match Action::decode(action.clone()).unwrap().kind {
             Some(action::Kind::Command(command)) => command.env["API_TOKEN"].clone(),
-            None => unreachable!("it is a command"),
+            _ => unreachable!("it is a command"),
         }
     }
 

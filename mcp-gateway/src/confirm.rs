@@ -82,10 +82,7 @@ impl Asker {
         };
         let parts = state.split_once(' ');
         let (digest, id) = parts.ok_or_else(|| {
-            Refusal::new(
-                "the requestState is none of ours",
-                "call run again without it",
-            )
+            Refusal::new("the requestState is none of ours", "call again without it")
         })?;
         judge(&answer)?;
         Ok(Some((id.to_owned(), bytes(digest))))
@@ -139,7 +136,7 @@ impl Asker {
             )),
             Err(_) => Err(Refusal::new(
                 "nobody answered within 10 minutes; nothing ran",
-                "ask the person, then call run again",
+                "ask the person, then call again",
             )),
         }
     }
@@ -157,7 +154,7 @@ fn judge(answer: &ElicitResult) -> Result<(), Refusal> {
         )),
         _ => Err(Refusal::new(
             "the person closed the question without an answer; nothing ran",
-            "ask whether they want it before you call run again",
+            "ask whether they want it before you call again",
         )),
     }
 }
@@ -169,7 +166,7 @@ fn question(what: &Confirmation, command: &str) -> ElicitRequestParams {
         mode => mode,
     };
     let message = format!(
-        "Muster asks you to confirm this command.\ncommand: {command}\nhosts ({}): {}\nmode: {mode}",
+        "Muster asks you to confirm this.\nwhat: {command}\nhosts ({}): {}\nmode: {mode}",
         what.host_count,
         clean::words(&what.hosts),
     );

@@ -4,6 +4,7 @@ mod client;
 mod door;
 mod eras;
 mod fake;
+mod files;
 mod jobs;
 
 use std::time::Duration;

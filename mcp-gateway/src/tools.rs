@@ -4,6 +4,8 @@
 //! model that connects. Nothing that a host or an agent says ever enters one.
 
 mod arguments;
+mod create;
+mod file_read;
 mod grant_request;
 mod host_list;
 mod host_set;
@@ -27,6 +29,8 @@ pub(crate) use host_list::{full, page_of_hosts};
 
 /// The longest wait of one call, seconds: below the shortest limit of any client with a margin.
 const WAIT_MAX: i64 = 45;
+/// How long a call waits for the end of what it began unless told otherwise, seconds.
+const WAIT: i64 = 25;
 /// An answer's size unless the caller says otherwise, bytes: about 4,000 tokens.
 const MAX_BYTES: i64 = 16_000;
 /// What `max_bytes` may be; clients put aside what is longer.
@@ -55,6 +59,7 @@ pub(crate) async fn call(
             "host_list" => host_list::call(call, arguments).await,
             "host_set" => host_set::call(call, arguments).await,
             "run" => run::call(call, arguments).await,
+            "file_read" => file_read::call(call, arguments).await,
             "job_get" => job_get::call(call, arguments).await,
             "job_input" => job_input::call(call, arguments).await,
             "job_cancel" => job_cancel::call(call, arguments).await,

@@ -233,7 +233,7 @@ fn may_have_started(refusal: &Refusal, key: &str) -> Refusal {
     Refusal::new(
         format!("{}; the job may have started", refusal.cause),
         format!(
-            "call run again with the same arguments and key={key}: it finds the same job, and starts nothing twice"
+            "call again with the same arguments and key={key}: it finds the same job, and starts nothing twice"
         ),
     )
 }

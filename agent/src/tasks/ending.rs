@@ -201,6 +201,7 @@ impl Tasks {
             run_time: None,
             time: Some(self.0.clock.host_time()),
             receipt: Bytes::new(),
+            result: Bytes::new(),
         }
     }
 

@@ -29,7 +29,7 @@ impl Overflow {
             .and_then(|action| action.kind.as_ref());
         let wanted = match kind {
             Some(action::Kind::Command(command)) => command.output_limit.unwrap_or_default(),
-            None => Default::default(),
+            _ => Default::default(),
         };
         let most = u64::try_from(wanted.max_bytes).unwrap_or(0);
         Self {

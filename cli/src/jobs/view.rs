@@ -1,6 +1,7 @@
 //! Jobs and tasks as people see them.
 
-use muster_proto::v1::{Job, Task, action};
+use muster_client::actions;
+use muster_proto::v1::{Job, Task};
 
 use crate::{
     json, mode, result,
@@ -21,7 +22,7 @@ pub(super) fn table(jobs: &[Job]) -> String {
             time::ago(job.create_time.as_ref()),
             job.principal.clone(),
             job.selector.clone(),
-            cut(&what(job)),
+            cut(&actions::summary(job.action.as_ref())),
         ]);
     }
     rows.render()
@@ -33,7 +34,7 @@ pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
     fields
         .add("job", &job.job_id)
         .add("state", standing(job))
-        .add("what", what(job))
+        .add("what", actions::summary(job.action.as_ref()))
         .add("hosts", &job.selector)
         .add("by", &job.principal)
         .add("request id", &job.request_id)
@@ -114,39 +115,6 @@ pub(super) fn standing(job: &Job) -> String {
     format!("{state} ({})", counts.join(", "))
 }
 
-fn what(job: &Job) -> String {
-    let Some(action::Kind::Command(command)) = job.action.as_ref().and_then(|a| a.kind.as_ref())
-    else {
-        return "an action that this version does not know".to_owned();
-    };
-    match &command.script {
-        Some(script) => {
-            let shell = if script.shell.is_empty() {
-                "sh"
-            } else {
-                &script.shell
-            };
-            format!("{shell}: {}", script.text.trim())
-        }
-        None => command
-            .argv
-            .iter()
-            .map(|argument| quoted(argument))
-            .collect::<Vec<_>>()
-            .join(" "),
-    }
-}
-
-/// As a shell would take it.
-fn quoted(argument: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+^".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        argument.to_owned()
-    } else {
-        format!("'{}'", argument.replace('\'', "'\\''"))
-    }
-}
-
 fn cut(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     if line.chars().count() <= WHAT_MAX && line.len() == text.len() {
@@ -190,20 +158,22 @@ fn remark(task: &Task) -> String {
     // The state stands beside it already.
     let state = json::task_state(task).replace('_', " ");
     let rest = outcome.strip_prefix(&state).unwrap_or(&outcome);
-    let mut remark = clean(rest.trim_start_matches([':', ' '])).into_owned();
-    if !task.doubt.is_empty() {
-        if !remark.is_empty() {
-            remark.push_str("; ");
-        }
-        remark.push_str(&format!("in doubt: {}", clean(&task.doubt)));
+    let mut remarks = vec![clean(rest.trim_start_matches([':', ' '])).into_owned()];
+    if let Some(result) = actions::result(task.result.as_ref()) {
+        remarks.push(clean(&result).into_owned());
     }
-    remark
+    if !task.doubt.is_empty() {
+        remarks.push(format!("in doubt: {}", clean(&task.doubt)));
+    }
+    remarks.retain(|remark| !remark.is_empty());
+    remarks.join("; ")
 }
 
 #[cfg(test)]
 mod tests {
     use muster_proto::v1::{
-        Action, Command, Confinement, Mode, Network, Reason, Script, job, network, task,
+        Action, Command, Confinement, FileReadResult, FileStat, Mode, Network, Reason, Script,
+        TaskResult, action, file_stat, job, network, task, task_result,
     };
 
     use super::*;
@@ -230,15 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn a_command_reads_as_a_shell_would_take_it() {
-        let argv = ["grep", "-e", "it's", "", "/var/log/x"]
-            .map(str::to_owned)
-            .to_vec();
-        let job = job(Command {
-            argv,
-            ..Command::default()
-        });
-        assert_eq!(what(&job), "grep -e 'it'\\''s' '' /var/log/x");
+    fn a_state_has_counts_where_they_say_more() {
+        let job = job(Command::default());
         assert_eq!(standing(&job), "failed (2 succeeded, 1 timed out)");
     }
 
@@ -252,7 +215,7 @@ mod tests {
             script: Some(script),
             ..Command::default()
         });
-        let cut = cut(&what(&job));
+        let cut = cut(&actions::summary(job.action.as_ref()));
         assert!(
             cut.starts_with("sh: echo xxx") && cut.ends_with('…'),
             "{cut}"
@@ -274,6 +237,27 @@ mod tests {
             ..Task::default()
         };
         assert_eq!(remark(&task), "");
+    }
+
+    #[test]
+    fn what_a_task_found_out_is_a_remark() {
+        let read = FileReadResult {
+            stat: Some(FileStat {
+                r#type: file_stat::Type::Regular.into(),
+                size: 1,
+                ..FileStat::default()
+            }),
+            ..FileReadResult::default()
+        };
+        let task = Task {
+            state: task::State::Succeeded.into(),
+            result: Some(TaskResult {
+                kind: Some(task_result::Kind::FileRead(read)),
+            }),
+            doubt: "no receipt".to_owned(),
+            ..Task::default()
+        };
+        assert_eq!(remark(&task), "regular file, 1 byte; in doubt: no receipt");
     }
 
     #[test]

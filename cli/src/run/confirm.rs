@@ -1,7 +1,7 @@
 //! What policy wants confirmed: the person at this terminal is shown it and asked, or has said so before.
 
 use data_encoding::HEXLOWER;
-use muster_client::{ClientError, draw_request_id};
+use muster_client::{ClientError, actions, draw_request_id};
 use muster_proto::v1::{CreateJobRequest, Reason};
 
 use crate::{
@@ -81,7 +81,9 @@ fn shown(request: &CreateJobRequest, refusal: &ClientError) -> String {
     let told = |key| refusal.metadata(key).unwrap_or_default();
     let mut fields = Fields::new();
     if let Some(action) = &request.action {
-        fields.add("what", json::document(action).to_string());
+        fields
+            .add("what", actions::quoted(Some(action)))
+            .add("exactly", json::document(action).to_string());
     }
     fields
         .add(

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use muster_client::{Client, JobWatch};
-use muster_proto::v1::{Job, JobUpdate, Task, job_event::Event, task::State};
+use muster_proto::v1::{
+    Job, JobUpdate, OutputChunk, OutputStream, Task, job_event::Event, task::State,
+};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::live::{self, Live};
 use crate::{
+    content::{self, Content},
     failure::{Failure, exit},
     json, result,
     screen::{self, bytes, clean, say},
@@ -115,6 +118,8 @@ struct Place {
     host: String,
     remark: Option<String>,
     finished: bool,
+    /// Bytes of standard output that came.
+    came: u64,
 }
 
 impl View {
@@ -163,7 +168,10 @@ impl View {
             match &event.event {
                 Some(Event::Job(job)) => self.job = job.clone(),
                 Some(Event::Task(task)) => self.remark(task)?,
-                Some(Event::Output(chunk)) => self.live.write(chunk)?,
+                Some(Event::Output(chunk)) => {
+                    self.count(chunk);
+                    self.live.write(chunk)?;
+                }
                 Some(Event::Gap(gap)) => {
                     let host = self
                         .places
@@ -185,12 +193,18 @@ impl View {
     fn take_as_json(&mut self, update: &JobUpdate) -> Result<(), Failure> {
         for event in &update.events {
             let line = match &event.event {
-                Some(Event::Job(job)) => json!({"job": json::document(job)}),
+                Some(Event::Job(job)) => {
+                    self.job = job.clone();
+                    json!({"job": json::document(job)})
+                }
                 Some(Event::Task(task)) => {
                     self.remember(task);
                     json!({"task": json::document(task)})
                 }
-                Some(Event::Output(chunk)) => json!({"output": json::document(chunk)}),
+                Some(Event::Output(chunk)) => {
+                    self.count(chunk);
+                    json!({"output": json::document(chunk)})
+                }
                 Some(Event::Gap(gap)) => json!({"gap": json::document(gap)}),
                 None => continue,
             };
@@ -204,6 +218,19 @@ impl View {
         self.tasks.insert(key, task.clone());
         let place = self.places.entry(task.task_id.clone()).or_default();
         place.host.clone_from(&task.host_name);
+    }
+
+    fn count(&mut self, chunk: &OutputChunk) {
+        if chunk.stream() == OutputStream::Stdout {
+            let place = self.places.entry(chunk.task_id.clone()).or_default();
+            place.came += chunk.data.len() as u64;
+        }
+    }
+
+    /// What became of the content of a file, for a task that reads one.
+    fn content(&self, task: &Task) -> Content {
+        let came = self.places.get(&task.task_id).map_or(0, |place| place.came);
+        content::judge(self.job.action.as_ref(), task, came, live::is_watched())
     }
 
     /// Says what a reader could not guess: that a task waits, why it failed.
@@ -247,11 +274,25 @@ impl View {
             let host = clean(&task.host_name);
             say(&format!("muster: {host}: {}", result::outcome(task)));
         }
+        for remark in self.content(task).remarks {
+            say(&format!("muster: {}: {remark}", clean(&task.host_name)));
+        }
         Ok(())
     }
 
-    fn end(mut self) -> Result<u8, Failure> {
+    /// That of the tasks; content that is broken or cut is no success.
+    fn exit_code(&self) -> u8 {
         let code = result::exit_code(self.tasks.values());
+        let contents = || self.tasks.values().map(|task| self.content(task));
+        match code {
+            0 if contents().any(|content| content.is_broken) => exit::NO_RESULT,
+            0 if contents().any(|content| content.is_cut) => exit::SOME_FAILED,
+            code => code,
+        }
+    }
+
+    fn end(mut self) -> Result<u8, Failure> {
+        let code = self.exit_code();
         if !self.as_json {
             // Output of a lost task may never become complete.
             let finished = |task: &Task| self.places.get(&task.task_id).is_some_and(|p| p.finished);

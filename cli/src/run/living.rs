@@ -102,7 +102,7 @@ impl Living {
 }
 
 /// A number of bytes with a unit of 1,024: "512", "64K", "2G".
-fn size(text: &str) -> Result<i64, String> {
+pub(crate) fn size(text: &str) -> Result<i64, String> {
     let wrong = || "it must be a number of bytes, or one with K, M, G or T".to_owned();
     let bare = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[bare.len()..].to_ascii_uppercase().as_str() {

@@ -145,6 +145,11 @@ fn code(reason: Reason) -> Code {
         | Reason::LimitUnsupported
         | Reason::OutputLimit
         | Reason::SupervisorDied
+        | Reason::WorkerDied
+        | Reason::FileNotFound
+        | Reason::FileNotPermitted
+        | Reason::FileType
+        | Reason::FileUnreadable
         // Reasons of inputs; they stand in answers.
         | Reason::HostDisconnected
         | Reason::HostSilent

@@ -17,7 +17,7 @@ pub(super) const METADATA: [&str; 2] = [
 ];
 
 /// What a client that knows nothing better should ask for: to look, and to work.
-const FIRST: &str = "fleet:read jobs:read jobs:run";
+const FIRST: &str = "fleet:read jobs:read jobs:run files:read";
 
 /// The metadata of this resource.
 pub(super) fn metadata(oauth: Option<&OAuth>) -> Response {
@@ -97,6 +97,7 @@ pub(super) fn needed(message: &[u8]) -> Option<&'static str> {
         "host_list" => "fleet:read",
         "host_set" => "fleet:read fleet:write",
         "run" => "jobs:read jobs:run",
+        "file_read" => "jobs:read files:read",
         "job_get" | "job_list" => "jobs:read",
         "job_input" | "job_cancel" | "grant_request" => "jobs:read jobs:run",
         _ => return None,
@@ -128,7 +129,7 @@ mod tests {
         let text = challenge(Some(&oauth()), None, None);
         assert_eq!(
             text,
-            "Bearer realm=\"muster\", resource_metadata=\"https://muster.example.org/.well-known/oauth-protected-resource/mcp\", scope=\"fleet:read jobs:read jobs:run\""
+            "Bearer realm=\"muster\", resource_metadata=\"https://muster.example.org/.well-known/oauth-protected-resource/mcp\", scope=\"fleet:read jobs:read jobs:run files:read\""
         );
         assert_eq!(
             challenge(None, Some("invalid_token"), None),

@@ -21,6 +21,23 @@ pub(crate) fn line(raw: &[u8]) -> String {
     }
 }
 
+/// One line of a file, without its end: nothing is played, since what stands in a file is what counts.
+pub(crate) fn verbatim(raw: &[u8]) -> String {
+    let mut shown = String::with_capacity(raw.len());
+    for chunk in raw.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match is_special(c) {
+                true => shown.push_str(&escaped(c)),
+                false => shown.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    redact(shown)
+}
+
 /// Text that stands inside one of our own lines: a name, a message.
 pub(crate) fn words(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -285,6 +302,20 @@ mod tests {
         assert_eq!(line("hi\u{e0041}".as_bytes()), "hi\\u{e0041}");
         assert_eq!(words("two\nlines\u{2066}"), "two lines\\u{2066}");
         assert_eq!(line("a\u{ad}b\u{3164}".as_bytes()), "a\\u{ad}b\\u{3164}");
+    }
+
+    #[test]
+    fn a_line_of_a_file_is_what_it_is() {
+        for (raw, shown) in [
+            (&b"plain\ttext"[..], "plain\ttext"),
+            (b"\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+            (b"over\rwritten\x08", "over\\x0dwritten\\x08"),
+            (b"caf\xe9", "caf\\xe9"),
+            ("x\u{202e}y".as_bytes(), "x\\u{202e}y"),
+            (b"key=mst_ai_abcdefghijklmnop234567", "key=[redacted]"),
+        ] {
+            assert_eq!(verbatim(raw), shown, "{raw:?}");
+        }
     }
 
     #[test]

@@ -271,7 +271,7 @@ fn pieces(raw: &[u8], limit: usize) -> Vec<Line<'_>> {
 }
 
 /// The last place at or before `at` that is no middle of a character.
-fn boundary(raw: &[u8], at: usize) -> usize {
+pub(super) fn boundary(raw: &[u8], at: usize) -> usize {
     if at >= raw.len() {
         return raw.len();
     }

@@ -7,7 +7,8 @@ use std::{
     time::SystemTime,
 };
 
-use muster_proto::v1::{Confinement, Job, Mode, Reason, Task, action, task};
+use muster_client::actions::{self, ActionKind};
+use muster_proto::v1::{Confinement, Job, Mode, Reason, Task, task};
 
 use super::{
     clean,
@@ -19,7 +20,7 @@ use super::{
 /// Hosts of a group that are named.
 const NAMES_MAX: usize = 6;
 /// Room for the fence around one output, bytes.
-const FENCE_MAX: usize = 130;
+pub(crate) const FENCE_MAX: usize = 130;
 
 /// A task and what of its output is at hand; `None` if its output was not looked at.
 pub(crate) struct TaskView {
@@ -181,7 +182,7 @@ fn fenced(host: &str, output: &Kept, room: usize, how: &str, sheet: &Sheet) -> S
 }
 
 /// Lines below the status line: what a state alone does not say.
-fn details(task: &Task) -> String {
+pub(crate) fn details(task: &Task) -> String {
     let mut lines = String::new();
     if task.state() == task::State::Pending {
         let _ = write!(lines, "pending: {}", words::wait(task.wait()));
@@ -200,6 +201,10 @@ fn details(task: &Task) -> String {
     if !task.message.is_empty() {
         let message = words::shortened(&clean::words(&task.message), 400);
         let _ = writeln!(lines, "{message}");
+    }
+    if let Some(result) = actions::result(task.result.as_ref()) {
+        let result = words::shortened(&clean::words(&result), 300);
+        let _ = writeln!(lines, "{result}");
     }
     if !task.doubt.is_empty() {
         let doubt = words::shortened(&clean::words(&task.doubt), 400);
@@ -221,6 +226,8 @@ struct Likeness {
     signal: String,
     message: String,
     disconnected: bool,
+    /// What it found out, as it is shown.
+    result: Option<String>,
     /// Which output; tasks whose output is not known whole are like no other.
     output: Result<Option<[u8; 64]>, usize>,
 }
@@ -241,13 +248,14 @@ impl Likeness {
             signal: task.signal.clone(),
             message: task.message.clone(),
             disconnected: task.disconnect_time.is_some(),
+            result: actions::result(task.result.as_ref()),
             output,
         }
     }
 }
 
-/// Groups of hosts that said the same, the largest first.
-fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
+/// Hosts that said the same, the largest group first.
+pub(crate) fn alike(tasks: &[TaskView]) -> Vec<Vec<&TaskView>> {
     let mut groups: Vec<Vec<&TaskView>> = Vec::new();
     let mut known = HashMap::new();
     for (ordinal, view) in tasks.iter().enumerate() {
@@ -258,7 +266,12 @@ fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
         groups[group].push(view);
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    groups
+}
 
+/// What each group of hosts said.
+fn groups(tasks: &[TaskView], room: usize, how: &str, sheet: &Sheet) -> String {
+    let groups = alike(tasks);
     let (names, headers): (Vec<(String, String)>, Vec<String>) = groups
         .iter()
         .map(|group| {
@@ -343,7 +356,7 @@ pub(crate) fn names(group: &[&Task]) -> (String, String) {
 }
 
 /// `2 hosts (db-3, db-7): failed exit=1 40B`.
-fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
+pub(crate) fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     let first = &group[0].task;
     let mut alike = first.clone();
     if group.len() > 1 {
@@ -356,14 +369,8 @@ fn header(group: &[&TaskView], who: &str, now: SystemTime) -> String {
     format!("{who}: {}\n{}", task_line(&alike, now), details(first))
 }
 
-/// Whoever runs there reads what is typed.
-fn has_terminal(job: &Job) -> bool {
-    let kind = job.action.as_ref().and_then(|action| action.kind.as_ref());
-    matches!(kind, Some(action::Kind::Command(command)) if command.terminal.is_some())
-}
-
 /// What to do now, if the job is not over or did not work.
-fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
+pub(crate) fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
     let open = tasks
         .iter()
         .filter(|view| !words::is_final(view.task.state()))
@@ -380,7 +387,7 @@ fn next_steps(job: &Job, tasks: &[TaskView]) -> String {
             text,
             "next: {first}job_get job_id={id} wait_s=25 waits on; job_cancel job_id={id} ends it"
         );
-        if has_terminal(job) {
+        if actions::kind(job.action.as_ref()).is_some_and(ActionKind::has_terminal) {
             let _ = write!(text, "; job_input job_id={id} types into it");
         }
         let waiting = tasks.iter().any(|view| {

@@ -34,6 +34,19 @@ pub(crate) fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::PathDenied | Reason::ProgramDenied => {
             "the host's own policy refuses this: do something else, or ask whoever owns the host"
         }
+        Reason::FileNotFound => {
+            "look for it: run command=\"ls -la DIRECTORY\" mode=read-only; a path that is relative begins in the home directory"
+        }
+        Reason::FileNotPermitted => {
+            "the user, the mode or the host's policy does not let it: a higher mode may, else ask whoever owns the host"
+        }
+        Reason::FileType => {
+            "only a regular file has content: run command=\"ls -la PATH\" mode=read-only lists a directory"
+        }
+        Reason::FileUnreadable => "the message above says what stands in the way",
+        Reason::WorkerDied => {
+            "run it again; if it stays, an operator has to look at the agent's log"
+        }
         Reason::OutputLimit => "let it write less, or run it again with another output limit",
         Reason::AmbiguousStart
         | Reason::HostRebooted
@@ -64,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_reason_of_a_task_has_a_next_step() {
-        for number in (50..80).chain(120..130) {
+        for number in (50..80).chain(120..130).chain(160..170) {
             let Ok(reason) = Reason::try_from(number) else {
                 continue;
             };

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use muster_client::actions;
 use muster_proto::v1::{self, host::Presence, job, task};
 
 /// A task's state, as one word.
@@ -127,14 +128,7 @@ pub(crate) fn plural(number: u64, noun: &str) -> String {
 
 /// What a job does, in one short line.
 pub(crate) fn action(action: Option<&v1::Action>) -> String {
-    let Some(v1::action::Kind::Command(command)) = action.and_then(|a| a.kind.as_ref()) else {
-        return String::new();
-    };
-    let text = match &command.script {
-        Some(script) => script.text.clone(),
-        None => command.argv.join(" "),
-    };
-    shortened(&super::clean::words(&text), 100)
+    shortened(&super::clean::words(&actions::summary(action)), 100)
 }
 
 /// At most `limit` characters, with a sign that there are more.

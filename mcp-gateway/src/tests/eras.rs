@@ -35,6 +35,7 @@ async fn both_eras_offer_the_same() {
                 "host_list",
                 "host_set",
                 "run",
+                "file_read",
                 "job_get",
                 "job_input",
                 "job_cancel",

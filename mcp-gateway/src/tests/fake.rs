@@ -1,6 +1,7 @@
 //! A control plane that speaks the real contract and does what the command says: `echo TEXT`,
-//! `lines N`, `name`, `hang`, `missing`, `break`, `repl`.
+//! `lines N`, `name`, `hang`, `missing`, `break`, `repl`; or reads one of a few files.
 
+pub(super) mod files;
 mod services;
 
 use std::{
@@ -164,55 +165,44 @@ impl Fake {
         let mut number = [0; 32];
         number[0] = state.jobs.len() as u8 + 1;
         let job_id = JobId::from_bytes(&number).to_string();
-        let Some(action::Kind::Command(command)) = create.action.clone().unwrap_or_default().kind
-        else {
+        let Some(kind) = create.action.clone().unwrap_or_default().kind else {
             return Err(Status::invalid_argument("no action"));
         };
-        let text = command
-            .script
-            .map_or_else(|| command.argv.join(" "), |script| script.text);
         let mut output = HashMap::new();
         let mut tasks = Vec::new();
         for (n, host) in hosts.iter().enumerate() {
-            let task_id = format!("t-{}-{n}", state.jobs.len());
-            let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
-            let bytes = match word {
-                "echo" => format!("{rest}\n").into_bytes(),
-                "name" => format!("{}\n", host.name).into_bytes(),
-                "lines" => (0..rest.parse::<u32>().unwrap())
-                    .flat_map(|n| format!("line {n}\n").into_bytes())
-                    .collect(),
-                "hang" | "break" => b"started\n".to_vec(),
-                "repl" => b"\x1b[?2004h>>> ".to_vec(),
-                _ => Vec::new(),
-            };
             let mut task = Task {
-                task_id: task_id.clone(),
+                task_id: format!("t-{}-{n}", state.jobs.len()),
                 job_id: job_id.clone(),
                 host_id: host.host_id.clone(),
                 host_name: host.name.clone(),
                 start_time: Some(timestamp()),
-                output_size: Some(OutputSize {
-                    stdout_bytes: bytes.len() as i64,
-                    ..OutputSize::default()
-                }),
                 ..Task::default()
             };
+            let bytes = match &kind {
+                action::Kind::Command(command) => run(command, &host.name, &mut task),
+                action::Kind::FileRead(file) if file.path == "/srv/slow" => {
+                    task.set_state(task::State::Running);
+                    Vec::new()
+                }
+                action::Kind::FileRead(file) => files::read(file, &host.name, &mut task),
+            };
+            task.output_size = Some(OutputSize {
+                stdout_bytes: bytes.len() as i64,
+                ..OutputSize::default()
+            });
             if host.presence() == host::Presence::Offline {
+                task = Task {
+                    task_id: task.task_id,
+                    job_id: task.job_id,
+                    host_id: task.host_id,
+                    host_name: task.host_name,
+                    ..Task::default()
+                };
                 task.set_state(task::State::Pending);
                 task.set_wait(task::Wait::ForHost);
-                task.start_time = None;
-                task.output_size = None;
-            } else if word == "missing" {
-                task.set_state(task::State::Failed);
-                task.set_reason(Reason::CommandNotFound);
-                task.output_complete = true;
-            } else if matches!(word, "hang" | "break" | "repl") {
-                task.set_state(task::State::Running);
-            } else {
-                end(&mut task, 0);
             }
-            output.insert(task_id, bytes);
+            output.insert(task.task_id.clone(), bytes);
             tasks.push(task);
         }
         let job = Job {
@@ -221,6 +211,7 @@ impl Fake {
             principal: principal.to_owned(),
             selector: create.selector,
             action: create.action,
+            mode: create.mode,
             create_time: Some(timestamp()),
             start_deadline_time: Some(timestamp()),
             ..Job::default()
@@ -377,6 +368,34 @@ impl Fake {
                 })
                 .map(|update| update.map(|(update, _)| update)),
         )
+    }
+}
+
+/// What a command writes, and where its task stands.
+fn run(command: &Command, host: &str, task: &mut Task) -> Vec<u8> {
+    let text = match &command.script {
+        Some(script) => script.text.clone(),
+        None => command.argv.join(" "),
+    };
+    let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+    match word {
+        "missing" => {
+            task.set_state(task::State::Failed);
+            task.set_reason(Reason::CommandNotFound);
+            task.output_complete = true;
+        }
+        "hang" | "break" | "repl" => task.set_state(task::State::Running),
+        _ => end(task, 0),
+    }
+    match word {
+        "echo" => format!("{rest}\n").into_bytes(),
+        "name" => format!("{host}\n").into_bytes(),
+        "lines" => (0..rest.parse::<u32>().unwrap())
+            .flat_map(|n| format!("line {n}\n").into_bytes())
+            .collect(),
+        "hang" | "break" => b"started\n".to_vec(),
+        "repl" => b"\x1b[?2004h>>> ".to_vec(),
+        _ => Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::Refusal;
 
 /// What models call things that have another name here.
-const ALIASES: [(&str, &str); 22] = [
+const ALIASES: [(&str, &str); 27] = [
     ("tags", "labels"),
     ("tag", "labels"),
     ("label", "labels"),
@@ -26,6 +26,11 @@ const ALIASES: [(&str, &str); 22] = [
     ("pattern", "grep"),
     ("page_token", "cursor"),
     ("signal", "grace_s"),
+    ("file", "path"),
+    ("line", "from_line"),
+    ("start_line", "from_line"),
+    ("limit", "lines"),
+    ("count", "lines"),
     ("input", "text"),
     ("stdin", "text"),
     ("eof", "close"),

@@ -29,15 +29,26 @@ pub(super) async fn call(
         }
         mode => mode,
     };
+    let actions = match arguments.word("tool")?.as_deref() {
+        // What is asked for unless something else is said.
+        None | Some("run") => Vec::new(),
+        Some("file_read") => vec!["file.read".to_owned()],
+        Some(other) => {
+            return Err(Refusal::new(
+                format!("tool is {:?}", words::shortened(other, 40)),
+                "tool is run or file_read",
+            ));
+        }
+    };
     let minutes = arguments.number("minutes", 1..=MINUTES_MAX)?;
     let key = arguments.word("key")?;
     let request = RequestGrantRequest {
         reason,
         selector,
         mode: mode.into(),
+        actions,
         ttl: Some(seconds(minutes.unwrap_or(MINUTES) * 60)),
         request_id: key.unwrap_or_else(|| format!("mcp-{}", random_hex::<16>())),
-        ..RequestGrantRequest::default()
     };
     let key = request.request_id.clone();
     let mut access = call.client.access();
@@ -71,7 +82,7 @@ fn told(approval: &Approval, key: &str) -> String {
             )
         }
         approval::State::Approved => format!(
-            "{id} given, until {}\nnext: run now with the mode that was given\n",
+            "{id} given, until {}\nnext: do it now, with the mode that was given\n",
             until(grant.expire_time.as_ref()),
         ),
         state => {
@@ -113,7 +124,7 @@ mod tests {
         assert!(waits.contains("operator/ada can answer") && waits.contains("do not ask again"));
         let alone = told(&with(approval::State::Awaiting, &[]), "k");
         assert!(alone.contains("nobody can answer now"));
-        assert!(told(&with(approval::State::Approved, &[]), "k").contains("run now"));
+        assert!(told(&with(approval::State::Approved, &[]), "k").contains("do it now"));
         let declined = told(&with(approval::State::Declined, &[]), "k");
         assert!(declined.contains("APPROVAL_DECLINED") && declined.contains("do without it"));
     }

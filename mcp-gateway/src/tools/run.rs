@@ -6,13 +6,12 @@ use muster_proto::v1::{Action, Command, CreateJobRequest, Mode, Script, Terminal
 use rmcp::model::CallToolResult;
 
 use super::{
-    Arguments, Call, MAX_BYTES, MAX_BYTES_LIMITS, WAIT_MAX, random_hex, seconds, sheet, text,
+    Arguments, Call, MAX_BYTES, MAX_BYTES_LIMITS, WAIT, WAIT_MAX, create, random_hex, seconds,
+    sheet, text,
 };
-use crate::{error::Refusal, render::job, watch};
+use crate::{error::Refusal, render::job};
 
-/// How long `run` waits unless told otherwise, seconds.
-const WAIT: i64 = 25;
-/// The same of a terminal, where a program mostly waits for somebody to type.
+/// How long `run` waits for a terminal, where a program mostly waits for somebody to type, seconds.
 const WAIT_PTY: i64 = 5;
 /// A terminal for models: wide, and of a kind that programs write plain text to.
 const TERMINAL: (i32, i32, &str) = (50, 160, "dumb");
@@ -49,25 +48,8 @@ pub(super) async fn call(
     };
     let wait_for = Duration::from_secs(wait.max(0) as u64);
     let keep = max_bytes.max(0) as usize;
-    let mut create = create;
-    if let Some((request_id, digest)) = call.asker.answered()? {
-        (create.request_id, create.confirmed_digest) = (request_id, digest.into());
-    }
-    let seen = match watch::run(call, create.clone(), wait_for, keep).await {
-        Err(Refusal {
-            question: Some(question),
-            ..
-        }) => {
-            let what = shown(&create);
-            let asked = call.asker.ask(&question, &what, &create.request_id).await?;
-            let Some(digest) = asked else {
-                // The call ends with the question.
-                return Ok(text(String::new(), false));
-            };
-            create.confirmed_digest = digest.into();
-            watch::run(call, create, wait_for, keep).await?
-        }
-        other => other?,
+    let Some(seen) = create::job(call, create, wait_for, keep).await? else {
+        return Ok(text(String::new(), false));
     };
     // Who does not wait cannot be told that a host kept them waiting.
     let is_error = wait > 0 && job::nothing_done(&seen.tasks);
@@ -89,35 +71,6 @@ pub(super) fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
             "mode is read-only, edit or unrestricted; leave it out for the most you may",
         )),
     }
-}
-
-/// All of a command, as a person confirms it.
-fn shown(create: &CreateJobRequest) -> String {
-    let kind = create
-        .action
-        .as_ref()
-        .and_then(|action| action.kind.as_ref());
-    let Some(action::Kind::Command(command)) = kind else {
-        return String::new();
-    };
-    let what = match &command.script {
-        Some(script) => format!("script {:?}", script.text),
-        None => format!("{:?}", command.argv),
-    };
-    let mut shown = what;
-    let mut env: Vec<_> = command.env.iter().collect();
-    env.sort();
-    for (name, value) in env {
-        shown.push_str(&format!(" {name}={value:?}"));
-    }
-    if !command.cwd.is_empty() {
-        shown.push_str(&format!(" in {:?}", command.cwd));
-    }
-    if !command.stdin.is_empty() {
-        let stdin = String::from_utf8_lossy(&command.stdin);
-        shown.push_str(&format!(" with the input {stdin:?}"));
-    }
-    shown
 }
 
 fn command(arguments: &mut Arguments) -> Result<Command, Refusal> {

@@ -48,7 +48,7 @@ fn definitions_stay_small_and_whole() {
             );
         }
     }
-    assert!(total <= 7_500, "all tools take {total} bytes");
+    assert!(total <= 8_400, "all tools take {total} bytes");
     let names: Vec<&str> = definitions()
         .iter()
         .map(|tool| tool.name.as_ref())
@@ -59,6 +59,7 @@ fn definitions_stay_small_and_whole() {
             "host_list",
             "host_set",
             "run",
+            "file_read",
             "job_get",
             "job_input",
             "job_cancel",

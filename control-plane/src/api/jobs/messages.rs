@@ -157,5 +157,6 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
             .flatten(),
         receipt: Bytes::new(),
         doubt: task.doubt.clone(),
+        result: None,
     }
 }
