@@ -6,7 +6,6 @@
 mod caller;
 mod exchange;
 mod locks;
-mod principal;
 mod roles;
 mod scope;
 mod secret;
@@ -28,14 +27,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
-    hosts::{Inventory, NameError, check_name},
+    clock::now,
+    hosts::Inventory,
+    model::{NameError, Principal, PrincipalError, PrincipalKind, check_name},
     seal::Sealer,
-    store::{Batch, LockRow, Store, StoreError, TokenRow, now},
+    store::{Batch, LockRow, Store, StoreError, TokenRow},
 };
 
 pub(crate) use self::{
     caller::{Caller, Credential, CredentialError},
-    principal::{Principal, PrincipalKind},
     scope::{Scope, ScopeError, Scopes},
     secret::{Secret, draw_id, hash},
     standing::{ADMIN, Member, checked_roles, default_roles},
@@ -419,9 +419,7 @@ impl State {
         let principal = row
             .principal
             .parse()
-            .map_err(|error: principal::PrincipalError| {
-                StoreError::Broken(error.to_string().into())
-            })?;
+            .map_err(|error: PrincipalError| StoreError::Broken(error.to_string().into()))?;
         let token = Arc::new(Token {
             id: row.token_id,
             principal,

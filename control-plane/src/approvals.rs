@@ -3,7 +3,6 @@
 //! Everything here goes at the pace of people, so each change is durable before it counts, and the ledger is read
 //! where memory would do. Memory holds what is awaited, for its expiry, and the grants that permit something now.
 
-mod approval;
 mod grants;
 pub(crate) mod webhook;
 
@@ -17,20 +16,22 @@ use muster_proto::{
 use parking_lot::Mutex;
 
 pub(crate) use self::{
-    approval::{Answer, AnswerRefusal, Answerer, Approval, State, Step, Subject, Terms},
     grants::{Grant, GrantSelectorError, Grants, selector as grant_selector},
     webhook::{Notice, Webhook},
 };
 use crate::{
-    access::Principal,
-    audit::{self, Entry},
-    jobs::{Job, Jobs, Order, Withdrawal, digest},
+    audit,
+    clock::now,
+    jobs::{Job, Jobs, digest},
+    model::{
+        Entry, Order, Principal, Withdrawal,
+        approval::{Answer, AnswerRefusal, Answerer, Approval, State, Step, Subject},
+    },
     policy::Policy,
     store::{
         Batch, Store, StoreError,
         approvals::{self as rows, ApprovalFilter},
         jobs::After,
-        now,
     },
 };
 

@@ -11,7 +11,6 @@
 
 mod call;
 mod cost;
-mod entry;
 mod flood;
 mod heads;
 
@@ -28,10 +27,13 @@ pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
     call::{Call, Taken, about_job, decided, effect, hosts, principal, take},
-    entry::{Entry, Verdict},
     heads::{HeadError, Heads},
 };
-use crate::store::{Batch, EntryText, StoreError, Writer, now};
+use crate::{
+    clock::now,
+    model::{Entry, EntryText},
+    store::{Batch, StoreError, Writer},
+};
 
 /// How long an entry may wait for others to be written with it.
 const GATHER: Duration = Duration::from_millis(50);

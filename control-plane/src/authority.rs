@@ -32,7 +32,7 @@ pub(crate) use self::{
     ring::{FILE, Phase},
     steps::{Step, StepError},
 };
-use crate::store::now;
+use crate::clock::now;
 
 /// How long an authority lives. It is not renewed: another takes its place, step by step.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -22,6 +22,7 @@ use self::{
     manifest::{KEYS, LEDGER, Manifest, NAME, OPTIONAL, Present},
 };
 use crate::{
+    clock::now,
     output::{OutputError, backup as output},
     store::{
         self, OpenError,
@@ -150,13 +151,7 @@ pub async fn back_up(directory: &Path, to: &Path) -> Result<BackedUp, BackupErro
     // Ahead of it the intake: what leaves that meanwhile is in the ledger.
     let ledger_copy = work.0.join(LEDGER);
     let accepted = store::intake::read(directory).map_err(file(directory))?;
-    let about = ledger::copy(
-        &directory.join(LEDGER),
-        &ledger_copy,
-        &accepted,
-        store::now(),
-    )
-    .await?;
+    let about = ledger::copy(&directory.join(LEDGER), &ledger_copy, &accepted, now()).await?;
     let index_copy = work.0.join("index.db");
     let has_index = output::copy_index(&directory.join("output"), &index_copy).await?;
 

@@ -40,7 +40,8 @@ pub(crate) use self::{driver::attach, receipts::Receipts, report::report, upload
 use crate::{
     audit::Audit,
     hosts::{Bar, Inventory},
-    jobs::{Fence, Jobs},
+    jobs::Jobs,
+    model::Fence,
     restores::Restores,
     rotation::Rotation,
     store::{Syncer, jobs::Heard},

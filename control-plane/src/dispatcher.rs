@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connections::{Connections, offer},
     hosts::{Bar, Inventory},
-    jobs::{Fence, Hold, Job, State, Task, Withdrawal},
+    jobs::Job,
+    model::{Fence, Hold, State, Task, Withdrawal},
     seal::Sealer,
     secrets::Secrets,
     store::Syncer,

@@ -10,12 +10,14 @@ use muster_runtime::tls::{SpiffeId, SpiffeKind, TlsError};
 use rand::Rng as _;
 
 use crate::{
-    access::{Access, AccessError, Principal, PrincipalKind, hash},
+    access::{Access, AccessError, hash},
     audit,
     authority::{Authority, AuthorityError, Issued, RequestError, RequestedKey},
-    hosts::{Bar, EditError, Inventory, NameError, NewHost, check_name, make_name},
+    clock::{millis, now},
+    hosts::{Bar, EditError, Inventory},
+    model::{NameError, NewHost, Principal, PrincipalKind, check_name, make_name},
     seal::Sealer,
-    store::{Batch, JoinTokenRow, Store, StoreError, millis, now},
+    store::{Batch, JoinTokenRow, Store, StoreError},
 };
 
 pub use self::join_tokens::JoinKind;

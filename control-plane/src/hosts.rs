@@ -7,14 +7,12 @@
 mod edit;
 mod host;
 mod inventory;
-mod names;
 mod presence;
 
 pub(crate) use self::{
     edit::{Edit, EditError},
-    host::{Ceiling, Facts, Host, Instruction, Labels, Lock, Network},
-    inventory::{Bar, Inventory, NewHost, SelectError},
-    names::{NameError, check_labels, check_name, make_name},
+    host::Host,
+    inventory::{Bar, Inventory, SelectError},
     presence::{Presence, PresenceLimits},
 };
 

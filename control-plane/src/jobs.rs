@@ -17,9 +17,7 @@ mod recorder;
 mod release;
 pub(crate) mod replay;
 mod report;
-mod state;
 mod sweep;
-mod task;
 mod watch;
 mod writers;
 
@@ -41,16 +39,15 @@ pub(crate) use self::{
     follow::TaskWatch,
     ids::digest,
     input::{Answer, Input, Put, Road},
-    job::{Counts, Job, JobState, Order, Summary},
+    job::Job,
     recall::{RecallError, Recalled},
     report::{AdoptError, TaskRef},
-    state::{NotAllowed, State, Withdrawal},
-    task::{Ending, Fence, Hold, Task},
     watch::{Event as WatchEvent, Update, Watch, WatchError},
     writers::{Access, Attachment, Client, Writer},
 };
 use crate::{
     dispatcher::Dispatcher,
+    model::{Hold, State, Summary, Task},
     output::OutputStore,
     store::{
         Durable, Store, StoreError,

@@ -1,7 +1,7 @@
 //! Knows every host, turns jobs into tasks, remembers what happened.
 //!
-//! Doors are in `api`; behind them are the rooms; below them is `store`. Generated types end at
-//! `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
+//! Doors are in `api`; behind them are the rooms; below them is `store`; on the ground are `model`, `clock` and `times`.
+//! Generated types end at `api` and at the connection driver, SQL ends at `store`, a gRPC status is made in `api/status`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
@@ -10,6 +10,7 @@ mod approvals;
 mod audit;
 mod authority;
 mod backup;
+mod clock;
 mod config;
 mod connections;
 mod dispatcher;
@@ -17,6 +18,7 @@ mod enrollment;
 mod failpoint;
 mod hosts;
 mod jobs;
+mod model;
 mod oauth;
 mod output;
 mod policy;
@@ -29,6 +31,7 @@ mod selector;
 mod server;
 mod store;
 mod sweeper;
+mod times;
 
 pub use audit::AuditCost;
 pub use authority::AuthorityError;

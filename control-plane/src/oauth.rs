@@ -15,8 +15,9 @@ use serde_json::{Map, Value};
 use self::keys::Keys;
 pub(crate) use self::keys::Source;
 use crate::{
-    access::{Principal, PrincipalKind, Scopes},
+    access::Scopes,
     config::OauthConfig,
+    model::{Principal, PrincipalKind},
 };
 
 /// No access token is longer, bytes.

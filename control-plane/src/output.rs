@@ -52,10 +52,11 @@ use self::{
 };
 pub(crate) use self::{
     grep::{Line, Resume, Search, Searching},
-    item::{Chunk, Content, Gap, Item, OutputSize, Stream},
+    item::{Chunk, Content, Gap, Item, Stream},
     outline::OutOfOrder,
     read::Part,
 };
+use crate::model::OutputSize;
 
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;

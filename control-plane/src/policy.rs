@@ -7,7 +7,6 @@ mod action;
 mod decision;
 mod judgement;
 mod limits;
-mod mode;
 mod offline;
 mod plan;
 mod question;
@@ -26,13 +25,12 @@ use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::{
     action::Action,
-    decision::{Decision, ROLES, Verdict},
+    decision::{Decision, Verdict},
     judgement::{BY_GRANT, Hour, Judge, Judgement, Resource},
     limits::{Limit, Trip},
-    mode::{Mode, NetworkAccess},
     plan::{Plan, Target, candidates, plan},
     question::{Circumstances, Source, Who},
-    set::{Files, LIMITS_FILE, Need, Rule, SCHEMA, Set},
+    set::{LIMITS_FILE, Need, Rule, SCHEMA, Set},
     traits::{Traits, TraitsKept, unknown as unknown_traits},
     usage::Usage,
 };
@@ -40,7 +38,11 @@ pub use self::{
     offline::{DecisionTimes, PolicyFiles, TriedCase},
     set::PolicyError,
 };
-use crate::store::{Batch, Store, StoreError, StoredPolicies, now};
+use crate::{
+    clock::now,
+    model::Files,
+    store::{Batch, Store, StoreError, StoredPolicies},
+};
 
 /// Where an operator may put files, below the data directory.
 const DIRECTORY: &str = "policies";

@@ -15,10 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
+    clock::now,
     hosts::Inventory,
     jobs::Jobs,
     seal::Sealer,
-    store::{Store, StoreError, Writer, now, random_name, restores as rows},
+    store::{Store, StoreError, Writer, random_name, restores as rows},
 };
 
 /// Hosts that upload at once; others wait for their turn, so that a fleet that comes back is not one burst.

@@ -22,7 +22,7 @@ use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{redaction, store::now};
+use crate::{clock::now, redaction};
 
 /// The file of the keys.
 pub(crate) const FILE: &str = "secrets.json";

@@ -12,50 +12,11 @@
 //! `!key` hold for a host that lacks the key. That a key exists is written `key=*`, because a bare
 //! word is a host. Bare words and requirements do not mix.
 
+use crate::model::FactKey;
+
 mod parse;
 
 pub(crate) use parse::ParseError;
-
-/// What the agent reports and a requirement may ask for. No label may use one of these keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FactKey {
-    Name,
-    Id,
-    Os,
-    Distro,
-    DistroVersion,
-    Kernel,
-    Arch,
-    Shell,
-    Hostname,
-    AgentVersion,
-    Presence,
-}
-
-impl FactKey {
-    /// Every fact key with its text.
-    pub(crate) const ALL: [(&'static str, Self); 11] = [
-        ("name", Self::Name),
-        ("id", Self::Id),
-        ("os", Self::Os),
-        ("distro", Self::Distro),
-        ("distro_version", Self::DistroVersion),
-        ("kernel", Self::Kernel),
-        ("arch", Self::Arch),
-        ("shell", Self::Shell),
-        ("hostname", Self::Hostname),
-        ("agent_version", Self::AgentVersion),
-        ("presence", Self::Presence),
-    ];
-
-    /// The fact of that name, if it is one.
-    pub(crate) fn from_text(text: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, key)| *key)
-    }
-}
 
 /// What a requirement asks about.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{Access, AccessError, PrincipalKind},
+    access::{Access, AccessError},
     api::{
         access::AccessDoor,
         agent::Agents,
@@ -48,6 +48,7 @@ use crate::{
     enrollment::{Enrollment, EnrollmentError},
     hosts::{Bar, Inventory, PresenceLimits},
     jobs::Jobs,
+    model::PrincipalKind,
     oauth::Oauth,
     output::{OutputError, OutputStore},
     policy::Policy,

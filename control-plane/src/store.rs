@@ -26,7 +26,6 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use data_encoding::HEXLOWER;
@@ -35,7 +34,7 @@ use sqlx::{Row as _, migrate::Migrator};
 
 use self::audit::Beginning;
 pub(crate) use self::{
-    audit::{AuditFilter, EntryText},
+    audit::AuditFilter,
     batch::{Batch, Value},
     database::make_private,
     durability::{Durable, SyncError, Syncer},
@@ -47,6 +46,7 @@ pub(crate) use self::{
     tokens::TokenRow,
     writer::Writer,
 };
+use crate::clock::now;
 
 /// A lock as it is written: since when, by whom, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,17 +311,6 @@ pub(crate) fn hold(directory: &Path) -> Result<File, OpenError> {
 /// 128 random bits in hex.
 pub(crate) fn random_name() -> String {
     HEXLOWER.encode(&rand::rng().random::<[u8; 16]>())
-}
-
-/// Now, in Unix milliseconds: how the ledger writes times.
-pub(crate) fn now() -> i64 {
-    millis(SystemTime::now())
-}
-
-/// A time in Unix milliseconds.
-pub(crate) fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

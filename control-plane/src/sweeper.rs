@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     approvals::Approvals,
+    clock::now,
     connections::{Connections, End},
     hosts::{Bar, Inventory},
     jobs::Jobs,
-    store::{Syncer, now},
+    store::Syncer,
 };
 
 /// How often deadlines are looked at; they are kept to this.

@@ -7,13 +7,14 @@ use muster_runtime::tls::{Peer, SpiffeId, SpiffeKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Principal, PrincipalKind, Scopes, Token,
+    Access, Scopes, Token,
     exchange::{self, Exchanged},
     hash,
 };
 use crate::{
+    clock::{millis, now},
     hosts::Bar,
-    store::{millis, now},
+    model::{Principal, PrincipalKind},
 };
 
 /// Why a credential is not taken.

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{Access, AccessError, Member, Principal, PrincipalKind, State, Token};
-use crate::store::{Batch, LockRow, now};
+use super::{Access, AccessError, Member, State, Token};
+use crate::{
+    clock::now,
+    model::{Principal, PrincipalKind},
+    store::{Batch, LockRow},
+};
 
 /// Characters of a note.
 const NOTE_MAX: usize = 500;

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Access, AccessError, Principal};
-use crate::{
-    policy::Who,
-    store::{Batch, now},
-};
+use super::{Access, AccessError};
+use crate::{clock::now, model::Principal, policy::Who, store::Batch};
 
 /// Principals that are looked at to say who could grant something.
 const LOOKED_AT_MAX: usize = 1000;

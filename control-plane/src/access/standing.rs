@@ -7,10 +7,11 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Access, AccessError, CredentialError, Principal, PrincipalKind};
+use super::{Access, AccessError, CredentialError};
 use crate::{
-    hosts::check_name,
-    store::{Batch, LockRow, PrincipalRow, now},
+    clock::now,
+    model::{Principal, PrincipalKind, check_name},
+    store::{Batch, LockRow, PrincipalRow},
 };
 
 /// The role that may change rights.

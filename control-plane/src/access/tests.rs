@@ -3,7 +3,10 @@ use std::path::Path;
 use muster_runtime::tls::SpiffeKind;
 
 use super::*;
-use crate::hosts::PresenceLimits;
+use crate::{
+    hosts::PresenceLimits,
+    model::{Principal, PrincipalKind},
+};
 
 async fn access(directory: &Path) -> Access {
     let store = Store::open(directory).await.unwrap();

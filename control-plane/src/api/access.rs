@@ -27,17 +27,18 @@ use super::{
     authorities,
     caller::{self, Caller},
     enrollment::{place, ttl},
-    hosts::timestamp,
     page::{self, Query},
     policies, status,
 };
 use crate::{
-    access::{Access, AccessError, Member, Principal, PrincipalKind, Scope, Sealed, Token},
+    access::{Access, AccessError, Member, Scope, Sealed, Token},
     hosts::Inventory,
     jobs::Jobs,
+    model::{Principal, PrincipalKind},
     oauth::{Oauth, OauthError},
     rotation::Rotation,
     store::LockRow,
+    times,
 };
 
 /// `muster.v1.AccessService`.
@@ -77,9 +78,9 @@ impl AccessDoor {
         v1::Token {
             token_id: token.id.clone(),
             principal: Some(self.principal(&token.principal)),
-            create_time: Some(timestamp(token.create_time)),
-            expire_time: Some(timestamp(token.expire_time)),
-            last_used_time: token.last_used_time().map(timestamp),
+            create_time: Some(times::timestamp(token.create_time)),
+            expire_time: Some(times::timestamp(token.expire_time)),
+            last_used_time: token.last_used_time().map(times::timestamp),
             author: token.author.clone(),
             scopes: token.scopes.texts(),
             lock: token.lock().map(lock),
@@ -126,14 +127,14 @@ fn member(member: Member) -> v1::Principal {
         owner: member.owner,
         roles: member.roles,
         lock: member.lock.map(lock),
-        create_time: Some(timestamp(member.create_time)),
-        last_used_time: member.last_used_time.map(timestamp),
+        create_time: Some(times::timestamp(member.create_time)),
+        last_used_time: member.last_used_time.map(times::timestamp),
     }
 }
 
 fn lock(lock: LockRow) -> v1::Lock {
     v1::Lock {
-        create_time: Some(timestamp(lock.time)),
+        create_time: Some(times::timestamp(lock.time)),
         author: lock.author,
         note: lock.note,
     }
@@ -171,7 +172,7 @@ impl AccessService for AccessDoor {
         let caller = Caller::of(&request)?;
         Ok(Response::new(GetCallerResponse {
             principal: Some(self.principal(&caller.proven().principal)),
-            expire_time: Some(timestamp(caller.proven().expire_time)),
+            expire_time: Some(times::timestamp(caller.proven().expire_time)),
             control_plane_id: self.control_plane_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: self.trust_domain.to_string(),
@@ -281,7 +282,7 @@ impl AccessService for AccessDoor {
         let sealed = exchanged.map_err(|error| status::of(&error))?;
         Ok(Response::new(ExchangeTokenResponse {
             bearer_token: sealed.token,
-            expire_time: Some(timestamp(sealed.expire_time)),
+            expire_time: Some(times::timestamp(sealed.expire_time)),
             principal: Some(self.principal(&sealed.principal)),
             scopes: sealed.scopes.texts(),
         }))

@@ -23,10 +23,11 @@ use super::{
     status,
 };
 use crate::{
-    approvals::{AnswerRefusal, Approval, ApprovalError, Approvals, NewAnswer, State, Subject},
+    approvals::{ApprovalError, Approvals, NewAnswer},
     audit,
     hosts::Inventory,
     jobs::Job,
+    model::approval::{AnswerRefusal, Approval, State, Subject},
     store::{StoreError, approvals::ApprovalFilter, jobs::After},
 };
 

@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 
 use super::{
     caller::Caller,
-    convert,
     page::{self, Query},
     status,
 };
@@ -24,6 +23,7 @@ use crate::{
     hosts::Inventory,
     jobs::Jobs,
     store::{AuditFilter, Store, StoreError},
+    times,
 };
 
 /// Entries that one page looks at: a filter that keeps few costs no more than this.
@@ -68,8 +68,8 @@ impl AuditService for AuditDoor {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let size = page::size(request.page_size, 100, 1000)?;
-        let from = request.time_from.as_ref().map(convert::millis);
-        let to = request.time_to.as_ref().map(convert::millis);
+        let from = request.time_from.as_ref().map(times::millis);
+        let to = request.time_to.as_ref().map(times::millis);
         let query = Query::new(&[
             "ListAudit",
             &caller.principal,
@@ -111,7 +111,7 @@ impl AuditService for AuditDoor {
             .map_err(|error| status::of(&error))?;
         let entries = entries.into_iter().map(|row| AuditEntry {
             number: row.number,
-            time: Some(convert::timestamp(row.time)),
+            time: Some(times::timestamp(row.time)),
             entry: row.entry,
             hash: Bytes::copy_from_slice(&row.hash),
         });

@@ -6,8 +6,11 @@ use muster_proto::v1::{
 };
 use tonic::Status;
 
-use super::{hosts::timestamp, status};
-use crate::rotation::{Phase, Progress, Rotation, Step};
+use super::status;
+use crate::{
+    rotation::{Phase, Progress, Rotation, Step},
+    times,
+};
 
 /// Whom to trust; how far the rotation is, only for operators.
 pub(super) fn answer(rotation: &Rotation, is_operator: bool) -> GetAuthoritiesResponse {
@@ -33,7 +36,7 @@ pub(super) fn progress(progress: Progress) -> AuthorityRotation {
     };
     AuthorityRotation {
         phase: phase.into(),
-        phase_time: (progress.phase_time != 0).then(|| timestamp(progress.phase_time)),
+        phase_time: (progress.phase_time != 0).then(|| times::timestamp(progress.phase_time)),
         issuing: progress.issuing,
         other: progress.other.unwrap_or_default(),
         hosts: i32::try_from(progress.hosts).unwrap_or(i32::MAX),

@@ -29,10 +29,11 @@ use super::{
     status,
 };
 use crate::{
-    access::{self, CredentialError, PrincipalKind},
-    audit::{Audit, Call, Entry, Verdict},
+    access::{self, CredentialError},
+    audit::{Audit, Call},
+    clock::now,
+    model::{Entry, PrincipalKind, entry::Verdict},
     policy::{Source, Who},
-    store::now,
 };
 
 /// Who calls, as doors see it.

@@ -9,15 +9,17 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-pub(crate) use super::hosts::{facts, timestamp};
+pub(crate) use super::hosts::facts;
 use super::output;
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
     hosts::Inventory,
-    jobs::{Answer, Ending, Input, Job, JobState, State, Summary, Task},
+    jobs::{Answer, Input, Job},
+    model::{Ending, JobState, Mode, NetworkAccess, State, Summary, Task, mode_in, mode_out},
     output::Stream,
-    policy::{Mode, NetworkAccess, Plan},
+    policy::Plan,
     redaction,
+    times::{duration, duration_ms, timestamp},
 };
 
 /// Bytes of a text that an agent sends for people to read.
@@ -28,35 +30,6 @@ pub(crate) const RECEIPT_MAX: usize = 16 << 10;
 
 /// Roots, features and addresses of a confinement that a host reports.
 const CONFINEMENT_PARTS_MAX: usize = 32;
-
-/// A timestamp as Unix milliseconds.
-pub(crate) fn millis(time: &prost_types::Timestamp) -> i64 {
-    time.seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(time.nanos) / 1_000_000)
-}
-
-/// A duration on the wire.
-pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-/// Milliseconds as a duration.
-pub(crate) fn duration_ms(millis: i64) -> prost_types::Duration {
-    duration(Duration::from_millis(millis.max(0).unsigned_abs()))
-}
-
-/// A duration as milliseconds; a negative one counts as none.
-pub(crate) fn duration_millis(duration: &prost_types::Duration) -> i64 {
-    duration
-        .seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(duration.nanos) / 1_000_000)
-        .max(0)
-}
 
 /// A text from an agent, cut to what people read.
 pub(crate) fn words(mut text: String) -> String {
@@ -239,28 +212,6 @@ pub(crate) fn confinement(asked: &Bytes, plan: &Plan) -> Bytes {
     confinement.encode_to_vec().into()
 }
 
-/// A mode of the contract; `None` if it says nothing.
-pub(crate) fn mode_in(mode: v1::Mode) -> Option<Mode> {
-    match mode {
-        v1::Mode::Unspecified => None,
-        v1::Mode::ReadOnly => Some(Mode::ReadOnly),
-        v1::Mode::Edit => Some(Mode::Edit),
-        v1::Mode::Unrestricted => Some(Mode::Unrestricted),
-        v1::Mode::Disabled => Some(Mode::Disabled),
-    }
-}
-
-/// A mode on the wire.
-pub(crate) fn mode_out(mode: Option<Mode>) -> v1::Mode {
-    match mode {
-        None => v1::Mode::Unspecified,
-        Some(Mode::ReadOnly) => v1::Mode::ReadOnly,
-        Some(Mode::Edit) => v1::Mode::Edit,
-        Some(Mode::Unrestricted) => v1::Mode::Unrestricted,
-        Some(Mode::Disabled) => v1::Mode::Disabled,
-    }
-}
-
 /// A task of a live job on the wire.
 pub(crate) fn task(inventory: &Inventory, job: &Job, task: &Task) -> v1::Task {
     task_of(inventory, &job.order.job_id.to_string(), task)
@@ -399,14 +350,6 @@ pub(crate) fn answer_out(answer: &Answer) -> (InputStatus, Reason, &'static str)
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_read_back() {
-        for time in [0, 1, 999, 1_763_707_200_123, -1, -1500] {
-            assert_eq!(millis(&timestamp(time)), time);
-        }
-        assert_eq!(duration_millis(&duration_ms(1234)), 1234);
-    }
 
     #[test]
     fn a_confinement_is_cut_to_what_a_host_has_reason_to_say() {

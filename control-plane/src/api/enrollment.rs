@@ -14,14 +14,15 @@ use tonic::{Request, Response, Status};
 
 use super::{
     caller::Caller,
-    hosts::timestamp,
     page::{self, Query},
     status,
 };
 use crate::{
+    clock::millis,
     enrollment::{Enrolled, Enrollment, JoinKind, NewJoinToken, OldKey, OldKeyOutcome},
     policy::Action,
-    store::{JoinTokenRow, millis},
+    store::JoinTokenRow,
+    times,
 };
 
 /// `muster.v1.EnrollmentService`.
@@ -56,7 +57,7 @@ impl EnrollmentDoor {
                 .iter()
                 .map(|authority| der(authority))
                 .collect(),
-            expire_time: Some(timestamp(millis(enrolled.issued.expires))),
+            expire_time: Some(times::timestamp(millis(enrolled.issued.expires))),
         }
     }
 }
@@ -72,8 +73,8 @@ fn join_token(row: JoinTokenRow) -> v1::JoinToken {
         kind: kind.into(),
         name: row.name,
         labels: row.labels.into_iter().collect(),
-        create_time: Some(timestamp(row.create_time)),
-        expire_time: Some(timestamp(row.expire_time)),
+        create_time: Some(times::timestamp(row.create_time)),
+        expire_time: Some(times::timestamp(row.expire_time)),
         max_uses: i32::try_from(row.uses_max).unwrap_or(i32::MAX),
         uses: i32::try_from(row.uses).unwrap_or(i32::MAX),
         author: row.author,

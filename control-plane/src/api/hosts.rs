@@ -13,19 +13,19 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::messages::{facts, timestamp};
+pub(crate) use self::messages::facts;
 use self::messages::{host_message, instruction_message};
 use super::{
     caller::Caller,
-    convert,
     page::{self, Query},
     status,
 };
 use crate::{
     audit,
     connections::Connections,
-    hosts::{Edit, Host, Inventory, Labels, SelectError},
-    policy::{Action, Circumstances, Mode},
+    hosts::{Edit, Host, Inventory, SelectError},
+    model::{Labels, Mode, mode_in},
+    policy::{Action, Circumstances},
     selector::Selector,
 };
 
@@ -319,7 +319,7 @@ impl HostService for HostDoor {
         let asked = request.into_inner();
         let mode =
             v1::Mode::try_from(asked.mode).map_err(|_| status::invalid("mode", "is unknown"))?;
-        let limit = convert::mode_in(mode);
+        let limit = mode_in(mode);
         let host = self.find(&caller, &asked.host)?;
         let how = Circumstances {
             mode: Some(limit.unwrap_or(Mode::Unrestricted)),

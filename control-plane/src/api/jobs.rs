@@ -44,6 +44,7 @@ use crate::{
         StoreError,
         jobs::{After, JobFilter, TaskFilter},
     },
+    times,
 };
 
 /// Tasks of one job. An inventory of this size is beyond what one control plane is built for.
@@ -282,8 +283,8 @@ impl JobService for JobDoor {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let size = page::size(request.page_size, 50, 1000)?;
-        let from = request.create_time_from.as_ref().map(convert::millis);
-        let to = request.create_time_to.as_ref().map(convert::millis);
+        let from = request.create_time_from.as_ref().map(times::millis);
+        let to = request.create_time_to.as_ref().map(times::millis);
         let query = Query::new(&[
             "ListJobs",
             &caller.principal,
@@ -434,7 +435,7 @@ impl JobService for JobDoor {
             Some(grace) if grace.seconds < 0 || grace.nanos < 0 => {
                 return Err(status::invalid("grace", "is not negative"));
             }
-            Some(grace) => Some(convert::duration_millis(&grace)),
+            Some(grace) => Some(times::duration_millis(&grace)),
         };
         let hosts = hosts.map(|hosts| hosts.into_iter().collect());
         let job = self

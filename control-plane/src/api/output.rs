@@ -14,9 +14,12 @@ use tokio::{sync::watch, time::Instant};
 use tonic::Status;
 
 use super::{page::Query, status};
-use crate::output::{
-    Content, Item, Line, OutOfOrder, OutputError, OutputSize, OutputStore, Part, Resume, Search,
-    Stream,
+use crate::{
+    model::OutputSize,
+    output::{
+        Content, Item, Line, OutOfOrder, OutputError, OutputStore, Part, Resume, Search, Stream,
+    },
+    times,
 };
 
 const BYTES_DEFAULT: usize = 64 << 10;
@@ -68,7 +71,7 @@ pub(crate) fn event(task_id: &str, item: Item) -> Event {
             offset,
             position,
             data,
-            time: time.map(super::hosts::timestamp),
+            time: time.map(times::timestamp),
         }),
         Content::Missing { length, cause } => Event::Gap(v1::OutputGap {
             task_id,

@@ -12,19 +12,22 @@ use tonic::Status;
 use super::{
     caller::Caller,
     convert,
-    hosts::{select, timestamp},
+    hosts::select,
     page::{self, Query},
     status,
 };
 use crate::{
-    access::{Principal, PrincipalKind, default_roles},
+    access::default_roles,
+    clock::now,
     hosts::Inventory,
+    model::{Files, Principal, PrincipalKind, mode_in, mode_out},
     policy::{
-        Action, Circumstances, Files, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule,
-        SCHEMA, Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
+        Action, Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule, SCHEMA,
+        Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
-    store::{StoredPolicies, now},
+    store::StoredPolicies,
+    times,
 };
 
 /// Names of hosts in one answer.
@@ -198,7 +201,7 @@ pub(super) fn explain(
             Source::Grpc
         },
         own: request.own,
-        mode: convert::mode_in(request.mode()),
+        mode: mode_in(request.mode()),
         ..Circumstances::default()
     };
     let hour = Hour::of(now());
@@ -240,8 +243,8 @@ pub(super) fn explain(
         let plan = plan(judge, &who, &targets, (how.mode, network), how, hour);
         how.mode = Some(plan.mode);
         how.network = Some(plan.network);
-        response.mode = convert::mode_out(Some(plan.mode)).into();
-        response.mode_at_most = convert::mode_out(Some(plan.decision.mode_at_most)).into();
+        response.mode = mode_out(Some(plan.mode)).into();
+        response.mode_at_most = mode_out(Some(plan.decision.mode_at_most)).into();
     }
     let ask = |about| judge.judge(&who, action, about, how, hour);
     response.answers = if !action.is_about_hosts() {
@@ -342,7 +345,7 @@ fn about(stored: Option<&StoredPolicies>, version: i64) -> v1::Policy {
             .map(|stored| stored.author.clone())
             .unwrap_or_default(),
         note: stored.map(|stored| stored.note.clone()).unwrap_or_default(),
-        create_time: stored.map(|stored| timestamp(stored.create_time)),
+        create_time: stored.map(|stored| times::timestamp(stored.create_time)),
         ..v1::Policy::default()
     }
 }

@@ -14,15 +14,17 @@ use tonic::Status;
 
 use super::{caller::Caller, status};
 use crate::{
-    access::{Access, AccessError, Principal},
+    access::{Access, AccessError},
     approvals::Grants,
     audit,
+    clock::now,
     hosts::{Host, Inventory},
+    model::{Mode, NetworkAccess, Principal, entry},
     policy::{
-        Action, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Policy, Resource,
-        Source, Traits, Trip, Usage, Verdict, Who, unknown_traits,
+        Action, Circumstances, Hour, Judgement, Plan, Policy, Resource, Source, Traits, Trip,
+        Usage, Verdict, Who, unknown_traits,
     },
-    store::{jobs::Visible, now},
+    store::jobs::Visible,
 };
 
 /// What a grant may be for: work on hosts, and nothing that widens anybody's rights.
@@ -223,12 +225,12 @@ pub(crate) fn some_names<'a>(mut names: impl ExactSizeIterator<Item = &'a str>) 
 }
 
 /// A verdict as the audit log has it.
-pub(super) fn on_record(verdict: &Verdict) -> audit::Verdict {
+pub(super) fn on_record(verdict: &Verdict) -> entry::Verdict {
     match verdict {
-        Verdict::Allow => audit::Verdict::Allow,
-        Verdict::Deny => audit::Verdict::Deny,
-        Verdict::NeedsApproval { .. } => audit::Verdict::NeedsApproval,
-        Verdict::NeedsConfirmation => audit::Verdict::NeedsConfirmation,
+        Verdict::Allow => entry::Verdict::Allow,
+        Verdict::Deny => entry::Verdict::Deny,
+        Verdict::NeedsApproval { .. } => entry::Verdict::NeedsApproval,
+        Verdict::NeedsConfirmation => entry::Verdict::NeedsConfirmation,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use self::Need::{Fleet, Hosts, Nothing};
 use crate::{
-    access::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
+    model::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
     policy::Action::{
         self, AccessRead, AccessWrite, ApprovalAnswer, ApprovalRead, AuditRead, AuthorityWrite,
         EnrollWrite, GrantRequest, HostInstruct, HostLock, HostMode, HostRead, HostRemove,

@@ -55,8 +55,8 @@ pub(super) fn of(path: &str) -> Option<Scope> {
 mod tests {
     use super::*;
     use crate::{
-        access::PrincipalKind,
         api::rules::{self, tests::methods},
+        model::PrincipalKind,
     };
 
     #[test]

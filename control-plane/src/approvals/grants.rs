@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use muster_proto::ids::ApprovalId;
 
-use super::{Approval, Subject};
 use crate::{
-    policy::Mode,
-    selector::{FactKey, Key, ParseError, Selector},
+    model::{
+        FactKey, Mode,
+        approval::{Approval, Subject},
+    },
+    selector::{Key, ParseError, Selector},
 };
 
 /// A grant that began and has not been revoked.
@@ -123,10 +125,8 @@ impl Grant {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Answer, State, Terms, approval::tests::approval},
-        *,
-    };
+    use super::*;
+    use crate::model::approval::{Answer, State, Terms, tests::approval};
 
     fn granted() -> Approval {
         let mut approval = approval(1);

@@ -19,8 +19,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::post::{Outcome, Poster};
-use super::{Approval, Subject};
-use crate::store::{now, random_name};
+use crate::{
+    clock::now,
+    model::approval::{Approval, Subject},
+    store::random_name,
+};
 
 /// Notices that wait to be sent; more are dropped, and the log says so.
 const QUEUE: usize = 256;

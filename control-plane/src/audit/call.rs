@@ -11,8 +11,11 @@ use muster_client::audit::Hash;
 use muster_proto::ids::HostId;
 use parking_lot::Mutex;
 
-use super::{Audit, Entry, Verdict};
-use crate::store::now;
+use super::Audit;
+use crate::{
+    clock::now,
+    model::{Entry, entry::Verdict},
+};
 
 tokio::task_local! {
     static CALL: Arc<Call>;

@@ -9,8 +9,10 @@ use std::{
 use muster_client::audit::Position;
 use muster_proto::ids::HostId;
 
-use super::Entry;
-use crate::store::{Batch, Store, StoreError};
+use crate::{
+    model::Entry,
+    store::{Batch, Store, StoreError},
+};
 
 /// Entries in one transaction where there are many.
 const MANY: usize = 100;

@@ -4,9 +4,8 @@
 //! strangers together, may cause a burst of entries and then few a second; what comes beyond is counted by method and
 //! reason, and the count is written.
 
+use crate::model::Entry;
 use std::collections::HashMap;
-
-use super::Entry;
 
 /// Entries that one source may cause at once.
 const BURST: f64 = 200.0;

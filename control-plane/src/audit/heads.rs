@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::Audit;
 use crate::{
     authority::{Authority, AuthorityError},
-    store::{Store, StoreError, now},
+    clock::now,
+    store::{Store, StoreError},
 };
 
 /// How often a head is signed, if the log has grown.

@@ -9,7 +9,7 @@ use super::{
     Authority, AuthorityError, Phase, pin,
     ring::{Keyed, Retired, Ring, remembered_until},
 };
-use crate::store::now;
+use crate::clock::now;
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,11 +27,11 @@ use super::{
 };
 use crate::{
     api::{convert, status},
-    audit::Entry,
+    clock::now,
     hosts::{Bar, Inventory},
-    jobs::Fence,
+    model::{Entry, Fence, mode_out},
     restores::Seen,
-    store::now,
+    times,
 };
 
 /// How long a stream may take to say hello.
@@ -93,7 +93,7 @@ pub(crate) async fn attach(
         rooms.jobs.heard(host_id, heard);
     }
     if let Some(time) = &hello.time {
-        set_clock(&rooms, &session, convert::millis(time));
+        set_clock(&rooms, &session, times::millis(time));
     }
     if let Some(facts) = hello.facts {
         set_facts(&rooms, &session, facts);
@@ -260,7 +260,7 @@ async fn challenge(rooms: &Rooms, host_id: HostId, fence: &Fence) -> Result<(), 
 
 /// What operators lowered a host to.
 fn mode_limit(inventory: &Inventory, host: HostId) -> Mode {
-    convert::mode_out(inventory.get(host).and_then(|host| host.mode_limit))
+    mode_out(inventory.get(host).and_then(|host| host.mode_limit))
 }
 
 /// The message that says it.
@@ -284,8 +284,8 @@ fn welcome(rooms: &Rooms, session: &Session, mode_limit: Mode) -> AttachResponse
         generation: rooms.restores.generation().to_string(),
         ledger_position: told.position,
         ledger_seal: told.seal,
-        time: Some(convert::timestamp(now())),
-        heartbeat_interval: Some(convert::duration(rooms.settings.heartbeat_interval)),
+        time: Some(times::timestamp(now())),
+        heartbeat_interval: Some(times::duration(rooms.settings.heartbeat_interval)),
         expected_task_ids: expected.iter().map(ToString::to_string).collect(),
         host_name,
         upload: rooms.restores.owes_upload(session.host_id),
@@ -469,7 +469,7 @@ async fn handle(
         }
         Up::Heartbeat(beat) => {
             if let Some(time) = &beat.time {
-                set_clock(rooms, session, convert::millis(time));
+                set_clock(rooms, session, times::millis(time));
             }
             let position = beat.journal_position;
             if let Some(heard) = rooms
@@ -481,7 +481,7 @@ async fn handle(
             let told = rooms.restores.tell(session.host_id, rooms.syncer.durable());
             // Lost if the queue is full: then the connection is busy, which is a sign of life too.
             session.send(down(Down::HeartbeatAck(HeartbeatAck {
-                time: Some(convert::timestamp(now())),
+                time: Some(times::timestamp(now())),
                 ledger_position: told.position,
                 ledger_seal: told.seal,
             })));
@@ -547,7 +547,7 @@ fn last_word(end: End) -> Option<Result<AttachResponse, Status>> {
     match end {
         End::Gone | End::Silent => None,
         End::Stopping | End::Restored => Some(Ok(down(Down::Drain(Drain {
-            retry_after: Some(convert::duration(RETRY_AFTER)),
+            retry_after: Some(times::duration(RETRY_AFTER)),
         })))),
         end => Some(Err(refusal(end))),
     }

@@ -11,11 +11,11 @@ use muster_proto::{
 use prost::Message as _;
 
 use crate::{
-    api::convert,
-    jobs::{Order, Task},
+    model::{Order, Task},
     redaction::REDACTED,
     seal::Sealer,
     secrets::{self, Secrets},
+    times,
 };
 
 /// An offer's bytes and the seal over them.
@@ -154,10 +154,10 @@ pub(crate) fn bytes(
         selector: order.selector.to_string(),
         action,
         secret_env: secret_env.to_vec(),
-        not_after: Some(convert::timestamp(order.start_deadline_time)),
-        create_time: Some(convert::timestamp(order.create_time)),
+        not_after: Some(times::timestamp(order.start_deadline_time)),
+        create_time: Some(times::timestamp(order.create_time)),
         ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
-        lost_after: Some(convert::duration_ms(order.lost_after)),
+        lost_after: Some(times::duration_ms(order.lost_after)),
         control_plane_id: control_plane_id.to_owned(),
         confinement: order.confinement.clone(),
         reason: order.reason.to_string(),
@@ -194,9 +194,9 @@ pub(crate) fn unseal(
             confinement: offer.confinement,
             reason: offer.reason.into(),
             approval_id: offer.approval_id.into(),
-            create_time: convert::millis(&offer.create_time?),
-            start_deadline_time: convert::millis(&offer.not_after?),
-            lost_after: convert::duration_millis(&offer.lost_after?),
+            create_time: times::millis(&offer.create_time?),
+            start_deadline_time: times::millis(&offer.not_after?),
+            lost_after: times::duration_millis(&offer.lost_after?),
         },
     })
 }
@@ -219,8 +219,8 @@ pub(crate) fn message(
 pub(crate) fn cancel(order: &Order, task: &Task) -> AttachResponse {
     down(Message::Cancel(wire::Cancel {
         task_id: task.task_id.to_string(),
-        grace: task.cancel_grace.map(convert::duration_ms),
-        not_after: Some(convert::timestamp(order.start_deadline_time)),
+        grace: task.cancel_grace.map(times::duration_ms),
+        not_after: Some(times::timestamp(order.start_deadline_time)),
     }))
 }
 

@@ -1,8 +1,7 @@
 //! What becomes of a task that a host was offered and its journal has never seen. Pure.
 
+use crate::model::{Fence, State};
 use muster_proto::v1::Reason;
-
-use crate::jobs::{Fence, State};
 
 /// What becomes of the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,9 +36,10 @@ use self::inputs::Inputs;
 use super::{Rooms, Session, confined, driver::refusal, offer::Unsealed, renumber::Renumbering};
 use crate::{
     api::{convert, status},
+    clock::now,
     jobs::{AdoptError, TaskRef},
     output::{Chunk, Gap},
-    store::now,
+    times,
 };
 
 /// How long a stream may take to say which task it reports.
@@ -343,7 +344,7 @@ impl Report {
         }
         let time = |theirs: Option<prost_types::Timestamp>| {
             self.session
-                .our_time(theirs.as_ref().map(convert::millis), now())
+                .our_time(theirs.as_ref().map(times::millis), now())
         };
         let taken = match state.event {
             Some(Event::Started(started)) => {

@@ -26,8 +26,9 @@ use tracing::Instrument as _;
 use super::{Rooms, Session, driver::refusal};
 use crate::{
     api::{convert, status},
+    clock::now,
     jobs::{RecallError, Recalled},
-    store::now,
+    times,
 };
 
 /// How long a stream may take to say which session it belongs to.
@@ -240,7 +241,7 @@ impl Upload {
         let task_id: TaskId = task.task_id.parse().ok()?;
         let now = now();
         let time = |theirs: Option<&prost_types::Timestamp>| {
-            self.session.our_time(theirs.map(convert::millis), now)
+            self.session.our_time(theirs.map(times::millis), now)
         };
         let ended = task.ended?;
         let at = time(ended.time.as_ref());

@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Enrollment, EnrollmentError};
 use crate::{
-    access::{PrincipalKind, Secret, checked_roles as checked, draw_id},
+    access::{Secret, checked_roles as checked, draw_id},
     audit,
-    hosts::{SelectError, check_labels, check_name},
-    store::{Batch, JoinTokenRow, StoreError, now},
+    clock::now,
+    hosts::SelectError,
+    model::{PrincipalKind, check_labels, check_name},
+    store::{Batch, JoinTokenRow, StoreError},
 };
 
 /// What a join token begins with.

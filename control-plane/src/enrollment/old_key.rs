@@ -13,9 +13,9 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{Enrolled, Enrollment, EnrollmentError};
 use crate::{
-    access::{Principal, PrincipalKind},
     authority::RequestedKey,
-    store::now,
+    clock::now,
+    model::{Principal, PrincipalKind},
 };
 
 /// How long after its end a certificate still proves something: the longest month off, and a day.

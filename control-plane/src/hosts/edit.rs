@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use muster_proto::ids::HostId;
 
-use super::{
-    Bar, Host, Instruction, Inventory, Labels, Lock, NameError, check_labels, check_name,
-    host::etag,
-};
+use super::{Bar, Host, Inventory};
 use crate::{
-    policy::{Mode, Traits},
-    store::{Batch, StoreError, now},
+    clock::now,
+    model::{Instruction, Labels, Lock, Mode, NameError, check_labels, check_name, etag},
+    policy::Traits,
+    store::{Batch, StoreError},
 };
 
 /// Bytes of an instruction: it goes into a model's context, so it is short.

@@ -1,7 +1,6 @@
 //! One host of the inventory, as it stood when it was looked at.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -10,100 +9,13 @@ use std::{
 };
 
 use muster_proto::ids::HostId;
-use serde::{Deserialize, Serialize};
 
 use super::presence::{Presence, PresenceLimits};
 use crate::{
-    policy::{Mode, Traits},
-    selector::{FactKey, Subject},
+    model::{Ceiling, FactKey, Facts, Instruction, Labels, Lock, Mode},
+    policy::Traits,
+    selector::Subject,
 };
-
-/// Labels by key.
-pub(crate) type Labels = BTreeMap<String, String>;
-
-/// What the agent reports about its host. Kept as JSON; a later version may add fields.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Facts {
-    pub(crate) os: String,
-    pub(crate) distro: String,
-    pub(crate) distro_version: String,
-    pub(crate) kernel: String,
-    pub(crate) arch: String,
-    pub(crate) cpus: i32,
-    pub(crate) memory_bytes: i64,
-    pub(crate) shell: String,
-    pub(crate) agent_version: String,
-    pub(crate) addresses: Vec<String>,
-    pub(crate) hostname: String,
-    pub(crate) user: String,
-    pub(crate) boot_id: String,
-    pub(crate) audit_conflict: String,
-    /// `None` of an agent that knows no modes.
-    pub(crate) ceiling: Option<Ceiling>,
-}
-
-/// What a host permits at most, by its own policy.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Ceiling {
-    /// A `Mode` of the contract by its number.
-    pub(crate) mode: i32,
-    /// The most of the network that confined tasks get; `None` is the mode's default.
-    pub(crate) network: Option<Network>,
-    /// Where `edit` may write.
-    pub(crate) roots: Vec<String>,
-    /// Modes, by their numbers, that its kernel cannot enforce, with the cause.
-    pub(crate) unenforceable: Vec<(i32, String)>,
-}
-
-impl Ceiling {
-    /// The highest mode; `None` if it is one that this version does not know.
-    fn mode(&self) -> Option<Mode> {
-        crate::api::convert::mode_in(self.mode.try_into().ok()?)
-    }
-}
-
-/// Which sockets tasks may open.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Network {
-    /// An `Access` of the contract by its number.
-    pub(crate) access: i32,
-    /// With a list: what may be connected to.
-    pub(crate) allow: Vec<String>,
-}
-
-/// What a host is for and how to treat it, in the words of whoever wrote it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Instruction {
-    pub(crate) text: String,
-    /// Counts from 1.
-    pub(crate) version: i64,
-    pub(crate) author: String,
-    /// Unix milliseconds, as every time here.
-    pub(crate) create_time: i64,
-}
-
-impl Instruction {
-    /// Guards the next replacement.
-    pub(crate) fn etag(&self) -> String {
-        etag(self.version)
-    }
-}
-
-/// The etag of a version; version 0 is "none was ever written".
-pub(super) fn etag(version: i64) -> String {
-    format!("v{version}")
-}
-
-/// Who may not take part, since when, and why.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Lock {
-    pub(crate) create_time: i64,
-    pub(crate) author: String,
-    pub(crate) note: String,
-}
 
 /// A host. Cloned at each change, so that readers keep what they looked at.
 #[derive(Debug, Clone)]

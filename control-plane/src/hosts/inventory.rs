@@ -11,14 +11,13 @@ use parking_lot::RwLock;
 use tokio::sync::{Mutex, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Facts, Host, Labels, NameError, Presence, PresenceLimits, check_labels, check_name,
-    edit::EditError, host::Pulse,
-};
+use super::{Host, Presence, PresenceLimits, edit::EditError, host::Pulse};
 use crate::{
-    policy::{Mode, Traits, TraitsKept, unknown_traits},
+    clock::now,
+    model::{Facts, Labels, Mode, NameError, NewHost, check_labels, check_name},
+    policy::{Traits, TraitsKept, unknown_traits},
     selector::{ParseError, Selector},
-    store::{Batch, Store, StoreError, StoredHost, now},
+    store::{Batch, Store, StoreError, StoredHost},
 };
 
 /// How often presence is judged anew. A watcher learns of silence this late at most.
@@ -29,14 +28,6 @@ const WRITE_PULSES_EVERY: u32 = 60;
 
 /// Bars that a listener may fall behind before it has to look at every host.
 const BARS_KEPT: usize = 1024;
-
-/// A host that just enrolled.
-#[derive(Debug, Clone)]
-pub(crate) struct NewHost {
-    pub(crate) name: String,
-    pub(crate) labels: Labels,
-    pub(crate) certificate_expire_time: i64,
-}
 
 /// Why a selection could not be made.
 #[derive(Debug, Clone, thiserror::Error)]

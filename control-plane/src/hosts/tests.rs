@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::{edit::EditError, *};
 use crate::{
+    model::{Facts, Labels, NewHost},
     selector::Selector,
     store::{Batch, Store},
 };

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use muster_proto::{ids::JobId, v1::Reason};
 
-use super::{Job, Jobs, Order, State, Withdrawal};
-use crate::store::{Batch, StoreError, now};
+use super::{Job, Jobs};
+use crate::{
+    clock::now,
+    model::{Order, State, Withdrawal},
+    store::{Batch, StoreError},
+};
 
 impl Jobs {
     /// The job, if some of its tasks await approval.

@@ -7,10 +7,12 @@ use muster_proto::{
     v1::Reason,
 };
 
-use super::{Job, Jobs, Summary, Withdrawal};
+use super::{Job, Jobs};
 use crate::{
     audit::{self, Taken},
-    store::{StoreError, now},
+    clock::now,
+    model::{Summary, Withdrawal},
+    store::StoreError,
 };
 
 impl Jobs {

@@ -10,12 +10,14 @@ use muster_proto::ids::{HostId, JobId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Job, Jobs, Order, State, Task, ids, record};
+use super::{Job, Jobs, ids, record};
 use crate::{
-    audit::{self, Entry, Taken},
+    audit::{self, Taken},
+    clock::now,
     failpoint,
+    model::{Entry, EntryText, Order, State, Task},
     secrets::NotEncrypted,
-    store::{Durable, EntryText, Receipt, StoreError, now},
+    store::{Durable, Receipt, StoreError},
 };
 
 /// What a caller asks for. Times are milliseconds.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    Job, Jobs, Task, TaskRef,
+    Job, Jobs, TaskRef,
     watch::{Event, Shown, UPDATE_BYTES, WatchError},
 };
-use crate::output::OutputStore;
+use crate::{model::Task, output::OutputStore};
 
 /// Follows a task.
 pub(crate) struct TaskWatch {

@@ -17,7 +17,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Jobs, State, TaskRef};
+use super::{Jobs, TaskRef};
+use crate::model::State;
 
 /// Inputs that may wait for a task's report.
 const QUEUE: usize = 16;

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use muster_proto::ids::{HostId, TaskId};
 
-use super::{AdoptError, Ending, Fence, Jobs, State};
+use super::{AdoptError, Jobs};
 use crate::{
     connections::{offer::Unsealed, renumber::GAP_CAUSE},
+    model::{Ending, Fence, State},
     output::{Gap, OutputError, Stream},
     store::{
         StoreError,

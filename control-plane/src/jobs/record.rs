@@ -5,8 +5,8 @@ use std::sync::Arc;
 use muster_proto::ids::HostId;
 use prost::Message as _;
 
-use super::{Fence, Job, Order, State, Task, ids};
-use crate::store::EntryText;
+use super::{Job, ids};
+use crate::model::{EntryText, Fence, Order, State, Task};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct JobRecord {

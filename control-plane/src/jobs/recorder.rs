@@ -21,9 +21,12 @@ use tokio::{
 };
 
 use super::Job;
-use crate::store::{
-    Durable, EntryText, Intake, StoreError, Writer,
-    jobs::{self as rows, Heard, Placed},
+use crate::{
+    model::EntryText,
+    store::{
+        Durable, Intake, StoreError, Writer,
+        jobs::{self as rows, Heard, Placed},
+    },
 };
 
 /// How long a change may wait for others to be written with it.
@@ -406,7 +409,10 @@ mod tests {
     use muster_proto::v1::Reason;
 
     use super::*;
-    use crate::jobs::{Order, Task, Withdrawal, ids};
+    use crate::{
+        jobs::ids,
+        model::{Order, Task, Withdrawal},
+    };
 
     fn job(number: u8) -> Arc<Job> {
         let job_id = JobId::from_bytes(&[number; 32]);

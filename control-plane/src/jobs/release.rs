@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use muster_proto::ids::JobId;
 
 use super::Jobs;
-use crate::store::{StoreError, now, restores as rows};
+use crate::{
+    clock::now,
+    store::{StoreError, restores as rows},
+};
 
 /// What was released.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

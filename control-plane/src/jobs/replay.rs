@@ -5,9 +5,12 @@ use std::{collections::HashSet, io, sync::Arc};
 use muster_proto::ids::JobId;
 
 use super::{Job, record};
-use crate::store::{
-    Batch, EntryText, Store, StoreError,
-    jobs::{self as rows, Placed},
+use crate::{
+    model::EntryText,
+    store::{
+        Batch, Store, StoreError,
+        jobs::{self as rows, Placed},
+    },
 };
 
 /// Jobs in one transaction.

@@ -9,11 +9,12 @@ use muster_proto::{
     v1::Reason,
 };
 
-use super::{Ending, Fence, Job, Jobs, NotAllowed, Order, State, Task, ids};
+use super::{Job, Jobs, ids};
 use crate::{
-    audit::Entry,
+    clock::now,
     connections::offer,
-    store::{StoreError, jobs as rows, now},
+    model::{Ending, Entry, Fence, NotAllowed, Order, State, Task},
+    store::{StoreError, jobs as rows},
 };
 
 /// Characters of one thing that speaks against a host's word.

@@ -7,14 +7,15 @@ use std::{
 
 use muster_proto::{ids::HostId, v1::Reason};
 
-use super::{Job, Jobs, State, TaskRef, Withdrawal};
+use super::{Job, Jobs, TaskRef};
 use crate::{
+    clock::now,
     connections::{Session, offer},
     dispatcher::{Decision, TaskView, decide},
+    model::{State, Withdrawal},
     store::{
         StoreError,
         jobs::{self as rows, OldJob},
-        now,
     },
 };
 

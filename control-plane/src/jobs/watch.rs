@@ -13,8 +13,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use muster_proto::ids::TaskId;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Job, JobState, State, Summary, Task, ids};
+use super::{Job, ids};
 use crate::{
+    model::{JobState, State, Summary, Task},
     output::{Item, OutputError, OutputStore},
     store::StoreError,
 };

@@ -4,7 +4,8 @@
 //! Two ends move forward. `admit` takes the next chunk or gap in order of sequence, `place` says where
 //! in the log it went. What is admitted and not yet placed lives in memory.
 
-use super::item::{OutputSize, Point, Stream};
+use super::item::{Point, Stream};
+use crate::model::OutputSize;
 
 /// Neighbouring frames of a task are found through one extent as long as it spans no more than this.
 /// It bounds what is read to serve a small request, and how many extents a task can have: they cannot

@@ -9,9 +9,10 @@ use tokio::sync::watch;
 
 use super::{
     frame::{self, TaskKey},
-    item::{Content, Item, OutputSize, Point, Stream},
+    item::{Content, Item, Point, Stream},
     outline::{Admission, Entry, Extent, OutOfOrder, Outline, Place},
 };
+use crate::model::OutputSize;
 
 /// Smaller chunks are copied: a slice keeps the whole message alive that it came with.
 const COPY_BELOW: usize = 4 << 10;

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::model::OutputSize;
 
 const LIMIT: Duration = Duration::from_secs(20);
 

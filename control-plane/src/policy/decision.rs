@@ -1,8 +1,7 @@
 //! What policy answers.
 
+use crate::model::{Mode, NetworkAccess, approval::ROLES};
 use std::sync::Arc;
-
-use super::{Mode, NetworkAccess};
 
 /// Whether somebody may do something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +55,6 @@ fn both(from: &Arc<str>, also: &Arc<str>) -> Arc<str> {
     roles.dedup();
     roles.join(ROLES).into()
 }
-
-/// Stands between the roles that somebody has to have all of. No role has it in its name.
-pub(crate) const ROLES: &str = "+";
 
 /// A verdict with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]

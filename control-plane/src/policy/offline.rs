@@ -9,9 +9,10 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Action, Circumstances, Files, Hour, Judge, Mode, NetworkAccess, PolicyError, Resource, Set,
-    Source, Target, TraitsKept, Verdict, Who, plan,
+    Action, Circumstances, Hour, Judge, PolicyError, Resource, Set, Source, Target, TraitsKept,
+    Verdict, Who, plan,
 };
+use crate::model::{Files, Mode, ModeError, NetworkAccess};
 
 /// Cases of one table.
 const CASES_MAX: usize = 10_000;
@@ -206,7 +207,7 @@ impl PolicyFiles {
         }
         let mode = |text: &Option<String>| -> Result<Option<Mode>, String> {
             let mode = text.as_deref().map(str::parse).transpose();
-            mode.map_err(|error: super::mode::ModeError| error.to_string())
+            mode.map_err(|error: ModeError| error.to_string())
         };
         let network = match case.network.as_deref() {
             None => None,

@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Action, Circumstances, Decision, Mode, NetworkAccess, Traits, Verdict, Who,
+    Action, Circumstances, Decision, Traits, Verdict, Who,
     judgement::{Hour, Judge, Resource},
 };
+use crate::model::{Mode, NetworkAccess};
 
 /// A host of a job.
 #[derive(Debug, Clone, Copy)]

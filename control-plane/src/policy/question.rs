@@ -1,8 +1,7 @@
 //! What is asked of policy: who, what, on which host, how.
 
+use crate::model::{Mode, NetworkAccess};
 use std::sync::Arc;
-
-use super::{Mode, NetworkAccess};
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

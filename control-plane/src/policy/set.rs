@@ -1,7 +1,7 @@
 //! A set of policies: files in, checked against the schema, and made ready to be asked.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
 };
 
@@ -11,8 +11,8 @@ use cedar_policy::{
 };
 use miette::Diagnostic as _;
 
-use super::{Action, ROLES, limits::Limits};
-use crate::hosts::check_name;
+use super::{Action, limits::Limits};
+use crate::model::{Files, approval::ROLES, check_name};
 
 /// The files that are shipped, in force until somebody sets others.
 pub(crate) const SHIPPED: [(&str, &str); 5] = [
@@ -40,9 +40,6 @@ const BYTES_MAX: usize = 1 << 20;
 
 /// Policies of one set.
 const POLICIES_MAX: usize = 2000;
-
-/// Files by name.
-pub(crate) type Files = BTreeMap<String, String>;
 
 static CHECKER: LazyLock<Validator> = LazyLock::new(|| {
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the schema is our own");

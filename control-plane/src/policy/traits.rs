@@ -1,12 +1,11 @@
 //! What policy sees of a host. Hosts with the same labels and limit share one, so that they are judged once.
 
+use crate::model::Mode;
 use std::{
     collections::{BTreeMap, HashSet},
     hash::{BuildHasher as _, Hash, Hasher, RandomState},
     sync::Arc,
 };
-
-use super::Mode;
 
 /// What policy sees of a host.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Reads a selector, and says at which character it stops making sense.
 
-use super::{Condition, FactKey, Key, Requirement, Selector};
+use super::{Condition, Key, Requirement, Selector};
+use crate::model::FactKey;
 
 /// A selector is at most this long, in bytes: room for a thousand host ids.
 const TEXT_MAX: usize = 32 << 10;

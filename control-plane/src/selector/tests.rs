@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::FactKey;
 
 struct Web1(BTreeMap<&'static str, &'static str>);
 

@@ -8,9 +8,11 @@ use muster_runtime::tls::SpiffeKind;
 
 use super::{Server, ServerError, certificate::local_address};
 use crate::{
-    access::{ADMIN, Principal, PrincipalKind},
+    access::ADMIN,
+    clock::now,
     enrollment::{JoinKind, NewJoinToken},
-    store::{Batch, now},
+    model::{Principal, PrincipalKind},
+    store::Batch,
 };
 
 /// How long an operator's certificate lives; renewed at a start past half of it.

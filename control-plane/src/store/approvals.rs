@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqlitePool, sqlite::SqliteRow};
 
 use super::{Batch, StoreError, jobs::After, jobs::parsed};
-use crate::approvals::{Answer, Approval, State, Subject, Terms};
+use crate::model::approval::{Answer, Approval, State, Subject, Terms};
 
 const COLUMNS: &str = "approval_id, kind, state, principal, owner, reason, digest, count, approvers, rules, source, \
      create_time, expire_time, end_time, cause, job_id, start_deadline, selector, mode, actions, ttl, revoke_time, \

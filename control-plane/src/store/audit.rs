@@ -1,52 +1,18 @@
 //! The audit log in the ledger: entries are chained as they are written.
 
-use std::sync::Arc;
-
 use data_encoding::HEXLOWER;
 use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position, line};
 use muster_proto::ids::HostId;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Batch, Store, StoreError, Value};
-use crate::audit::Entry;
+use crate::model::{Entry, EntryText};
 
 /// Adds rows: one argument, a JSON array of number, time, entry and hash.
 pub(super) const APPEND: &str = "INSERT INTO audit (number, time, entry, hash)
      SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM jsonb_each(?)";
 
 const LAST: &str = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
-
-/// An entry that has no number yet: its text is complete but for that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct EntryText {
-    /// Unix milliseconds.
-    time: i64,
-    /// The members of its object behind the number, without the braces.
-    members: Arc<str>,
-}
-
-impl EntryText {
-    /// An entry of this time with the members of a JSON object, written without its braces.
-    pub(crate) fn new(time: i64, members: impl Into<Arc<str>>) -> Self {
-        let members = members.into();
-        Self { time, members }
-    }
-
-    /// When.
-    pub(crate) fn time(&self) -> i64 {
-        self.time
-    }
-
-    /// What it says, without braces.
-    pub(crate) fn members(&self) -> &str {
-        &self.members
-    }
-
-    /// How large it is, bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
-}
 
 /// The rows that continue a log at `position` with these entries, as the argument of `APPEND`, and where it then
 /// stands.
@@ -58,14 +24,14 @@ pub(super) fn rows<'a>(
     let mut rows = String::from("[");
     for entry in entries {
         let number = position.count + 1;
-        let text = format!("{{\"number\":{number},{}}}", entry.members);
+        let text = format!("{{\"number\":{number},{}}}", entry.members());
         position = position.with(&text);
         if rows.len() > 1 {
             rows.push(',');
         }
         let text = serde_json::to_string(&text).expect("a text is JSON");
         let hash = HEXLOWER.encode(&position.hash);
-        rows.push_str(&format!("[{number},{},{text},\"{hash}\"]", entry.time));
+        rows.push_str(&format!("[{number},{},{text},\"{hash}\"]", entry.time()));
     }
     rows.push(']');
     (rows.into(), position)

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sqlx::{Arguments as _, SqliteConnection, sqlite::SqliteArguments};
 
-use super::audit::{self, EntryText};
+use super::audit;
+use crate::model::EntryText;
 
 /// An argument of a statement. Cheap to clone, since a batch may be tried twice.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{Batch, Store, StoreError, Value};
 use crate::{
-    hosts::{Facts, Host, Instruction, Labels, Lock, NewHost},
-    policy::Mode,
+    hosts::Host,
+    model::{Facts, Instruction, Labels, Lock, Mode, NewHost},
 };
 
 /// A host as the ledger has it, and when it was last heard.

@@ -19,8 +19,8 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::S
 pub(crate) use self::put::{Placed, put};
 use super::{Batch, StoreError};
 use crate::{
-    jobs::{Counts, Fence, Hold, Job, JobState, Order, State, Summary, Task},
-    output::OutputSize,
+    jobs::Job,
+    model::{Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task},
 };
 
 const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, selector, action, create_time, \

@@ -3,7 +3,7 @@
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{Batch, Store, StoreError};
-use crate::policy::Files;
+use crate::model::Files;
 
 /// A version of the policies.
 #[derive(Debug, Clone)]

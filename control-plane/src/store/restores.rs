@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
 
 use super::{Batch, StoreError, audit, jobs::parsed, random_name};
-use crate::jobs::State;
+use crate::model::State;
 
 const BEGIN: &str = "UPDATE ledger SET generation = ?, backup_time = NULL";
 

@@ -8,9 +8,10 @@ use prost::Message as _;
 use super::ApprovalDoor;
 use crate::{
     api::{jobs::permit, rights::some_names},
-    approvals::{Approval, Check},
+    approvals::Check,
     hosts::Host,
     jobs::Job,
+    model::approval::Approval,
     policy::{Circumstances, Source, Verdict},
     selector::Selector,
 };

@@ -13,16 +13,19 @@ use tonic::Status;
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
-    api::{caller::Caller, convert, rights::GRANTABLE, status},
-    approvals::{
-        Approval, ApprovalError, Check, GrantSelectorError, State, Subject, Terms, grant_selector,
-        webhook::About,
-    },
+    api::{caller::Caller, rights::GRANTABLE, status},
+    approvals::{ApprovalError, Check, GrantSelectorError, grant_selector, webhook::About},
     audit,
+    clock::now,
     jobs::digest,
-    policy::{Action, Mode},
+    model::{
+        Mode,
+        approval::{Approval, State, Subject, Terms},
+    },
+    policy::Action,
     selector::Selector,
-    store::{approvals::ApprovalFilter, now},
+    store::approvals::ApprovalFilter,
+    times,
 };
 
 /// Bytes of the selector of a grant.
@@ -234,7 +237,7 @@ fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
         selector: request.selector.clone(),
         mode,
         actions,
-        ttl: convert::duration_millis(&convert::duration(ttl)),
+        ttl: times::duration_millis(&times::duration(ttl)),
         revoked: None,
     })
 }

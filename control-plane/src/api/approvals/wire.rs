@@ -8,10 +8,12 @@ use muster_proto::{
 use prost::Message as _;
 
 use crate::{
-    api::convert,
-    approvals::{Approval, State, Subject},
     jobs::Job,
-    redaction,
+    model::{
+        approval::{Approval, State, Subject},
+        mode_out,
+    },
+    redaction, times,
 };
 
 fn state(state: State) -> approval::State {
@@ -55,12 +57,12 @@ pub(super) fn on_wire(approval: &Approval, job: Option<&Job>) -> v1::Approval {
                     false => ApprovalAnswer::Decline.into(),
                 },
                 note: answer.note.clone(),
-                time: Some(convert::timestamp(answer.time)),
+                time: Some(times::timestamp(answer.time)),
             })
             .collect(),
-        create_time: Some(convert::timestamp(approval.create_time)),
-        expire_time: Some(convert::timestamp(approval.expire_time)),
-        end_time: approval.end_time.map(convert::timestamp),
+        create_time: Some(times::timestamp(approval.create_time)),
+        expire_time: Some(times::timestamp(approval.expire_time)),
+        end_time: approval.end_time.map(times::timestamp),
         cause: approval.cause.clone(),
         rules: approval.rules.clone(),
         grant: grant_on_wire(approval),
@@ -112,17 +114,17 @@ pub(super) fn grant_on_wire(approval: &Approval) -> Option<v1::Grant> {
         grant_id: approval.id.to_string(),
         principal: approval.principal.clone(),
         selector: terms.selector.clone(),
-        mode: convert::mode_out(Some(terms.mode)).into(),
+        mode: mode_out(Some(terms.mode)).into(),
         actions: terms.actions.clone(),
-        ttl: Some(convert::duration_ms(terms.ttl)),
+        ttl: Some(times::duration_ms(terms.ttl)),
         reason: approval.reason.clone(),
         approvers: approval
             .approvers()
             .map(|answer| answer.principal.clone())
             .collect(),
-        start_time: began.map(convert::timestamp),
-        expire_time: approval.grant_end().map(convert::timestamp),
-        revoke_time: revoke_time.map(convert::timestamp),
+        start_time: began.map(times::timestamp),
+        expire_time: approval.grant_end().map(times::timestamp),
+        revoke_time: revoke_time.map(times::timestamp),
         revoked_by: revoked_by.unwrap_or_default(),
     })
 }

@@ -1,11 +1,13 @@
 //! Hosts on the wire, and facts back from it.
 
 use muster_proto::v1;
-use prost_types::Timestamp;
 
 use super::Load;
-use crate::api::convert::mode_out;
-use crate::hosts::{Ceiling, Facts, Host, Instruction, Inventory, Network, Presence};
+use crate::{
+    hosts::{Host, Inventory, Presence},
+    model::{Ceiling, Facts, Instruction, Network, mode_out},
+    times::{signed_duration, timestamp},
+};
 
 /// A host as callers see it.
 pub(crate) fn host_message(host: &Host, load: Load) -> v1::Host {
@@ -134,20 +136,5 @@ pub(crate) fn facts(message: v1::Facts) -> Facts {
                 .collect(),
         }),
         audit_conflict: cut(message.audit_conflict),
-    }
-}
-
-/// Unix milliseconds as a timestamp.
-pub(crate) fn timestamp(milliseconds: i64) -> Timestamp {
-    Timestamp {
-        seconds: milliseconds.div_euclid(1000),
-        nanos: i32::try_from(milliseconds.rem_euclid(1000) * 1_000_000).unwrap_or_default(),
-    }
-}
-
-fn signed_duration(milliseconds: i64) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: milliseconds / 1000,
-        nanos: i32::try_from(milliseconds % 1000 * 1_000_000).unwrap_or_default(),
     }
 }

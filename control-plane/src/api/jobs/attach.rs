@@ -29,6 +29,7 @@ use crate::{
     api::{caller::Caller, convert, output, status},
     hosts::Inventory,
     jobs::{Access, Attachment, Client, TaskRef, TaskWatch, WatchEvent, Writer},
+    times,
 };
 
 /// How long a stream may take to say what it attaches to.
@@ -160,8 +161,8 @@ fn attached(door: &JobDoor, task: &TaskRef, attachment: &Attachment) -> Attached
         task: Some(convert::task(&door.inventory, &task.job, &task.get())),
         writer: writer(attachment, attachment.writer()),
         max_unanswered: i32::try_from(typing::UNANSWERED_MAX).unwrap_or(1),
-        ping_interval: Some(convert::duration(door.attach.ping_interval)),
-        gone_after: Some(convert::duration(door.attach.gone_after)),
+        ping_interval: Some(times::duration(door.attach.ping_interval)),
+        gone_after: Some(times::duration(door.attach.gone_after)),
     }
 }
 

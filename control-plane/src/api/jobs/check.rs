@@ -13,12 +13,7 @@ use muster_proto::{
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{
-    api::{convert, status},
-    jobs::digest,
-    redaction::REDACTED,
-    selector::Selector,
-};
+use crate::{api::status, jobs::digest, redaction::REDACTED, selector::Selector, times};
 
 /// Characters of a request id.
 const REQUEST_ID_MAX: usize = 128;
@@ -138,8 +133,8 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
         reason: request.reason.into(),
         request_id: request.request_id.into(),
         selector_text: request.selector.into(),
-        start_deadline: convert::duration_millis(&convert::duration(start_deadline)),
-        lost_after: convert::duration_millis(&convert::duration(lost_after)),
+        start_deadline: times::duration_millis(&times::duration(start_deadline)),
+        lost_after: times::duration_millis(&times::duration(lost_after)),
     })
 }
 

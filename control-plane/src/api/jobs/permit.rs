@@ -19,12 +19,16 @@ use crate::{
         rights::{on_record, some_names},
         status::{self, Explain},
     },
-    approvals::{self, Approval, State, Subject, webhook::About},
+    approvals::{self, webhook::About},
     audit,
+    clock::now,
     hosts::Host,
     jobs::digest,
-    policy::{Action as Asked, Circumstances, Mode, NetworkAccess, Plan, Verdict},
-    store::now,
+    model::{
+        Mode, NetworkAccess,
+        approval::{Approval, State, Subject},
+    },
+    policy::{Action as Asked, Circumstances, Plan, Verdict},
 };
 
 /// Bytes of the names of hosts in one refusal.

@@ -13,7 +13,8 @@ use crate::{
         rights::{Sight, some_names},
         status,
     },
-    jobs::{Summary, TaskRef},
+    jobs::TaskRef,
+    model::Summary,
     policy::{Action, Circumstances},
     store::jobs::{JobFilter, TaskFilter},
 };

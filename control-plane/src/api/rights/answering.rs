@@ -2,9 +2,11 @@
 
 use super::{NAMED_MAX, Rights};
 use crate::{
-    access::{Principal, PrincipalKind},
-    approvals::{Approval, Subject},
-    policy::{Action, Circumstances, ROLES, Resource, Verdict, Who},
+    model::{
+        Principal, PrincipalKind,
+        approval::{Approval, ROLES, Subject},
+    },
+    policy::{Action, Circumstances, Resource, Verdict, Who},
 };
 
 impl Rights {

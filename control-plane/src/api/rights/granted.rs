@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::Rights;
 use crate::{
     approvals::Grant,
+    clock::now,
     hosts::Host,
+    model::{Mode, NetworkAccess},
     policy::{
-        Action, BY_GRANT, Circumstances, Hour, Judgement, Mode, NetworkAccess, Plan, Resource,
-        Source, Target, Verdict, Who, candidates, plan,
+        Action, BY_GRANT, Circumstances, Hour, Judgement, Plan, Resource, Source, Target, Verdict,
+        Who, candidates, plan,
     },
-    store::now,
 };
 
 /// A grant, with those who gave it as they are now.

@@ -5,7 +5,8 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{super::approval::tests::approval, *};
+use super::*;
+use crate::model::approval::tests::approval;
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -8,7 +8,8 @@ use muster_proto::agent::v1::{
 use super::{super::offer, *};
 use crate::{
     dispatcher::{Decision, HostView, TaskView, Wait, decide},
-    jobs::{self, Hold, Order},
+    jobs,
+    model::{Hold, Order},
 };
 
 /// How many restores the ledger remembers, and how many tasks it holds.

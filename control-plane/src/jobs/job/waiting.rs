@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use muster_proto::ids::HostId;
 
-use super::{Job, Order};
-use crate::jobs::{State, Task, state::Event, task::Hold};
+use super::Job;
+use crate::model::{Hold, Order, State, Task, state::Event};
 
 impl Job {
     /// Those whose approval it needs have given it: what awaits that may go until this deadline. Returns the tasks

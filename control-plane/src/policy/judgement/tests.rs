@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::policy::{Mode, traits::TraitsKept};
+use crate::{model::Mode, policy::traits::TraitsKept};
 
 fn who(principal: &str, roles: &[&str]) -> Who {
     Who {

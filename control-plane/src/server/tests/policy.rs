@@ -75,11 +75,11 @@ impl Plane {
         };
         let created = self.access().create_token(request).await.unwrap();
         let kind = match kind {
-            PrincipalKind::Ai => crate::access::PrincipalKind::Ai,
-            PrincipalKind::Automation => crate::access::PrincipalKind::Automation,
-            _ => crate::access::PrincipalKind::Operator,
+            PrincipalKind::Ai => crate::model::PrincipalKind::Ai,
+            PrincipalKind::Automation => crate::model::PrincipalKind::Automation,
+            _ => crate::model::PrincipalKind::Operator,
         };
-        let principal = crate::access::Principal::new(kind, name);
+        let principal = crate::model::Principal::new(kind, name);
         let roles: Vec<String> = roles.iter().map(ToString::to_string).collect();
         self.rights
             .access

@@ -2,7 +2,10 @@ use muster_client::audit::{BEFORE_THE_FIRST, link};
 use sqlx::Row as _;
 
 use super::*;
-use crate::store::{Batch, Store, StoreError};
+use crate::{
+    model::EntryText,
+    store::{Batch, Store, StoreError},
+};
 
 fn entry(method: &'static str) -> EntryText {
     Entry::new(method).text()

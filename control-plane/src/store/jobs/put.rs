@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::{
-    jobs::{JobState, Order, Summary, Task},
+    model::{JobState, Order, Summary, Task},
     redaction,
     store::{Batch, Value},
 };

@@ -1,6 +1,7 @@
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::times;
 
 fn request() -> RequestGrantRequest {
     RequestGrantRequest {
@@ -24,8 +25,8 @@ fn a_grant_is_for_work_on_hosts_and_for_a_while() {
         |request| request.selector = "os=linux".into(),
         |request| request.mode = v1::Mode::Disabled.into(),
         |request| request.actions = vec!["policy.write".into()],
-        |request| request.ttl = Some(convert::duration(TTL_MAX + Duration::from_secs(1))),
-        |request| request.ttl = Some(convert::duration(Duration::ZERO)),
+        |request| request.ttl = Some(times::duration(TTL_MAX + Duration::from_secs(1))),
+        |request| request.ttl = Some(times::duration(Duration::ZERO)),
     ];
     for change in changes {
         let mut request = request();

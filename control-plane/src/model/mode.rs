@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use muster_proto::v1;
+
 /// How far a task may reach. In order: each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Mode {
@@ -85,6 +87,28 @@ impl NetworkAccess {
             Self::List => "list",
             Self::All => "all",
         }
+    }
+}
+
+/// A mode of the contract; `None` if it says nothing.
+pub(crate) fn mode_in(mode: v1::Mode) -> Option<Mode> {
+    match mode {
+        v1::Mode::Unspecified => None,
+        v1::Mode::ReadOnly => Some(Mode::ReadOnly),
+        v1::Mode::Edit => Some(Mode::Edit),
+        v1::Mode::Unrestricted => Some(Mode::Unrestricted),
+        v1::Mode::Disabled => Some(Mode::Disabled),
+    }
+}
+
+/// A mode on the wire.
+pub(crate) fn mode_out(mode: Option<Mode>) -> v1::Mode {
+    match mode {
+        None => v1::Mode::Unspecified,
+        Some(Mode::ReadOnly) => v1::Mode::ReadOnly,
+        Some(Mode::Edit) => v1::Mode::Edit,
+        Some(Mode::Unrestricted) => v1::Mode::Unrestricted,
+        Some(Mode::Disabled) => v1::Mode::Disabled,
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use muster_proto::ids::{ApprovalId, JobId};
 
-use crate::{
-    access::{Principal, PrincipalKind},
-    policy::{Mode, ROLES},
-};
+use super::{Mode, Principal, PrincipalKind};
+
+/// Stands between the roles that somebody has to have all of. No role has it in its name.
+pub(crate) const ROLES: &str = "+";
 
 /// Where an approval stands. Everything but `Awaiting` is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! How the tasks of a job stand, and what follows from that for the job. Pure.
 
-use crate::jobs::State;
+use super::State;
 
 /// Where a job stands; follows from its tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Counts {
     }
 
     /// A task went from one state to another.
-    pub(super) fn moved(&mut self, from: State, to: State) {
+    pub(crate) fn moved(&mut self, from: State, to: State) {
         self.0[from as usize] -= 1;
         self.0[to as usize] += 1;
     }

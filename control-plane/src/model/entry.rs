@@ -1,13 +1,12 @@
-//! One entry, and its text.
+//! One entry of the audit log, and its text.
 
 use std::{borrow::Cow, sync::Arc};
 
 use data_encoding::HEXLOWER;
-use muster_client::audit::Hash;
 use muster_proto::ids::HostId;
 use serde::{Serialize, Serializer};
 
-use crate::store::{EntryText, now};
+use crate::clock::now;
 
 /// Hosts that an entry names. Of more it says how many, and the digest of all.
 const HOSTS_NAMED_MAX: usize = 64;
@@ -44,7 +43,7 @@ pub(crate) struct Entry {
     /// "muster.v1.JobService/RunJob"; what is no call has a name such as "task.end".
     pub(crate) method: Cow<'static, str>,
     /// SHA-256 of the request.
-    pub(crate) request_digest: Option<Hash>,
+    pub(crate) request_digest: Option<[u8; 32]>,
     /// The hosts that it is about.
     pub(crate) hosts: Vec<HostId>,
     /// How it was decided.
@@ -59,6 +58,38 @@ pub(crate) struct Entry {
     pub(crate) repeated: u64,
     /// Of the call's trace, 32 hex digits; empty without one.
     pub(crate) trace_id: Arc<str>,
+}
+
+/// An entry that has no number yet: its text is complete but for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EntryText {
+    /// Unix milliseconds.
+    time: i64,
+    /// The members of its object behind the number, without the braces.
+    members: Arc<str>,
+}
+
+impl EntryText {
+    /// An entry of this time with the members of a JSON object, written without its braces.
+    pub(crate) fn new(time: i64, members: impl Into<Arc<str>>) -> Self {
+        let members = members.into();
+        Self { time, members }
+    }
+
+    /// When.
+    pub(crate) fn time(&self) -> i64 {
+        self.time
+    }
+
+    /// What it says, without braces.
+    pub(crate) fn members(&self) -> &str {
+        &self.members
+    }
+
+    /// How large it is, bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
 }
 
 #[derive(Serialize)]
@@ -136,7 +167,7 @@ impl Entry {
     }
 
     /// So many entries found no room and were not written.
-    pub(super) fn unwritten(entries: u64, time: i64) -> Self {
+    pub(crate) fn unwritten(entries: u64, time: i64) -> Self {
         let entry = Self {
             time,
             repeated: entries,

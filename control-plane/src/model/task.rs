@@ -8,8 +8,7 @@ use muster_proto::{
     v1::Reason,
 };
 
-use super::state::State;
-use crate::{audit::Entry, output::OutputSize, store::EntryText};
+use super::{Entry, EntryText, OutputSize, State};
 
 /// What must be the same for a host to be offered a task again: its boot and its agent's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]

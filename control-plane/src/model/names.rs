@@ -2,8 +2,7 @@
 
 use muster_proto::ids::HostId;
 
-use super::Labels;
-use crate::selector::FactKey;
+use super::{FactKey, Labels};
 
 /// Labels that one host may have.
 const LABELS_MAX: usize = 64;
