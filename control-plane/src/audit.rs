@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::cost::AuditCost;
 use self::flood::Flood;
 pub(crate) use self::{
-    call::{Call, Taken, about_job, decided, effect, hosts, principal, take},
+    call::{Call, about_job, decided, effect, hosts, principal},
     heads::{HeadError, Heads},
 };
 use crate::{

@@ -23,6 +23,7 @@ use self::{
 };
 use crate::{
     clock::now,
+    jobs::replay,
     output::{OutputError, backup as output},
     store::{
         self, OpenError,
@@ -150,8 +151,10 @@ pub async fn back_up(directory: &Path, to: &Path) -> Result<BackedUp, BackupErro
     // The ledger first: output that it does not know yet does no harm, output that it misses would.
     // Ahead of it the intake: what leaves that meanwhile is in the ledger.
     let ledger_copy = work.0.join(LEDGER);
-    let accepted = store::intake::read(directory).map_err(file(directory))?;
-    let about = ledger::copy(&directory.join(LEDGER), &ledger_copy, &accepted, now()).await?;
+    let accepted = store::intake::read(directory)
+        .and_then(|records| replay::decode(&records))
+        .map_err(file(directory))?;
+    let about = ledger::copy(&directory.join(LEDGER), &ledger_copy, accepted, now()).await?;
     let index_copy = work.0.join("index.db");
     let has_index = output::copy_index(&directory.join("output"), &index_copy).await?;
 

@@ -162,7 +162,7 @@ impl Jobs {
         replay::replay(&store).await?;
         let mut live = Live::default();
         for job in rows::load_open(&store.readers).await? {
-            live.add(job);
+            live.add(job.into());
         }
         let jobs_max = rows::count_all(&store.readers).await?;
         let (writer, intake) = (store.writer.clone(), store.intake.clone());
@@ -249,7 +249,7 @@ impl Jobs {
             return Ok(Some(job));
         }
         let stored = rows::load_one(&self.0.store.readers, id).await?;
-        Ok(stored.map(|job| self.0.live.lock().add(job)))
+        Ok(stored.map(|job| self.0.live.lock().add(job.into())))
     }
 
     /// A job as it stands now.

@@ -4,6 +4,7 @@
 //! issuer signed it, for this resource, and it has not expired; whom it speaks for is decided here, by settings, and
 //! must be a principal that somebody made.
 
+mod config;
 mod fetch;
 mod keys;
 
@@ -12,11 +13,11 @@ use std::sync::Arc;
 use jsonwebtoken::{Validation, decode_header, errors::ErrorKind};
 use serde_json::{Map, Value};
 
+pub use self::config::OauthConfig;
 use self::keys::Keys;
 pub(crate) use self::keys::Source;
 use crate::{
     access::Scopes,
-    config::OauthConfig,
     model::{Principal, PrincipalKind},
 };
 

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use muster_proto::v1::{Action, Command, action};
 use prost::Message as _;
 
-use crate::secrets;
-
 /// What stands in the place of such a value.
 pub(crate) const REDACTED: &str = "[redacted]";
+
+/// What a value that was encrypted begins with; behind it the key's id, a colon, and base64.
+pub(crate) const CLOSED_START: &str = "muster-secret-1:";
 
 /// A name that holds one of these, in whatever case, looks secret: the agent withholds the same from processes.
 const SECRET_NAMES: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL"];
@@ -39,8 +40,13 @@ const SECRET_STARTS: [&str; 18] = [
 /// Shorter values begin so by chance.
 const STARTED_MIN: usize = 12;
 
+/// Whether a value was encrypted.
+pub(crate) fn is_closed(value: &str) -> bool {
+    value.starts_with(CLOSED_START)
+}
+
 fn looks_secret(name: &str, value: &str) -> bool {
-    if secrets::is_closed(value) {
+    if is_closed(value) {
         return true;
     }
     let name = name.to_ascii_uppercase();

@@ -22,13 +22,13 @@ use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::now, redaction};
+use crate::{
+    clock::now,
+    redaction::{self, CLOSED_START, is_closed},
+};
 
 /// The file of the keys.
 pub(crate) const FILE: &str = "secrets.json";
-
-/// What a value that was encrypted begins with; behind it the key's id, a colon, and base64.
-const START: &str = "muster-secret-1:";
 
 /// How long a key encrypts.
 const KEY_AGE_MS: i64 = 24 * 3600 * 1000;
@@ -185,7 +185,7 @@ impl Secrets {
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut bytes);
         Ok(format!(
-            "{START}{}:{}",
+            "{CLOSED_START}{}:{}",
             key.id,
             STANDARD_NO_PAD.encode(sealed)
         ))
@@ -203,7 +203,7 @@ impl Secrets {
 
     /// The value of a variable that was encrypted; `None` if it is not, or its key is gone.
     pub(crate) fn open_value(&self, name: &str, text: &str) -> Option<String> {
-        let (id, sealed) = text.strip_prefix(START)?.split_once(':')?;
+        let (id, sealed) = text.strip_prefix(CLOSED_START)?.split_once(':')?;
         let sealed = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, bytes) = sealed.split_at_checked(NONCE_LEN)?;
         let keys = self.0.keys.load();
@@ -215,11 +215,6 @@ impl Secrets {
             .ok()?;
         String::from_utf8(value.to_vec()).ok()
     }
-}
-
-/// Whether a value was encrypted.
-pub(crate) fn is_closed(value: &str) -> bool {
-    value.starts_with(START)
 }
 
 #[cfg(test)]

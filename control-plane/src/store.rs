@@ -17,6 +17,7 @@ mod join_tokens;
 mod policies;
 mod principals;
 pub(crate) mod restores;
+pub(crate) mod slot;
 mod tokens;
 mod writer;
 
@@ -38,7 +39,7 @@ pub(crate) use self::{
     batch::{Batch, Value},
     database::make_private,
     durability::{Durable, SyncError, Syncer},
-    hosts::StoredHost,
+    hosts::{HostChange, StoredHost},
     intake::{Intake, Receipt},
     join_tokens::JoinTokenRow,
     policies::StoredPolicies,

@@ -12,9 +12,9 @@ use prost::Message as _;
 
 use crate::{
     model::{Order, Task},
-    redaction::REDACTED,
+    redaction::{REDACTED, is_closed},
     seal::Sealer,
-    secrets::{self, Secrets},
+    secrets::Secrets,
     times,
 };
 
@@ -103,7 +103,7 @@ pub(crate) fn action(secrets: &Secrets, order: &Order, apart: bool) -> (Bytes, A
     let mut changed = false;
     if let Some(Kind::Command(command)) = &mut action.kind {
         for (name, value) in &mut command.env {
-            if value != REDACTED && !secrets::is_closed(value) {
+            if value != REDACTED && !is_closed(value) {
                 continue;
             }
             changed = true;

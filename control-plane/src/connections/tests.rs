@@ -41,7 +41,7 @@ use crate::{
     authority::Authority,
     dispatcher::Dispatcher,
     hosts::{Inventory, PresenceLimits},
-    jobs::{CreateError, Jobs, NewJob, Target, WatchEvent},
+    jobs::{CreateError, Job, Jobs, NewJob, Target, WatchEvent},
     model::{Ending, Fence, JobState, Labels, NewHost, State, Task},
     output::{Content, OutputLimits, OutputStore},
     restores::Restores,
@@ -534,8 +534,8 @@ async fn a_job_that_the_ledger_has_forgotten_holds_up_no_other() {
         assert!(matches!(heard.last(), Some(ReportDown::Settled(_))));
     }
     let stored = store::jobs::load_one(&plane.store.readers, other).await;
-    let stored = stored.unwrap().unwrap().summary();
-    assert_eq!(stored.state, JobState::Succeeded);
+    let stored = Job::from(stored.unwrap().unwrap());
+    assert_eq!(stored.summary().state, JobState::Succeeded);
     let stored = store::jobs::load_one(&plane.store.readers, forgotten).await;
     assert!(stored.unwrap().is_none());
 }

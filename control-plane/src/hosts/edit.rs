@@ -105,7 +105,7 @@ impl Inventory {
         let mut changed = Host::clone(&host);
         change(&mut changed);
         let mut batch = Batch::new();
-        batch.update_host(&changed);
+        batch.update_host(&changed.stored());
         self.commit(batch).await?;
         self.replace(id, |host| *host = changed)
             .ok_or(EditError::HostNotFound(id))

@@ -15,6 +15,7 @@ use crate::{
     model::{Ceiling, FactKey, Facts, Instruction, Labels, Lock, Mode},
     policy::Traits,
     selector::Subject,
+    store::HostChange,
 };
 
 /// A host. Cloned at each change, so that readers keep what they looked at.
@@ -130,6 +131,22 @@ impl Host {
         match ceiling.and_then(Ceiling::mode) {
             Some(ceiling) => Some(ceiling.lowered(self.mode_limit)),
             None => self.mode_limit,
+        }
+    }
+
+    /// What the ledger keeps of it that can change.
+    pub(super) fn stored(&self) -> HostChange<'_> {
+        HostChange {
+            host_id: self.id,
+            name: &self.name,
+            labels: &self.labels,
+            facts: self.facts.as_ref(),
+            last_heard_time: self.pulse.heard_time(),
+            certificate_expire_time: self.certificate_expire_time,
+            lock: self.lock.as_ref(),
+            identity_conflict: &self.identity_conflict,
+            mode_limit: self.mode_limit,
+            mode_note: &self.mode_note,
         }
     }
 

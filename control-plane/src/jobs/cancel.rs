@@ -9,10 +9,13 @@ use muster_proto::{
 
 use super::{Job, Jobs};
 use crate::{
-    audit::{self, Taken},
+    audit,
     clock::now,
     model::{Summary, Withdrawal},
-    store::StoreError,
+    store::{
+        StoreError,
+        slot::{self, Taken},
+    },
 };
 
 impl Jobs {
@@ -39,7 +42,7 @@ impl Jobs {
         audit::effect("job", id);
         audit::hosts(wished.iter().map(|at| job.look(*at, |task| task.host_id)));
         if !wished.is_empty() {
-            let mut taken = audit::take();
+            let mut taken = slot::take();
             let entry = taken.as_mut().map(|taken| taken.entry().text());
             self.0.recorder.mark_for(&job, wished, entry);
             taken.iter_mut().for_each(Taken::keep);

@@ -12,12 +12,14 @@ use tokio::sync::watch;
 
 use super::{Job, Jobs, ids, record};
 use crate::{
-    audit::{self, Taken},
     clock::now,
     failpoint,
     model::{Entry, EntryText, Order, State, Task},
     secrets::NotEncrypted,
-    store::{Durable, Receipt, StoreError},
+    store::{
+        Durable, Receipt, StoreError,
+        slot::{self, Taken},
+    },
 };
 
 /// What a caller asks for. Times are milliseconds.
@@ -206,7 +208,7 @@ impl Jobs {
         let job = Job::new(order, tasks, None, "".into());
         failpoint::reached("asked").await;
         // The entry rides in the record: whatever happens from here on, the ledger gets both or neither.
-        let mut taken = audit::take();
+        let mut taken = slot::take();
         let entry = taken.as_mut().map(|taken| entry(&job, taken.entry()));
         let record = record::encode(&job, entry.as_ref());
         let Receipt { position, durable } = (self.0.store.intake)

@@ -4,9 +4,12 @@ mod waiting;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::model::{
-    Counts, Ending, Fence, JobState, NotAllowed, Order, OutputSize, State, Summary, Task,
-    Withdrawal, state::Event,
+use crate::{
+    model::{
+        Counts, Ending, Fence, JobState, NotAllowed, Order, OutputSize, State, Summary, Task,
+        Withdrawal, state::Event,
+    },
+    store::jobs::StoredJob,
 };
 use bytes::Bytes;
 use muster_proto::{ids::TaskId, v1::Reason};
@@ -63,6 +66,12 @@ impl Inner {
             self.end_time = Some(now);
         }
         Ok(true)
+    }
+}
+
+impl From<StoredJob> for Job {
+    fn from(stored: StoredJob) -> Self {
+        Self::new(stored.order, stored.tasks, stored.cancel, stored.note)
     }
 }
 

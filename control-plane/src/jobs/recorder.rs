@@ -22,10 +22,11 @@ use tokio::{
 
 use super::Job;
 use crate::{
-    model::EntryText,
+    model::{EntryText, JobState},
+    redaction,
     store::{
         Durable, Intake, StoreError, Writer,
-        jobs::{self as rows, Heard, Placed},
+        jobs::{self as rows, Heard, JobChange, Placed},
     },
 };
 
@@ -351,7 +352,7 @@ async fn write(
     let done: Vec<_> = jobs.iter().filter(|m| m.job.is_done()).collect();
     let summaries = |new: bool| {
         let of_kind = jobs.iter().filter(move |m| m.new == new);
-        of_kind.map(|m| m.job.summary()).collect::<Vec<_>>()
+        of_kind.map(|m| change(&m.job)).collect::<Vec<_>>()
     };
     let (new, changed) = (summaries(true), summaries(false));
     let placed = |marked: &Marked, ordinal: u32| Placed {
@@ -392,6 +393,17 @@ async fn write(
     }
     done.into_iter().for_each(|marked| retire(&marked.job));
     Ok(durable)
+}
+
+/// How a job stands now. What looks secret in its action stays in the ledger only as long as somebody needs it.
+pub(super) fn change(job: &Job) -> JobChange {
+    let summary = job.summary();
+    let needed = matches!(summary.state, JobState::Pending | JobState::Running);
+    let action = (!needed).then(|| redaction::without_secrets(&summary.order.action));
+    JobChange {
+        action: action.flatten(),
+        summary,
+    }
 }
 
 /// Lets go of records in the intake once the ledger has their jobs durably.

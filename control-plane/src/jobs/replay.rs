@@ -1,16 +1,11 @@
 //! At the start: what the last process accepted goes into the ledger, where it is not there yet.
 
-use std::{collections::HashSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
-use muster_proto::ids::JobId;
-
-use super::{Job, record};
-use crate::{
-    model::EntryText,
-    store::{
-        Batch, Store, StoreError,
-        jobs::{self as rows, Placed},
-    },
+use super::{record, recorder};
+use crate::store::{
+    Store, StoreError,
+    jobs::{self as rows, Accepted, Placed},
 };
 
 /// Jobs in one transaction.
@@ -20,12 +15,15 @@ const JOBS_EACH: usize = 500;
 pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
     let broken = |error: io::Error| StoreError::Broken(format!("the intake: {error}").into());
     let mut replayed = 0;
-    for jobs in decode(&store.intake.left())
-        .map_err(broken)?
-        .chunks(JOBS_EACH)
-    {
-        let there = rows::existing(&store.readers, &ids(jobs)).await?;
-        let (batch, missing) = missing(jobs, &there);
+    let mut left = decode(&store.intake.left()).map_err(broken)?.into_iter();
+    loop {
+        let jobs: Vec<_> = left.by_ref().take(JOBS_EACH).collect();
+        if jobs.is_empty() {
+            break;
+        }
+        let ids: Vec<_> = jobs.iter().map(Accepted::job_id).collect();
+        let there = rows::existing(&store.readers, &ids).await?;
+        let (batch, missing) = rows::put_missing(jobs, &there);
         if missing > 0 {
             let _ = store.writer.commit(batch).await?;
         }
@@ -41,60 +39,23 @@ pub(super) async fn replay(store: &Store) -> Result<(), StoreError> {
     store.intake.begin().map_err(broken)
 }
 
-/// Jobs that the intake held when a copy of the ledger was begun.
-pub(crate) struct Accepted(Vec<Recorded>);
-
-/// A job with what the audit log says of it.
-type Recorded = (Job, Option<EntryText>);
-
-impl Accepted {
-    /// Reads their records.
-    pub(crate) fn decode(records: &[Vec<u8>]) -> io::Result<Self> {
-        decode(records).map(Self)
-    }
-
-    /// Their ids.
-    pub(crate) fn ids(&self) -> Vec<JobId> {
-        ids(&self.0)
-    }
-
-    /// Writes those that are not there.
-    pub(crate) fn missing(&self, there: &HashSet<JobId>) -> Batch {
-        missing(&self.0, there).0
-    }
-}
-
-fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Recorded>> {
-    let jobs = records.iter().map(|bytes| record::decode(bytes));
+/// The jobs of these records of the intake, in order. Fails if this version cannot read one.
+pub(crate) fn decode(records: &[Vec<u8>]) -> io::Result<Vec<Accepted>> {
+    let jobs = records.iter().map(|bytes| accepted(bytes));
     jobs.collect::<Option<_>>()
         .ok_or_else(|| io::Error::other("it holds a record that this version cannot read"))
 }
 
-fn ids(jobs: &[Recorded]) -> Vec<JobId> {
-    jobs.iter().map(|(job, _)| job.order.job_id).collect()
-}
-
-/// Writes those jobs that are not there, and says how many. What is there may have gone on since it was accepted.
-fn missing(jobs: &[Recorded], there: &HashSet<JobId>) -> (Batch, usize) {
-    let missing: Vec<_> = jobs
-        .iter()
-        .filter(|(job, _)| !there.contains(&job.order.job_id))
-        .collect();
-    let tasks: Vec<_> = missing
-        .iter()
-        .flat_map(|(job, _)| {
-            let placed = |(ordinal, task)| Placed {
-                order: Arc::clone(&job.order),
-                ordinal,
-                task,
-            };
-            job.tasks(|_| true).into_iter().map(placed)
-        })
-        .collect();
-    let summaries: Vec<_> = missing.iter().map(|(job, _)| job.summary()).collect();
-    let mut batch = rows::put(&summaries, &tasks, &[]);
-    for entry in missing.iter().filter_map(|(_, entry)| entry.as_ref()) {
-        batch.record(entry.clone());
-    }
-    (batch, missing.len())
+fn accepted(bytes: &[u8]) -> Option<Accepted> {
+    let (job, entry) = record::decode(bytes)?;
+    let placed = |(ordinal, task)| Placed {
+        order: Arc::clone(&job.order),
+        ordinal,
+        task,
+    };
+    Some(Accepted {
+        tasks: job.tasks(|_| true).into_iter().map(placed).collect(),
+        job: recorder::change(&job),
+        entry,
+    })
 }

@@ -12,7 +12,7 @@ use crate::{
     clock::now,
     connections::{Session, offer},
     dispatcher::{Decision, TaskView, decide},
-    model::{State, Withdrawal},
+    model::{State, Task, Withdrawal},
     store::{
         StoreError,
         jobs::{self as rows, OldJob},
@@ -28,7 +28,7 @@ impl Jobs {
     pub(crate) async fn hand_over(&self, session: &Session) -> Result<(), StoreError> {
         let host = session.host_id;
         for task in self.of_host(host) {
-            let wished = |task: &super::Task| {
+            let wished = |task: &Task| {
                 task.cancel_time.is_some() && task.offered.is_some() && !task.state.is_final()
             };
             // Waits for room: a host that does not read is not asked again and again.

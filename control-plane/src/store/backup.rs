@@ -12,8 +12,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 
-use super::{MIGRATIONS, OpenError, database};
-use crate::{jobs::replay::Accepted, store::jobs::existing};
+use super::{
+    MIGRATIONS, OpenError, database,
+    jobs::{Accepted, existing, put_missing},
+};
 
 /// How long to wait for a checkpoint of the control plane that runs.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,12 +52,12 @@ pub(crate) async fn about(path: &Path) -> Result<About, OpenError> {
     about
 }
 
-/// Copies the ledger to a file that must not be there, with what the intake held before, marks the copy as one, and
-/// checks it.
+/// Copies the ledger to a file that must not be there, with the jobs that the intake held before, marks the copy as one,
+/// and checks it.
 pub(crate) async fn copy(
     path: &Path,
     to: &Path,
-    accepted: &[Vec<u8>],
+    accepted: Vec<Accepted>,
     time: i64,
 ) -> Result<About, OpenError> {
     let mut connection = read_only(path).await?;
@@ -93,12 +95,12 @@ pub(crate) async fn copy(
     Ok(about)
 }
 
-/// Puts into a copy what the intake held when it was begun.
-async fn add(copy: &mut SqliteConnection, records: &[Vec<u8>]) -> Result<(), sqlx::Error> {
-    let accepted = Accepted::decode(records).map_err(sqlx::Error::Io)?;
-    let there = existing(&mut *copy, &accepted.ids()).await;
+/// Puts into a copy the jobs that the intake held when it was begun.
+async fn add(copy: &mut SqliteConnection, accepted: Vec<Accepted>) -> Result<(), sqlx::Error> {
+    let ids: Vec<_> = accepted.iter().map(Accepted::job_id).collect();
+    let there = existing(&mut *copy, &ids).await;
     let there = there.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
-    accepted.missing(&there).run(copy).await
+    put_missing(accepted, &there).0.run(copy).await
 }
 
 /// Copies a database as one moment has it, into a file that only its owner reads.

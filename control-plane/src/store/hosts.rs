@@ -6,10 +6,7 @@ use muster_proto::ids::HostId;
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{Batch, Store, StoreError, Value};
-use crate::{
-    hosts::Host,
-    model::{Facts, Instruction, Labels, Lock, Mode, NewHost},
-};
+use crate::model::{Facts, Instruction, Labels, Lock, Mode, NewHost};
 
 /// A host as the ledger has it, and when it was last heard.
 pub(crate) struct StoredHost {
@@ -25,6 +22,20 @@ pub(crate) struct StoredHost {
     pub(crate) identity_conflict: String,
     pub(crate) mode_limit: Option<Mode>,
     pub(crate) mode_note: String,
+}
+
+/// Everything of a host that can change, except its instruction.
+pub(crate) struct HostChange<'a> {
+    pub(crate) host_id: HostId,
+    pub(crate) name: &'a str,
+    pub(crate) labels: &'a Labels,
+    pub(crate) facts: Option<&'a Facts>,
+    pub(crate) last_heard_time: Option<i64>,
+    pub(crate) certificate_expire_time: Option<i64>,
+    pub(crate) lock: Option<&'a Lock>,
+    pub(crate) identity_conflict: &'a str,
+    pub(crate) mode_limit: Option<Mode>,
+    pub(crate) mode_note: &'a str,
 }
 
 impl Store {
@@ -165,25 +176,25 @@ impl Batch {
     }
 
     /// Writes everything of a host that can change, except its instruction.
-    pub(crate) fn update_host(&mut self, host: &Host) {
-        let lock = host.lock.as_ref();
+    pub(crate) fn update_host(&mut self, host: &HostChange<'_>) {
+        let lock = host.lock;
         self.push(
             "UPDATE hosts SET name = ?, labels = ?, facts = ?, last_heard_time = ?,
              certificate_expire_time = ?, lock_time = ?, lock_author = ?, lock_note = ?,
              identity_conflict = ?, mode_limit = ?, mode_note = ? WHERE host_id = ?",
             [
-                host.name.clone().into(),
-                json(&host.labels),
-                host.facts.as_ref().map(json).unwrap_or(Value::Null),
-                host.pulse.heard_time().into(),
+                host.name.into(),
+                json(host.labels),
+                host.facts.map_or(Value::Null, json),
+                host.last_heard_time.into(),
                 host.certificate_expire_time.into(),
                 lock.map(|lock| lock.create_time).into(),
-                lock.map(|lock| lock.author.clone()).into(),
-                lock.map(|lock| lock.note.clone()).into(),
-                host.identity_conflict.clone().into(),
-                host.mode_limit.map(|mode| mode.text().to_owned()).into(),
-                host.mode_note.clone().into(),
-                host.id_text.clone().into(),
+                lock.map(|lock| lock.author.as_str()).into(),
+                lock.map(|lock| lock.note.as_str()).into(),
+                host.identity_conflict.into(),
+                host.mode_limit.map(Mode::text).into(),
+                host.mode_note.into(),
+                host.host_id.to_string().into(),
             ],
         );
     }

@@ -16,12 +16,9 @@ use muster_proto::{
 use serde_json::{Value as Json, json};
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
 
-pub(crate) use self::put::{Placed, put};
+pub(crate) use self::put::{Accepted, JobChange, Placed, put, put_missing};
 use super::{Batch, StoreError};
-use crate::{
-    jobs::Job,
-    model::{Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task},
-};
+use crate::model::{Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task};
 
 const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, selector, action, create_time, \
      start_deadline_time, lost_after, cancel_time, cancelled_by, note, state, start_time, end_time, \
@@ -137,8 +134,20 @@ where
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
+/// A job as the ledger has it.
+pub(crate) struct StoredJob {
+    /// What was asked for.
+    pub(crate) order: Arc<Order>,
+    /// In the order of their ordinals.
+    pub(crate) tasks: Vec<Task>,
+    /// When cancelling was first asked for, and by whom.
+    pub(crate) cancel: Option<(i64, Arc<str>)>,
+    /// What a reader should know.
+    pub(crate) note: Arc<str>,
+}
+
 /// Reads every job that is not final, with all its tasks.
-pub(crate) async fn load_open(readers: &SqlitePool) -> Result<Vec<Job>, StoreError> {
+pub(crate) async fn load_open(readers: &SqlitePool) -> Result<Vec<StoredJob>, StoreError> {
     // A final job whose host still owes output counts as open.
     let ids: Vec<String> = sqlx::query_scalar(
         "SELECT job_id FROM jobs WHERE state IN ('pending', 'running')
@@ -151,11 +160,14 @@ pub(crate) async fn load_open(readers: &SqlitePool) -> Result<Vec<Job>, StoreErr
 }
 
 /// Reads one job with all its tasks.
-pub(crate) async fn load_one(readers: &SqlitePool, id: JobId) -> Result<Option<Job>, StoreError> {
+pub(crate) async fn load_one(
+    readers: &SqlitePool,
+    id: JobId,
+) -> Result<Option<StoredJob>, StoreError> {
     Ok(load(readers, &[id.to_string()]).await?.pop())
 }
 
-async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<Job>, StoreError> {
+async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<StoredJob>, StoreError> {
     let ids = json!(ids).to_string();
     let mut query = QueryBuilder::<Sqlite>::new(format!(
         "SELECT {TASK_COLUMNS} FROM tasks WHERE job_id IN (SELECT value FROM json_each("
@@ -180,8 +192,12 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<Job>, StoreErr
             note,
             ..
         } = read_job(&row)?;
-        let own = tasks.remove(row.try_get::<&str, _>(0)?).unwrap_or_default();
-        jobs.push(Job::new(order, own, cancel, note));
+        jobs.push(StoredJob {
+            order,
+            tasks: tasks.remove(row.try_get::<&str, _>(0)?).unwrap_or_default(),
+            cancel,
+            note,
+        });
     }
     Ok(jobs)
 }

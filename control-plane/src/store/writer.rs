@@ -13,12 +13,11 @@ use sqlx::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::Taken;
-
 use super::{
     StoreError, audit,
     batch::{Batch, Value},
     durability::{Durable, SyncError, Syncer},
+    slot::{self, Taken},
 };
 
 /// Batches that wait for the writer; a further caller waits in `commit`.
@@ -86,7 +85,7 @@ impl Writer {
     /// Commits a batch. Batches of one caller are committed in the order of its calls. If this is done for a call that
     /// is recorded, the first batch takes the call's entry along.
     pub(crate) async fn commit(&self, mut batch: Batch) -> Result<Committed, StoreError> {
-        let mut taken = crate::audit::take();
+        let mut taken = slot::take();
         if let Some(taken) = &mut taken {
             batch.record(taken.entry().text());
         }

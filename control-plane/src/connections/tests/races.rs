@@ -1,6 +1,7 @@
 //! What comes at an unlucky moment: offers between sessions, results after the end, hosts that do not read.
 
 use super::*;
+use crate::jobs;
 
 #[tokio::test]
 async fn an_offer_is_made_in_one_session_and_answers_to_an_older_welcome_do_not_touch_it() {
@@ -185,7 +186,11 @@ async fn a_new_job_that_is_written_twice_is_one_job() {
     plane.rooms.jobs.durable().await.unwrap();
     // As after a commit whose answer was an error.
     let summary = plane.rooms.jobs.get(id).await.unwrap().unwrap();
-    let again = store::jobs::put(&[summary], &[], &[]);
+    let same = store::jobs::JobChange {
+        summary,
+        action: None,
+    };
+    let again = store::jobs::put(&[same], &[], &[]);
     plane.store.writer.commit(again).await.unwrap();
     assert_eq!(plane.state(id).await, JobState::Pending);
 }
@@ -199,12 +204,13 @@ async fn a_job_that_only_the_intake_has_is_found_by_the_next_start() {
     assert!(plane.store.writer.commit(broken).await.is_err());
     let id = plane.create("r-1").await.unwrap();
     // Nor does a backup miss it.
-    let accepted = store::intake::read(directory.path()).unwrap();
+    let records = store::intake::read(directory.path()).unwrap();
+    let accepted = jobs::replay::decode(&records).unwrap();
     let (ledger, copy) = (
         directory.path().join("ledger.db"),
         directory.path().join("copy.db"),
     );
-    let copied = store::backup::copy(&ledger, &copy, &accepted, 1);
+    let copied = store::backup::copy(&ledger, &copy, accepted, 1);
     assert_eq!(copied.await.unwrap().pending_tasks, 1);
     plane.close().await;
 

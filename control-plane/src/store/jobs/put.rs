@@ -1,16 +1,24 @@
 //! Jobs and tasks on their way into the ledger, many in one statement.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use muster_proto::ids::JobId;
 use serde::Serialize;
 
 use crate::{
-    model::{JobState, Order, Summary, Task},
-    redaction,
+    model::{EntryText, Order, Summary, Task},
     store::{Batch, Value},
 };
+
+/// A job as it stands now.
+pub(crate) struct JobChange {
+    /// The job without its tasks.
+    pub(crate) summary: Summary,
+    /// What stands in the place of its action from now on, serialized; `None` leaves it as it is.
+    pub(crate) action: Option<Bytes>,
+}
 
 /// A task with its place in a job.
 pub(crate) struct Placed {
@@ -22,8 +30,40 @@ pub(crate) struct Placed {
     pub(crate) task: Task,
 }
 
+/// A job as it was accepted, with what the audit log says of it.
+pub(crate) struct Accepted {
+    /// The job without its tasks.
+    pub(crate) job: JobChange,
+    /// Each of its tasks.
+    pub(crate) tasks: Vec<Placed>,
+    /// What the audit log says of it; `None` in records of versions without one.
+    pub(crate) entry: Option<EntryText>,
+}
+
+impl Accepted {
+    /// Names the job.
+    pub(crate) fn job_id(&self) -> JobId {
+        self.job.summary.order.job_id
+    }
+}
+
+/// Writes those jobs that are not there, and says how many. What is there may have gone on since it was accepted.
+pub(crate) fn put_missing(accepted: Vec<Accepted>, there: &HashSet<JobId>) -> (Batch, usize) {
+    let (mut jobs, mut tasks, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    for one in accepted {
+        if !there.contains(&one.job_id()) {
+            jobs.push(one.job);
+            tasks.extend(one.tasks);
+            entries.extend(one.entry);
+        }
+    }
+    let mut batch = put(&jobs, &tasks, &[]);
+    entries.into_iter().for_each(|entry| batch.record(entry));
+    (batch, jobs.len())
+}
+
 /// Writes jobs and tasks as they stand now. `new` are not in the ledger, `changed` are.
-pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Batch {
+pub(crate) fn put(new: &[JobChange], tasks: &[Placed], changed: &[JobChange]) -> Batch {
     let mut batch = Batch::new();
     if !new.is_empty() {
         // Written again after a try that failed and yet was committed, a job is the same one.
@@ -122,7 +162,8 @@ struct JobColumns<'a>(
     &'a str,
 );
 
-fn new_job_row(job: &Summary) -> JobColumns<'_> {
+fn new_job_row(change: &JobChange) -> JobColumns<'_> {
+    let job = &change.summary;
     let order = &job.order;
     let (cancel_time, by) = cancel(job);
     JobColumns(
@@ -131,7 +172,7 @@ fn new_job_row(job: &Summary) -> JobColumns<'_> {
         &order.request_id,
         HEXLOWER.encode(&order.request_digest),
         &order.selector,
-        HEXLOWER.encode(redacted(job).as_ref().unwrap_or(&order.action)),
+        HEXLOWER.encode(change.action.as_ref().unwrap_or(&order.action)),
         order.create_time,
         order.start_deadline_time,
         order.lost_after,
@@ -147,7 +188,8 @@ fn new_job_row(job: &Summary) -> JobColumns<'_> {
     )
 }
 
-fn job_row(job: &Summary) -> impl Serialize + '_ {
+fn job_row(change: &JobChange) -> impl Serialize + '_ {
+    let job = &change.summary;
     let (cancel_time, by) = cancel(job);
     (
         job.order.job_id.to_string(),
@@ -156,14 +198,8 @@ fn job_row(job: &Summary) -> impl Serialize + '_ {
         job.end_time,
         cancel_time,
         by,
-        redacted(job).map(|action| HEXLOWER.encode(&action)),
+        change.action.as_ref().map(|action| HEXLOWER.encode(action)),
     )
-}
-
-/// The action without what looks secret, once nobody needs that any more; `None` if it stays as it is.
-fn redacted(job: &Summary) -> Option<Bytes> {
-    let needed = matches!(job.state, JobState::Pending | JobState::Running);
-    (!needed).then(|| redaction::without_secrets(&job.order.action))?
 }
 
 fn cancel(job: &Summary) -> (Option<i64>, &str) {
