@@ -3,13 +3,13 @@
 //! One set of policies stands; whoever asks takes it as it is and never waits. A change is checked, durable, and then
 //! in force for the next question; who follows something for long hears of it and asks again.
 
-mod action;
 mod decision;
 mod judgement;
 mod limits;
 mod offline;
 mod plan;
 mod question;
+mod right;
 mod set;
 mod traits;
 mod usage;
@@ -24,12 +24,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::{
-    action::Action,
     decision::{Decision, Verdict},
     judgement::{BY_GRANT, Hour, Judge, Judgement, Resource},
     limits::{Limit, Trip},
     plan::{Plan, Target, candidates, plan},
     question::{Circumstances, Source, Who},
+    right::Right,
     set::{LIMITS_FILE, Need, Rule, SCHEMA, Set},
     traits::{Traits, TraitsKept, unknown as unknown_traits},
     usage::Usage,
@@ -184,7 +184,7 @@ impl Policy {
         let judge = Arc::new(Judge::new(set, version + 1));
         if let Some(who) = keeper {
             let (how, hour) = (Circumstances::default(), Hour::of(now()));
-            let may = judge.judge(who, Action::PolicyWrite, Resource::Fleet, how, hour);
+            let may = judge.judge(who, Right::PolicyWrite, Resource::Fleet, how, hour);
             if may.verdict != Verdict::Allow {
                 return Err(SetError::LockedOut(Arc::clone(&who.principal)));
             }

@@ -33,7 +33,7 @@ use crate::{
         agent::Agents,
         approvals::ApprovalDoor,
         audit::AuditDoor,
-        caller::Judge,
+        caller::Admit,
         enrollment::EnrollmentDoor,
         hosts::{HostDoor, Load},
         jobs::{JobDoor, attach::AttachSettings},
@@ -313,7 +313,7 @@ impl Server {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .layer(Judge {
+            .layer(Admit {
                 rights: self.rights.clone(),
                 audit: self.rooms.audit.clone(),
             })

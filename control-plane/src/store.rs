@@ -40,7 +40,7 @@ pub(crate) use self::{
     database::make_private,
     durability::{Durable, SyncError, Syncer},
     hosts::{HostChange, StoredHost},
-    intake::{Intake, Receipt},
+    intake::{Appended, Intake},
     join_tokens::JoinTokenRow,
     policies::StoredPolicies,
     principals::PrincipalRow,

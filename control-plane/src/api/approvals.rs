@@ -28,7 +28,7 @@ use crate::{
     hosts::Inventory,
     jobs::Job,
     model::approval::{AnswerRefusal, Approval, State, Subject},
-    store::{StoreError, approvals::ApprovalFilter, jobs::After},
+    store::{approvals::ApprovalFilter, jobs::After},
 };
 
 /// Characters of a note, and of the reason for a grant.
@@ -64,9 +64,6 @@ impl status::Explain for ApprovalError {
             Self::Exceeds(_) => Reason::PolicyDenied,
             Self::RequestIdReused => Reason::RequestIdReused,
             Self::TooMany(_) => Reason::LimitExceeded,
-            Self::Store(StoreError::Broken(_) | StoreError::NotDurable(_)) => {
-                Reason::LedgerUnavailable
-            }
             Self::Store(error) => error.reason(),
         }
     }

@@ -107,18 +107,18 @@ pub(super) fn kind(kind: PrincipalKind) -> v1::PrincipalKind {
     }
 }
 
-/// Puts the judgement before all services, and records it.
+/// Lets a call into the services or refuses it, and records that.
 #[derive(Clone)]
-pub(crate) struct Judge {
+pub(crate) struct Admit {
     pub(crate) rights: Rights,
     pub(crate) audit: Audit,
 }
 
-impl<S> Layer<S> for Judge {
-    type Service = Judged<S>;
+impl<S> Layer<S> for Admit {
+    type Service = Admitted<S>;
 
-    fn layer(&self, inner: S) -> Judged<S> {
-        Judged {
+    fn layer(&self, inner: S) -> Admitted<S> {
+        Admitted {
             rights: self.rights.clone(),
             audit: self.audit.clone(),
             inner,
@@ -126,17 +126,17 @@ impl<S> Layer<S> for Judge {
     }
 }
 
-/// Services behind the judgement.
+/// Services that see admitted calls only.
 #[derive(Clone)]
-pub(crate) struct Judged<S> {
+pub(crate) struct Admitted<S> {
     rights: Rights,
     audit: Audit,
     inner: S,
 }
 
-impl<S> Judged<S> {
-    /// `None` for a call that anyone may make. `entry` is told who calls, as soon as that is known.
-    fn judge<B>(
+impl<S> Admitted<S> {
+    /// Who calls; `None` for a call that anyone may make. `entry` is told who calls, as soon as that is known.
+    fn admit<B>(
         &self,
         request: &http::Request<B>,
         entry: &mut Entry,
@@ -296,7 +296,7 @@ fn bearer<B>(request: &http::Request<B>) -> Result<Option<&str>, Status> {
     }
 }
 
-impl<S> Service<http::Request<Body>> for Judged<S>
+impl<S> Service<http::Request<Body>> for Admitted<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
         + Clone
@@ -314,7 +314,7 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut entry = entry(&request);
-        let caller = match self.judge(&request, &mut entry) {
+        let caller = match self.admit(&request, &mut entry) {
             Ok(caller) => caller,
             Err(refusal) => {
                 entry.verdict = Verdict::Deny;

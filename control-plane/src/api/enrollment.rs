@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::millis,
     enrollment::{Enrolled, Enrollment, JoinKind, NewJoinToken, OldKey, OldKeyOutcome},
-    policy::Action,
+    policy::Right,
     store::JoinTokenRow,
     times,
 };
@@ -113,7 +113,7 @@ impl EnrollmentService for EnrollmentDoor {
             v1::JoinKind::Gateway => JoinKind::Gateway,
             v1::JoinKind::Operator => {
                 // It comes with roles, and nobody gives away more than it may.
-                caller.need_fleet(Action::AccessWrite)?;
+                caller.need_fleet(Right::AccessWrite)?;
                 JoinKind::Operator
             }
             v1::JoinKind::Unspecified => {

@@ -25,7 +25,7 @@ use crate::{
     connections::Connections,
     hosts::{Edit, Host, Inventory, SelectError},
     model::{Labels, Mode, mode_in},
-    policy::{Action, Circumstances},
+    policy::{Circumstances, Right},
     selector::Selector,
 };
 
@@ -75,9 +75,9 @@ impl HostDoor {
     }
 
     /// The host, if the caller may do this to it.
-    fn find_for(&self, caller: &Caller, action: Action, word: &str) -> Result<Arc<Host>, Status> {
+    fn find_for(&self, caller: &Caller, right: Right, word: &str) -> Result<Arc<Host>, Status> {
         let host = self.find(caller, word)?;
-        caller.need(action, &host, Circumstances::default())?;
+        caller.need(right, &host, Circumstances::default())?;
         Ok(host)
     }
 
@@ -90,7 +90,7 @@ fn seen(inventory: &Inventory, caller: &Caller, word: &str) -> Result<Arc<Host>,
     inventory
         .find(word)
         .ok()
-        .filter(|host| caller.may(Action::HostRead, host))
+        .filter(|host| caller.may(Right::HostRead, host))
         .ok_or_else(|| {
             let word = word.chars().take(80).collect();
             status::of(&SelectError::HostNotFound(word))
@@ -111,7 +111,7 @@ pub(crate) fn select(
             seen(inventory, caller, word)?;
         }
     }
-    found.retain(|host| caller.may(Action::HostRead, host));
+    found.retain(|host| caller.may(Right::HostRead, host));
     Ok(found)
 }
 
@@ -197,7 +197,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::UpdateHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find_for(&caller, Action::HostUpdate, &asked.host)?;
+        let host = self.find_for(&caller, Right::HostUpdate, &asked.host)?;
         let edit = edit(asked)?;
         if edit.name.is_some() && caller.kind == PrincipalKind::Ai {
             return Err(status::refuse(
@@ -209,8 +209,8 @@ impl HostService for HostDoor {
         let host = self
             .inventory
             .update(host.id, edit, |host, becomes| {
-                caller.may(Action::HostUpdate, host)
-                    && caller.may_to(Action::HostUpdate, &host.id_text, becomes)
+                caller.may(Right::HostUpdate, host)
+                    && caller.may_to(Right::HostUpdate, &host.id_text, becomes)
             })
             .await
             .map_err(|error| status::of(&error))?;
@@ -224,7 +224,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::SetInstructionResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find_for(&caller, Action::HostInstruct, &asked.host)?;
+        let host = self.find_for(&caller, Right::HostInstruct, &asked.host)?;
         let instruction = self
             .inventory
             .set_instruction(host.id, &asked.text, &asked.etag, &caller.principal)
@@ -270,7 +270,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::LockHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
-        let host = self.find_for(&caller, Action::HostLock, &asked.host)?;
+        let host = self.find_for(&caller, Right::HostLock, &asked.host)?;
         let host = self
             .inventory
             .lock(host.id, &caller.principal, &asked.note)
@@ -286,7 +286,7 @@ impl HostService for HostDoor {
         request: Request<v1::UnlockHostRequest>,
     ) -> Result<Response<v1::UnlockHostResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let host = self.find_for(&caller, Action::HostLock, &request.get_ref().host)?;
+        let host = self.find_for(&caller, Right::HostLock, &request.get_ref().host)?;
         let host = self
             .inventory
             .unlock(host.id)
@@ -302,7 +302,7 @@ impl HostService for HostDoor {
         request: Request<v1::RemoveHostRequest>,
     ) -> Result<Response<v1::RemoveHostResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let host = self.find_for(&caller, Action::HostRemove, &request.get_ref().host)?;
+        let host = self.find_for(&caller, Right::HostRemove, &request.get_ref().host)?;
         self.inventory
             .remove(host.id)
             .await
@@ -325,7 +325,7 @@ impl HostService for HostDoor {
             mode: Some(limit.unwrap_or(Mode::Unrestricted)),
             ..Circumstances::default()
         };
-        caller.need(Action::HostMode, &host, how)?;
+        caller.need(Right::HostMode, &host, how)?;
         let host = self
             .inventory
             .set_mode_limit(host.id, limit, &asked.note)
@@ -415,7 +415,7 @@ impl Watch {
         let hosts = self.inventory.everything();
         hosts
             .iter()
-            .any(|host| self.caller.may(Action::HostRead, host))
+            .any(|host| self.caller.may(Right::HostRead, host))
     }
 
     /// Sends what changed. `Err` when nobody listens any more.
@@ -431,7 +431,7 @@ impl Watch {
             .collect();
         let mut hosts = Vec::new();
         for host in changed {
-            if self.selector.matches(host.as_ref()) && self.caller.may(Action::HostRead, host) {
+            if self.selector.matches(host.as_ref()) && self.caller.may(Right::HostRead, host) {
                 self.shown.insert(host.id);
                 hosts.push(host_message(host, (self.load)(host.id)));
             } else if self.shown.remove(&host.id) {

@@ -88,15 +88,6 @@ impl status::Explain for WatchError {
     }
 }
 
-fn store(error: &StoreError) -> Status {
-    match error {
-        StoreError::Broken(_) | StoreError::NotDurable(_) => {
-            status::refuse(Reason::LedgerUnavailable, &error.to_string())
-        }
-        error => status::of(error),
-    }
-}
-
 fn job_id(text: &str) -> Result<JobId, Status> {
     text.parse().map_err(|_| no_job(text))
 }
@@ -310,7 +301,7 @@ impl JobService for JobDoor {
             .jobs
             .list(&filter, after.as_ref(), limit(size))
             .await
-            .map_err(|e| store(&e))?;
+            .map_err(|error| status::of(&error))?;
         let next = (jobs.len() > size).then(|| &jobs[size - 1].order);
         let next_page_token = next
             .map(|last| query.token(&format!("{} {}", last.create_time, last.job_id)))
@@ -359,7 +350,7 @@ impl JobService for JobDoor {
             .jobs
             .list_tasks(&filter, after.as_ref(), limit(size))
             .await
-            .map_err(|e| store(&e))?;
+            .map_err(|error| status::of(&error))?;
         let next_page_token = match rows.get(size) {
             None => String::new(),
             Some(_) => {
@@ -400,7 +391,11 @@ impl JobService for JobDoor {
         let own = self.owns_task(&caller, id).await?;
         let changed = self.jobs.changed(id);
         let look = || async {
-            let found = self.jobs.task(id).await.map_err(|e| store(&e))?;
+            let found = self
+                .jobs
+                .task(id)
+                .await
+                .map_err(|error| status::of(&error))?;
             let (job, mut task) = found.ok_or_else(|| no_task(id))?;
             if !own
                 && !caller
@@ -442,7 +437,7 @@ impl JobService for JobDoor {
             .jobs
             .cancel(id, hosts, grace, caller.principal)
             .await
-            .map_err(|e| store(&e))?
+            .map_err(|error| status::of(&error))?
             .ok_or_else(|| no_job(id))?;
         Ok(Response::new(CancelJobResponse {
             job: Some(convert::job(&job)),
@@ -479,7 +474,7 @@ impl JobService for JobDoor {
             .jobs
             .release(ids, &caller.principal)
             .await
-            .map_err(|e| store(&e))?
+            .map_err(|error| status::of(&error))?
             .map_err(no_job)?;
         audit::effect("released", released.tasks);
         let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);

@@ -22,7 +22,7 @@ use crate::{
     hosts::Inventory,
     model::{Files, Principal, PrincipalKind, mode_in, mode_out},
     policy::{
-        Action, Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Rule, SCHEMA,
+        Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Right, Rule, SCHEMA,
         Set, SetError, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
@@ -171,8 +171,8 @@ pub(super) fn explain(
     request: ExplainAccessRequest,
 ) -> Result<ExplainAccessResponse, Status> {
     let who = asked_about(caller, &request.principal)?;
-    let action = Action::from_text(&request.action).ok_or_else(|| {
-        let names: Vec<&str> = Action::ALL.iter().map(|(_, name)| *name).collect();
+    let right = Right::from_text(&request.action).ok_or_else(|| {
+        let names: Vec<&str> = Right::ALL.iter().map(|(_, name)| *name).collect();
         status::invalid("action", &format!("is one of {}", names.join(", ")))
     })?;
     let hosts = match request.selector.as_str() {
@@ -224,7 +224,7 @@ pub(super) fn explain(
             .unwrap_or_default(),
         ..ExplainAccessResponse::default()
     };
-    if action == Action::JobCreate {
+    if right == Right::JobCreate {
         let targets: Vec<Target<'_>> = if hosts.is_empty() {
             vec![Target {
                 id: "",
@@ -246,8 +246,8 @@ pub(super) fn explain(
         response.mode = mode_out(Some(plan.mode)).into();
         response.mode_at_most = mode_out(Some(plan.decision.mode_at_most)).into();
     }
-    let ask = |about| judge.judge(&who, action, about, how, hour);
-    response.answers = if !action.is_about_hosts() {
+    let ask = |about| judge.judge(&who, right, about, how, hour);
+    response.answers = if !right.is_about_hosts() {
         vec![answer(judge, &ask(Resource::Fleet), &[])]
     } else if hosts.is_empty() {
         vec![answer(judge, &ask(Resource::Host("", &unknown)), &[])]
@@ -273,7 +273,7 @@ fn asked_about(caller: &Caller, text: &str) -> Result<Who, Status> {
     if text.is_empty() || text == &*caller.principal {
         return Ok(caller.who.clone());
     }
-    caller.need_fleet(Action::AccessRead)?;
+    caller.need_fleet(Right::AccessRead)?;
     let principal: Principal = text
         .parse()
         .map_err(|_| status::invalid("principal", "looks like \"operator/ada\""))?;
@@ -371,7 +371,7 @@ fn rule(rule: &Rule) -> v1::PolicyRule {
 /// Refused unless whoever makes a token for a principal has all of that principal's roles, or may change access:
 /// nobody gets more by making tokens.
 pub(super) fn may_make_token_for(caller: &Caller, principal: &Principal) -> Result<(), Status> {
-    if caller.need_fleet(Action::AccessWrite).is_ok() {
+    if caller.need_fleet(Right::AccessWrite).is_ok() {
         return Ok(());
     }
     let access = &caller.rights.access;

@@ -21,14 +21,14 @@ use crate::{
     hosts::{Host, Inventory},
     model::{Mode, NetworkAccess, Principal, entry},
     policy::{
-        Action, Circumstances, Hour, Judgement, Plan, Policy, Resource, Source, Traits, Trip,
-        Usage, Verdict, Who, unknown_traits,
+        Circumstances, Hour, Judgement, Plan, Policy, Resource, Right, Source, Traits, Trip, Usage,
+        Verdict, Who, unknown_traits,
     },
     store::jobs::Visible,
 };
 
 /// What a grant may be for: work on hosts, and nothing that widens anybody's rights.
-pub(crate) const GRANTABLE: [Action; 3] = [Action::JobCreate, Action::JobInput, Action::JobCancel];
+pub(crate) const GRANTABLE: [Right; 3] = [Right::JobCreate, Right::JobInput, Right::JobCancel];
 
 /// How to ask for a grant.
 const ASK_FOR_IT: &str =
@@ -105,13 +105,13 @@ impl Rights {
     pub(crate) fn judge(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         about: Resource<'_>,
         how: Circumstances,
     ) -> Arc<Judgement> {
         self.policy
             .judge()
-            .judge(who, action, about, how, Hour::of(now()))
+            .judge(who, right, about, how, Hour::of(now()))
     }
 
     /// Tasks of a principal wrote so many bytes: whoever goes over its limit starts nothing more.
@@ -147,7 +147,7 @@ impl Rights {
             judged.verdict == Verdict::Allow
         };
         let mut all = self.access.operators();
-        all.retain(|who| may(who, Action::GrantWrite) || may(who, Action::PolicyWrite));
+        all.retain(|who| may(who, Right::GrantWrite) || may(who, Right::PolicyWrite));
         let names = all.into_iter().map(|who| who.principal);
         names.take(NAMED_MAX).collect()
     }
@@ -156,13 +156,13 @@ impl Rights {
     pub(crate) fn denied(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         on: &str,
         judged: (&Verdict, &[Arc<str>]),
     ) -> Denied {
         let (verdict, rules) = judged;
         let grantors = self.grantors();
-        let what = action.text();
+        let what = right.text();
         let principal = &who.principal;
         let on = if on.is_empty() {
             String::new()
@@ -187,7 +187,7 @@ impl Rights {
         } else {
             format!("{} can grant it", grantors.join(", "))
         };
-        let grant = match GRANTABLE.contains(&action) {
+        let grant = match GRANTABLE.contains(&right) {
             true => format!("{ASK_FOR_IT}; "),
             false => String::new(),
         };
@@ -275,60 +275,55 @@ impl Caller {
     }
 
     /// Whether it may do this to a host that looks so to policy.
-    pub(crate) fn may_to(&self, action: Action, id: &str, traits: &Arc<Traits>) -> bool {
+    pub(crate) fn may_to(&self, right: Right, id: &str, traits: &Arc<Traits>) -> bool {
         let judged = self
             .rights
-            .judge(&self.who, action, Resource::Host(id, traits), self.how());
+            .judge(&self.who, right, Resource::Host(id, traits), self.how());
         judged.verdict == Verdict::Allow
     }
 
     /// Whether it may do this to a host.
-    pub(crate) fn may(&self, action: Action, host: &Host) -> bool {
-        let judged = self.rights.judge_host(&self.who, action, host, self.how());
+    pub(crate) fn may(&self, right: Right, host: &Host) -> bool {
+        let judged = self.rights.judge_host(&self.who, right, host, self.how());
         judged.verdict == Verdict::Allow
     }
 
     /// Refused unless it may do this to a host that would look so to policy.
-    pub(crate) fn need(
-        &self,
-        action: Action,
-        host: &Host,
-        how: Circumstances,
-    ) -> Result<(), Status> {
+    pub(crate) fn need(&self, right: Right, host: &Host, how: Circumstances) -> Result<(), Status> {
         let how = Circumstances {
             source: self.source,
             ..how
         };
-        let judged = self.rights.judge_host(&self.who, action, host, how);
+        let judged = self.rights.judge_host(&self.who, right, host, how);
         audit::decided(on_record(&judged.verdict), &judged.rules);
         if judged.verdict == Verdict::Allow {
             return Ok(());
         }
         let judged = (&judged.verdict, &*judged.rules);
         Err(status::of(
-            &self.rights.denied(&self.who, action, &host.name, judged),
+            &self.rights.denied(&self.who, right, &host.name, judged),
         ))
     }
 
     /// Refused unless it may do this to the fleet.
-    pub(crate) fn need_fleet(&self, action: Action) -> Result<(), Status> {
-        self.allowed_fleet(action, &self.judged_fleet(action))
+    pub(crate) fn need_fleet(&self, right: Right) -> Result<(), Status> {
+        self.allowed_fleet(right, &self.judged_fleet(right))
     }
 
     /// What policy says of doing this to the fleet.
-    pub(super) fn judged_fleet(&self, action: Action) -> Arc<Judgement> {
+    pub(super) fn judged_fleet(&self, right: Right) -> Arc<Judgement> {
         self.rights
-            .judge(&self.who, action, Resource::Fleet, self.how())
+            .judge(&self.who, right, Resource::Fleet, self.how())
     }
 
     /// Refused unless that allows it.
-    pub(super) fn allowed_fleet(&self, action: Action, judged: &Judgement) -> Result<(), Status> {
+    pub(super) fn allowed_fleet(&self, right: Right, judged: &Judgement) -> Result<(), Status> {
         if judged.verdict == Verdict::Allow {
             return Ok(());
         }
         let judged = (&judged.verdict, &*judged.rules);
         Err(status::of(
-            &self.rights.denied(&self.who, action, "", judged),
+            &self.rights.denied(&self.who, right, "", judged),
         ))
     }
 
@@ -388,7 +383,7 @@ impl Caller {
         let decision = &plan.decision;
         let mut refusal = self.rights.denied(
             &self.who,
-            Action::JobCreate,
+            Right::JobCreate,
             &some_names(names.into_iter()),
             (&decision.verdict, &decision.rules),
         );
@@ -425,7 +420,7 @@ impl Caller {
     }
 
     fn sees_tasks_of(&self, id: &str, traits: &Arc<Traits>) -> bool {
-        self.may_to(Action::HostRead, id, traits) && self.may_to(Action::JobRead, id, traits)
+        self.may_to(Right::HostRead, id, traits) && self.may_to(Right::JobRead, id, traits)
     }
 
     /// Which jobs and tasks it may see.

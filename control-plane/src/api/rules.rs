@@ -3,7 +3,7 @@
 use self::Need::{Fleet, Hosts, Nothing};
 use crate::{
     model::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
-    policy::Action::{
+    policy::Right::{
         self, AccessRead, AccessWrite, ApprovalAnswer, ApprovalRead, AuditRead, AuthorityWrite,
         EnrollWrite, GrantRequest, HostInstruct, HostLock, HostMode, HostRead, HostRemove,
         HostUpdate, JobCancel, JobCreate, JobInput, JobRead, JobRelease, PolicyRead, PolicyWrite,
@@ -26,9 +26,9 @@ pub(super) enum Need {
     /// Nothing: it is about the caller itself, or the caller is a host or a gateway, to which policies do not speak.
     Nothing,
     /// This, to the fleet; decided before the door.
-    Fleet(Action),
+    Fleet(Right),
     /// This, to each host; decided by the door, which knows them.
-    Hosts(Action),
+    Hosts(Right),
 }
 
 impl Need {

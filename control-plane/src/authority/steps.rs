@@ -76,8 +76,8 @@ enum Move {
     To(Phase),
 }
 
-/// Whether a step can be taken in a phase.
-fn judge(phase: Phase, step: Step) -> Result<Move, &'static str> {
+/// What follows from a step in a phase, or why it cannot be taken.
+fn follow(phase: Phase, step: Step) -> Result<Move, &'static str> {
     use Phase::{Begun, Issuing, RollingBack, Serving, Standby};
     Ok(match (step, phase) {
         (Step::Begin, Standby) => Move::To(Begun),
@@ -129,14 +129,14 @@ impl Authority {
     /// Whether a step can be taken now; `false` if it was taken already.
     pub(crate) fn can(&self, step: Step) -> Result<bool, StepError> {
         let phase = self.ring.load().phase;
-        let judged = judge(phase, step).map_err(StepError::Phase)?;
-        Ok(judged != Move::Nothing)
+        let follows = follow(phase, step).map_err(StepError::Phase)?;
+        Ok(follows != Move::Nothing)
     }
 
     /// Takes a step: durable once this returns. One at a time; blocks on the disk.
     pub(crate) fn step(&self, step: Step) -> Result<(), StepError> {
         let ring = self.ring.load_full();
-        let phase = match judge(ring.phase, step).map_err(StepError::Phase)? {
+        let phase = match follow(ring.phase, step).map_err(StepError::Phase)? {
             Move::Nothing => return Ok(()),
             Move::To(phase) => phase,
         };
@@ -293,7 +293,7 @@ mod tests {
             (Phase::Issuing, Step::Begin),
             (Phase::RollingBack, Step::Serve),
         ] {
-            assert!(judge(phase, step).is_err(), "{phase:?} {step:?}");
+            assert!(follow(phase, step).is_err(), "{phase:?} {step:?}");
         }
     }
 }

@@ -114,12 +114,12 @@ impl Pulse {
         self.clock_offset.load(Ordering::Relaxed)
     }
 
-    pub(super) fn judge(&self, limits: &PresenceLimits, monotonic: i64) -> Presence {
+    pub(super) fn presence(&self, limits: &PresenceLimits, monotonic: i64) -> Presence {
         let silence = match self.heard.load(Ordering::Relaxed) {
             heard if heard < 0 => Duration::MAX,
             heard => Duration::from_millis(monotonic.saturating_sub(heard).max(0).unsigned_abs()),
         };
-        limits.judge(self.attached(), silence)
+        limits.presence(self.attached(), silence)
     }
 }
 

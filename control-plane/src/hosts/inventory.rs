@@ -276,7 +276,7 @@ impl Inventory {
     fn with_pulse(&self, id: HostId, change: impl FnOnce(&Pulse)) {
         let Some(host) = self.get(id) else { return };
         change(&host.pulse);
-        if host.pulse.judge(&self.shared.limits, self.monotonic()) != host.presence {
+        if host.pulse.presence(&self.shared.limits, self.monotonic()) != host.presence {
             self.replace(id, |_| {});
         }
     }
@@ -289,7 +289,7 @@ impl Inventory {
         let mut written = HashMap::new();
         for tick in 1_u32.. {
             tokio::select! {
-                _ = ticks.tick() => self.judge_all(),
+                _ = ticks.tick() => self.renew_presence(),
                 () = stop.cancelled() => break,
             }
             if tick.is_multiple_of(WRITE_PULSES_EVERY) {
@@ -299,7 +299,7 @@ impl Inventory {
         self.write_pulses(&mut written).await;
     }
 
-    fn judge_all(&self) {
+    fn renew_presence(&self) {
         let monotonic = self.monotonic();
         let stale: Vec<HostId> = self
             .shared
@@ -307,7 +307,7 @@ impl Inventory {
             .read()
             .by_id
             .values()
-            .filter(|host| host.pulse.judge(&self.shared.limits, monotonic) != host.presence)
+            .filter(|host| host.pulse.presence(&self.shared.limits, monotonic) != host.presence)
             .map(|host| host.id)
             .collect();
         for id in stale {
@@ -351,7 +351,7 @@ impl Inventory {
     }
 
     fn put(&self, mut host: Host) -> Arc<Host> {
-        host.presence = host.pulse.judge(&self.shared.limits, self.monotonic());
+        host.presence = host.pulse.presence(&self.shared.limits, self.monotonic());
         let mut hosts = self.shared.hosts.write();
         hosts.version += 1;
         host.changed = hosts.version;

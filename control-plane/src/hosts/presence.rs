@@ -42,7 +42,7 @@ impl Default for PresenceLimits {
 impl PresenceLimits {
     /// The presence of a host whose agent is attached or not, and was heard so long ago. A dropped
     /// connection makes a host suspect at once; only time makes it offline.
-    pub(crate) fn judge(&self, attached: bool, silence: Duration) -> Presence {
+    pub(crate) fn presence(&self, attached: bool, silence: Duration) -> Presence {
         if silence >= self.offline_after {
             Presence::Offline
         } else if !attached || silence >= self.suspect_after {
@@ -60,12 +60,12 @@ mod tests {
     #[test]
     fn silence_and_a_dropped_connection_lower_it() {
         let limits = PresenceLimits::default();
-        let judge = |attached, seconds| limits.judge(attached, Duration::from_secs(seconds));
-        assert_eq!(judge(true, 0), Presence::Online);
-        assert_eq!(judge(true, 25), Presence::Suspect);
-        assert_eq!(judge(true, 45), Presence::Offline);
-        assert_eq!(judge(false, 0), Presence::Suspect);
-        assert_eq!(judge(false, 44), Presence::Suspect);
-        assert_eq!(judge(false, 45), Presence::Offline);
+        let presence = |attached, seconds| limits.presence(attached, Duration::from_secs(seconds));
+        assert_eq!(presence(true, 0), Presence::Online);
+        assert_eq!(presence(true, 25), Presence::Suspect);
+        assert_eq!(presence(true, 45), Presence::Offline);
+        assert_eq!(presence(false, 0), Presence::Suspect);
+        assert_eq!(presence(false, 44), Presence::Suspect);
+        assert_eq!(presence(false, 45), Presence::Offline);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     model::{Entry, EntryText, Order, State, Task},
     secrets::NotEncrypted,
     store::{
-        Durable, Receipt, StoreError,
+        Appended, Durable, StoreError,
         slot::{self, Taken},
     },
 };
@@ -211,7 +211,7 @@ impl Jobs {
         let mut taken = slot::take();
         let entry = taken.as_mut().map(|taken| entry(&job, taken.entry()));
         let record = record::encode(&job, entry.as_ref());
-        let Receipt { position, durable } = (self.0.store.intake)
+        let Appended { position, durable } = (self.0.store.intake)
             .append(record)
             .map_err(|error| StoreError::Broken(error.to_string().into()))?;
         taken.iter_mut().for_each(Taken::keep);

@@ -51,7 +51,7 @@ struct Marked {
     /// The ledger does not have the job at all.
     new: bool,
     /// Names the job's record in the intake, if it has one.
-    receipt: Option<i64>,
+    position: Option<i64>,
     /// What the audit log says of it: written with it.
     entries: Vec<EntryText>,
 }
@@ -80,7 +80,7 @@ impl Dirty {
             since,
             ordinals,
             new,
-            receipt,
+            position,
             entries,
         } = marked;
         let entry = self.jobs.entry(job.order.job_id).or_insert(Marked {
@@ -88,13 +88,13 @@ impl Dirty {
             since,
             ordinals: BTreeSet::new(),
             new: false,
-            receipt: None,
+            position: None,
             entries: Vec::new(),
         });
         entry.entries.extend(entries);
         entry.ordinals.extend(ordinals);
         entry.new |= new;
-        entry.receipt = entry.receipt.or(receipt);
+        entry.position = entry.position.or(position);
     }
 
     fn is_empty(&self) -> bool {
@@ -146,19 +146,19 @@ impl Recorder {
             since: Instant::now(),
             ordinals: ordinals.into_iter().collect(),
             new: false,
-            receipt: None,
+            position: None,
             entries: entry.into_iter().collect(),
         });
     }
 
-    /// The ledger does not have the job; `receipt` names its record in the intake, if it has one.
-    pub(super) fn mark_new(&self, job: &Arc<Job>, receipt: Option<i64>, entry: Option<EntryText>) {
+    /// The ledger does not have the job; `position` names its record in the intake, if it has one.
+    pub(super) fn mark_new(&self, job: &Arc<Job>, position: Option<i64>, entry: Option<EntryText>) {
         self.add(Marked {
             job: Arc::clone(job),
             since: Instant::now(),
             ordinals: (0..job.len()).collect(),
             new: true,
-            receipt,
+            position,
             entries: entry.into_iter().collect(),
         });
     }
@@ -232,9 +232,9 @@ impl Recorder {
             self.failing.store(written.is_err(), Ordering::Relaxed);
             match written {
                 Ok(durable) => {
-                    let receipts: Vec<_> = taken.jobs.iter().filter_map(|m| m.receipt).collect();
-                    if !receipts.is_empty() {
-                        tokio::spawn(release(intake.clone(), durable.clone(), receipts));
+                    let positions: Vec<_> = taken.jobs.iter().filter_map(|m| m.position).collect();
+                    if !positions.is_empty() {
+                        tokio::spawn(release(intake.clone(), durable.clone(), positions));
                     }
                     for waiter in taken.waiters {
                         let _ = waiter.answer.send(Ok(durable.clone()));
@@ -407,9 +407,9 @@ pub(super) fn change(job: &Job) -> JobChange {
 }
 
 /// Lets go of records in the intake once the ledger has their jobs durably.
-async fn release(intake: Intake, durable: Durable, receipts: Vec<i64>) {
+async fn release(intake: Intake, durable: Durable, positions: Vec<i64>) {
     if durable.wait_patiently().await.is_ok()
-        && let Err(error) = intake.release(&receipts)
+        && let Err(error) = intake.release(&positions)
     {
         tracing::warn!(%error, "the intake was not emptied: {error}");
     }

@@ -9,7 +9,7 @@ use cedar_policy::{
 use parking_lot::RwLock;
 
 use super::{
-    Action, Circumstances, Traits, Verdict, Who,
+    Circumstances, Right, Traits, Verdict, Who,
     set::{Need, Set, Slice, Type, action_uid, bare},
 };
 
@@ -63,7 +63,7 @@ pub(crate) struct Judgement {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     who: Who,
-    action: Action,
+    right: Right,
     traits: Option<Arc<Traits>>,
     /// Only of a host that policies name.
     host: Option<String>,
@@ -80,7 +80,7 @@ pub(crate) struct Judge {
     /// As in the ledger; 0 is the shipped one.
     pub(crate) version: i64,
     remembered: RwLock<HashMap<Key, Arc<Judgement>>>,
-    slices: RwLock<HashMap<(Action, Roles), Arc<Slice>>>,
+    slices: RwLock<HashMap<(Right, Roles), Arc<Slice>>>,
     authorizer: Authorizer,
     actions: Vec<EntityUid>,
 }
@@ -94,7 +94,7 @@ impl Judge {
             remembered: RwLock::default(),
             slices: RwLock::default(),
             authorizer: Authorizer::new(),
-            actions: Action::ALL.map(|(action, _)| action_uid(action)).into(),
+            actions: Right::ALL.map(|(right, _)| action_uid(right)).into(),
         }
     }
 
@@ -102,7 +102,7 @@ impl Judge {
     pub(crate) fn judge(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         resource: Resource<'_>,
         circumstances: Circumstances,
         hour: Hour,
@@ -115,7 +115,7 @@ impl Judge {
         };
         let key = Key {
             who: who.clone(),
-            action,
+            right,
             traits,
             host,
             circumstances: Circumstances {
@@ -136,7 +136,7 @@ impl Judge {
         if let Some(known) = self.remembered.read().get(&key) {
             return Arc::clone(known);
         }
-        let judgement = Arc::new(self.ask(who, action, &key, circumstances, hour));
+        let judgement = Arc::new(self.ask(who, right, &key, circumstances, hour));
         let mut remembered = self.remembered.write();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
@@ -148,13 +148,13 @@ impl Judge {
     fn ask(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         key: &Key,
         circumstances: Circumstances,
         hour: Hour,
     ) -> Judgement {
-        let slice = self.slice(who, action);
-        match self.question(who, action, key, circumstances, hour) {
+        let slice = self.slice(who, right);
+        match self.question(who, right, key, circumstances, hour) {
             Ok((request, entities)) => self.answer(&slice, &request, &entities, circumstances),
             // Nothing that anybody may write makes an entity that cannot be; if one is, it may nothing.
             Err(error) => {
@@ -168,12 +168,12 @@ impl Judge {
     }
 
     /// The policies that may have a say.
-    fn slice(&self, who: &Who, action: Action) -> Arc<Slice> {
-        let key = (action, Arc::clone(&who.roles));
+    fn slice(&self, who: &Who, right: Right) -> Arc<Slice> {
+        let key = (right, Arc::clone(&who.roles));
         if let Some(known) = self.slices.read().get(&key) {
             return Arc::clone(known);
         }
-        let slice = Arc::new(self.set.slice(action, &who.all_roles()));
+        let slice = Arc::new(self.set.slice(right, &who.all_roles()));
         let mut slices = self.slices.write();
         if slices.len() >= SLICES_MAX {
             slices.clear();
@@ -185,7 +185,7 @@ impl Judge {
     fn question(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         key: &Key,
         circumstances: Circumstances,
         hour: Hour,
@@ -242,7 +242,7 @@ impl Judge {
                 RestrictedExpression::new_bool(circumstances.own),
             ),
         ])?;
-        let action = self.actions[action as usize].clone();
+        let action = self.actions[right as usize].clone();
         let request = Request::new(asker, action, about, context, None)?;
         Ok((
             request,

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Action, Circumstances, Hour, Judge, PolicyError, Resource, Set, Source, Target, TraitsKept,
+    Circumstances, Hour, Judge, PolicyError, Resource, Right, Set, Source, Target, TraitsKept,
     Verdict, Who, plan,
 };
 use crate::model::{Files, Mode, ModeError, NetworkAccess};
@@ -179,7 +179,7 @@ impl PolicyFiles {
         let timed = traits.iter().take(sets).map(|traits| {
             let begun = Instant::now();
             let about = Resource::Host("h-1", traits);
-            judge.judge(&who, Action::JobCreate, about, how, Hour::default());
+            judge.judge(&who, Right::JobCreate, about, how, Hour::default());
             begun.elapsed()
         });
         let thought = timed.collect();
@@ -199,7 +199,7 @@ impl PolicyFiles {
     }
 
     fn try_case(&self, case: &Case, name: &str) -> Result<TriedCase, String> {
-        let action = Action::from_text(&case.action)
+        let right = Right::from_text(&case.action)
             .ok_or_else(|| format!("there is no action {:?}", case.action))?;
         let expected = ["allow", "deny", "needs-approval", "needs-confirmation"];
         if !expected.contains(&&*case.expect) {
@@ -222,7 +222,7 @@ impl PolicyFiles {
             _ => return Err("source is grpc or mcp".to_owned()),
         };
         let traits = TraitsKept::default().of(&case.labels, mode(&case.limit)?);
-        let about = if action.is_about_hosts() {
+        let about = if right.is_about_hosts() {
             Resource::Host(&case.host, &traits)
         } else {
             Resource::Fleet
@@ -238,7 +238,7 @@ impl PolicyFiles {
             granted: false,
         };
         let hour = Hour::of(case.time.saturating_mul(1000));
-        let judged = self.0.judge(&who(case)?, action, about, how, hour);
+        let judged = self.0.judge(&who(case)?, right, about, how, hour);
         Ok(TriedCase {
             name: name.to_owned(),
             expected: case.expect.clone(),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Action, Circumstances, Decision, Traits, Verdict, Who,
+    Circumstances, Decision, Right, Traits, Verdict, Who,
     judgement::{Hour, Judge, Resource},
 };
 use crate::model::{Mode, NetworkAccess};
@@ -187,7 +187,7 @@ fn combine(
             granted: group.first.granted,
             ..how
         };
-        let judged = judge.judge(who, Action::JobCreate, about, how, hour);
+        let judged = judge.judge(who, Right::JobCreate, about, how, hour);
         if judged.verdict == Verdict::Deny {
             denied.denied.extend(&group.places);
             add(&mut denied.rules, &judged.rules);

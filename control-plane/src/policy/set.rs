@@ -11,7 +11,7 @@ use cedar_policy::{
 };
 use miette::Diagnostic as _;
 
-use super::{Action, limits::Limits};
+use super::{Right, limits::Limits};
 use crate::model::{Files, approval::ROLES, check_name};
 
 /// The files that are shipped, in force until somebody sets others.
@@ -168,8 +168,8 @@ impl Set {
 
     /// The policies to ask about an action of whoever has these roles: each that is asked costs time, whether it
     /// applies or not.
-    pub(super) fn slice(&self, action: Action, roles: &[&str]) -> Slice {
-        let action = action_uid(action);
+    pub(super) fn slice(&self, right: Right, roles: &[&str]) -> Slice {
+        let action = action_uid(right);
         let concerned = self
             .policies
             .iter()
@@ -335,8 +335,8 @@ fn is_about_roles(policy: &Policy, roles: &[&str]) -> bool {
     }
 }
 
-pub(super) fn action_uid(action: Action) -> EntityUid {
-    Type::Action.uid(action.text())
+pub(super) fn action_uid(right: Right) -> EntityUid {
+    Type::Action.uid(right.text())
 }
 
 /// The types of the schema that a question is about.
@@ -442,7 +442,7 @@ mod tests {
             .actions()
             .map(|uid| uid.id().unescaped().to_owned())
             .collect();
-        let mut ours = Action::ALL.map(|(_, name)| name.to_owned());
+        let mut ours = Right::ALL.map(|(_, name)| name.to_owned());
         named.sort();
         ours.sort();
         assert_eq!(named, ours);

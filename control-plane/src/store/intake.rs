@@ -49,7 +49,7 @@ impl Drop for Inner {
 }
 
 /// A record that was written.
-pub(crate) struct Receipt {
+pub(crate) struct Appended {
     /// Names the record until the database has it durably.
     pub(crate) position: i64,
     /// Waits until it survives a power cut.
@@ -127,7 +127,7 @@ impl Intake {
     }
 
     /// Writes a record. Once this returns, the end of this process cannot undo it.
-    pub(crate) fn append(&self, record: Vec<u8>) -> io::Result<Receipt> {
+    pub(crate) fn append(&self, record: Vec<u8>) -> io::Result<Appended> {
         let mut state = self.0.log.state.lock();
         let other = 1 - state.current;
         if self.0.log.files[state.current].len() >= FILE_BYTES && state.waiting_in[other] == 0 {
@@ -143,7 +143,7 @@ impl Intake {
         state.waiting.insert(position, (current, record));
         // Under the lock: what is written must not be noted before what came ahead of it.
         self.0.syncer.wrote(position);
-        Ok(Receipt {
+        Ok(Appended {
             position,
             durable: self.0.syncer.at(position),
         })
@@ -262,8 +262,8 @@ mod tests {
         assert_eq!(Intake::open(directory.path()).unwrap().left().len(), 40);
         intake.release(&positions).unwrap();
         for _ in 0..200 {
-            let receipt = intake.append(large.clone()).unwrap();
-            intake.release(&[receipt.position]).unwrap();
+            let appended = intake.append(large.clone()).unwrap();
+            intake.release(&[appended.position]).unwrap();
         }
         let size: u64 = std::fs::read_dir(directory.path())
             .unwrap()

@@ -22,7 +22,7 @@ use crate::{
         Mode,
         approval::{Approval, State, Subject, Terms},
     },
-    policy::Action,
+    policy::Right,
     selector::Selector,
     store::approvals::ApprovalFilter,
     times,
@@ -42,7 +42,7 @@ const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const GRANTS_MAX: i64 = 1000;
 
 /// What policy has to permit whoever gives a grant.
-const GIVE: Action = Action::GrantWrite;
+const GIVE: Right = Right::GrantWrite;
 
 /// The rule that holds a grant back.
 const GRANT_RULE: &str = "grants-need-approval";
@@ -62,7 +62,7 @@ impl ApprovalDoor {
         let mut hosts = self.inventory.everything();
         hosts.retain(|host| selector.matches(&**host));
         for action in &terms.actions {
-            let Some(known) = Action::from_text(action) else {
+            let Some(known) = Right::from_text(action) else {
                 return Check::Drifted(format!("there is no action {action}"));
             };
             if let Some(host) = self

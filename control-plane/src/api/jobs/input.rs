@@ -8,7 +8,7 @@ use muster_proto::{
 };
 use tonic::Status;
 
-use super::{JobDoor, no_task, store};
+use super::{JobDoor, no_task};
 use crate::{
     api::{caller::Caller, convert, status},
     jobs::{Answer, Input, TaskRef, Writer},
@@ -96,7 +96,11 @@ impl JobDoor {
             let id: String = text.chars().take(80).collect();
             status::refuse(Reason::TaskNotFound, &format!("there is no task {id:?}"))
         })?;
-        let found = self.jobs.find(id).await.map_err(|e| store(&e))?;
+        let found = self
+            .jobs
+            .find(id)
+            .await
+            .map_err(|error| status::of(&error))?;
         found
             .filter(|task| self.sees(caller, task))
             .ok_or_else(|| no_task(id))

@@ -28,7 +28,7 @@ use crate::{
         Mode, NetworkAccess,
         approval::{Approval, State, Subject},
     },
-    policy::{Action as Asked, Circumstances, Plan, Verdict},
+    policy::{Circumstances, Plan, Right, Verdict},
 };
 
 /// Bytes of the names of hosts in one refusal.
@@ -150,7 +150,7 @@ impl JobDoor {
         caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
         for grant in caller
             .rights
-            .grants_in(&caller.who, &decision.rules, Asked::JobCreate)
+            .grants_in(&caller.who, &decision.rules, Right::JobCreate)
         {
             audit::effect("grant", grant.id);
         }

@@ -6,7 +6,7 @@ use muster_proto::{
 };
 use tonic::Status;
 
-use super::{JobDoor, TARGETS_MAX, no_job, no_task, store};
+use super::{JobDoor, TARGETS_MAX, no_job, no_task};
 use crate::{
     api::{
         caller::Caller,
@@ -15,14 +15,18 @@ use crate::{
     },
     jobs::TaskRef,
     model::Summary,
-    policy::{Action, Circumstances},
+    policy::{Circumstances, Right},
     store::jobs::{JobFilter, TaskFilter},
 };
 
 impl JobDoor {
     /// The job, if the caller may see it or a part of it.
     pub(super) async fn visible(&self, caller: &Caller, id: JobId) -> Result<Summary, Status> {
-        let job = self.jobs.get(id).await.map_err(|e| store(&e))?;
+        let job = self
+            .jobs
+            .get(id)
+            .await
+            .map_err(|error| status::of(&error))?;
         let job = job.ok_or_else(|| no_job(id))?;
         if caller.owns(&job.order.principal) {
             return Ok(job);
@@ -36,7 +40,7 @@ impl JobDoor {
             ..JobFilter::default()
         };
         let seen = self.jobs.list(&filter, None, 1).await;
-        let seen = seen.map_err(|e| store(&e))?;
+        let seen = seen.map_err(|error| status::of(&error))?;
         seen.first().map(|_| job).ok_or_else(|| no_job(id))
     }
 
@@ -48,9 +52,17 @@ impl JobDoor {
 
     /// Whether the task is of a job of the caller's own.
     pub(super) async fn owns_task(&self, caller: &Caller, id: TaskId) -> Result<bool, Status> {
-        let found = self.jobs.task(id).await.map_err(|e| store(&e))?;
+        let found = self
+            .jobs
+            .task(id)
+            .await
+            .map_err(|error| status::of(&error))?;
         let (job, _) = found.ok_or_else(|| no_task(id))?;
-        let job = self.jobs.get(job).await.map_err(|e| store(&e))?;
+        let job = self
+            .jobs
+            .get(job)
+            .await
+            .map_err(|error| status::of(&error))?;
         Ok(job.is_some_and(|job| caller.owns(&job.order.principal)))
     }
 
@@ -62,7 +74,7 @@ impl JobDoor {
             // There is nobody to type to; the room says so.
             None => Ok(()),
             Some(host) => caller.need(
-                Action::JobInput,
+                Right::JobInput,
                 &host,
                 Circumstances {
                     own,
@@ -90,13 +102,13 @@ impl JobDoor {
         };
         let limit = i64::try_from(TARGETS_MAX).unwrap_or(i64::MAX);
         let tasks = self.jobs.list_tasks(&filter, None, limit).await;
-        let tasks = tasks.map_err(|e| store(&e))?;
+        let tasks = tasks.map_err(|error| status::of(&error))?;
         let mut denied = Vec::new();
         for row in &tasks {
             let may = self
                 .inventory
                 .get(row.task.host_id)
-                .is_none_or(|host| caller.may(Action::JobCancel, &host));
+                .is_none_or(|host| caller.may(Right::JobCancel, &host));
             if !may {
                 denied.push(&*row.task.host_name);
             }

@@ -6,7 +6,7 @@ use crate::{
         Principal, PrincipalKind,
         approval::{Approval, ROLES, Subject},
     },
-    policy::{Action, Circumstances, Resource, Verdict, Who},
+    policy::{Circumstances, Resource, Right, Verdict, Who},
 };
 
 impl Rights {
@@ -21,13 +21,13 @@ impl Rights {
             kind,
             Ok(PrincipalKind::Operator | PrincipalKind::Automation)
         ) && self.access.barred(&who.principal).is_none()
-            && may(Action::ApprovalAnswer)
+            && may(Right::ApprovalAnswer)
             && match approval.subject {
                 Subject::Job { .. } => {
                     let own = who.all_roles();
                     approval.from.split(ROLES).all(|role| own.contains(&role))
                 }
-                Subject::Grant(_) => may(Action::GrantWrite),
+                Subject::Grant(_) => may(Right::GrantWrite),
             }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     hosts::Host,
     model::{Mode, NetworkAccess},
     policy::{
-        Action, BY_GRANT, Circumstances, Hour, Judgement, Plan, Resource, Source, Target, Verdict,
+        BY_GRANT, Circumstances, Hour, Judgement, Plan, Resource, Right, Source, Target, Verdict,
         Who, candidates, plan,
     },
 };
@@ -25,24 +25,24 @@ impl Rights {
     pub(super) fn judge_host(
         &self,
         who: &Who,
-        action: Action,
+        right: Right,
         host: &Host,
         how: Circumstances,
     ) -> Arc<Judgement> {
         let about = || Resource::Host(&host.id_text, &host.traits);
-        let judged = self.judge(who, action, about(), how);
+        let judged = self.judge(who, right, about(), how);
         if judged.verdict != Verdict::Deny {
             return judged;
         }
-        let given = self.given(who, action);
-        if !given.iter().any(|one| self.gives(one, action, host, how)) {
+        let given = self.given(who, right);
+        if !given.iter().any(|one| self.gives(one, right, host, how)) {
             return judged;
         }
         let granted = Circumstances {
             granted: true,
             ..how
         };
-        self.judge(who, action, about(), granted)
+        self.judge(who, right, about(), granted)
     }
 
     /// Decides about a job on these hosts, as policies and grants stand now. What is possible without a grant needs none.
@@ -57,7 +57,7 @@ impl Rights {
         if refused.decision.verdict != Verdict::Deny {
             return refused;
         }
-        let given = self.given(who, Action::JobCreate);
+        let given = self.given(who, Right::JobCreate);
         if given.is_empty() {
             return refused;
         }
@@ -72,7 +72,7 @@ impl Rights {
             let granted = |host: &Host| {
                 given
                     .iter()
-                    .any(|one| self.gives(one, Action::JobCreate, host, of_host))
+                    .any(|one| self.gives(one, Right::JobCreate, host, of_host))
             };
             let found = self.plan_with(who, hosts, (Some(mode), Some(network)), how, granted);
             match found.decision.verdict {
@@ -105,12 +105,12 @@ impl Rights {
     }
 
     /// The grants of somebody for an action. One lasts no longer than those who gave it may give it.
-    fn given(&self, who: &Who, action: Action) -> Vec<Given> {
-        let grants = self.grants.of(&who.principal, action.text(), now());
+    fn given(&self, who: &Who, right: Right) -> Vec<Given> {
+        let grants = self.grants.of(&who.principal, right.text(), now());
         let counts = |by: &Who| {
             let judged = self.judge(
                 by,
-                Action::GrantWrite,
+                Right::GrantWrite,
                 Resource::Fleet,
                 Circumstances::default(),
             );
@@ -130,28 +130,23 @@ impl Rights {
     }
 
     /// Those of somebody's grants that may have decided; none if no grant did.
-    pub(crate) fn grants_in(
-        &self,
-        who: &Who,
-        rules: &[Arc<str>],
-        action: Action,
-    ) -> Vec<Arc<Grant>> {
+    pub(crate) fn grants_in(&self, who: &Who, rules: &[Arc<str>], right: Right) -> Vec<Arc<Grant>> {
         match rules.iter().any(|rule| &**rule == BY_GRANT) {
-            true => self.grants.of(&who.principal, action.text(), now()),
+            true => self.grants.of(&who.principal, right.text(), now()),
             false => Vec::new(),
         }
     }
 
     /// Whether a grant permits this on a host: it chooses the host, and whoever gave it may do the same there.
-    fn gives(&self, given: &Given, action: Action, host: &Host, how: Circumstances) -> bool {
+    fn gives(&self, given: &Given, right: Right, host: &Host, how: Circumstances) -> bool {
         let reaches = how.mode.is_none_or(|mode| mode <= given.grant.mode);
         reaches
             && given.grant.selector.matches(host)
-            && (given.by.iter()).all(|by| self.may_themselves(by, action, host, how))
+            && (given.by.iter()).all(|by| self.may_themselves(by, right, host, how))
     }
 
     /// Whether somebody may do it without anybody's approval.
-    fn may_themselves(&self, who: &Who, action: Action, host: &Host, how: Circumstances) -> bool {
+    fn may_themselves(&self, who: &Who, right: Right, host: &Host, how: Circumstances) -> bool {
         let how = Circumstances {
             source: Source::Grpc,
             // They confirm it by giving it.
@@ -162,33 +157,33 @@ impl Rights {
             ..how
         };
         let about = Resource::Host(&host.id_text, &host.traits);
-        self.judge(who, action, about, how).verdict == Verdict::Allow
+        self.judge(who, right, about, how).verdict == Verdict::Allow
     }
 
     /// The first of these hosts on which somebody may not give this away.
     pub(crate) fn may_not_give<'a>(
         &self,
         principal: &str,
-        action: Action,
+        right: Right,
         mode: Mode,
         hosts: &'a [Arc<Host>],
     ) -> Option<&'a Arc<Host>> {
         let who = self.access.who(&principal.into());
-        let ways = match action {
-            Action::JobCreate => candidates((Some(mode), None)),
+        let ways = match right {
+            Right::JobCreate => candidates((Some(mode), None)),
             _ => vec![(mode, NetworkAccess::None)],
         };
         hosts.iter().find(|host| {
             !ways.iter().any(|(mode, network)| {
-                let how = match action {
-                    Action::JobCreate => Circumstances {
+                let how = match right {
+                    Right::JobCreate => Circumstances {
                         mode: Some(*mode),
                         network: Some(*network),
                         ..Circumstances::default()
                     },
                     _ => Circumstances::default(),
                 };
-                self.may_themselves(&who, action, host, how)
+                self.may_themselves(&who, right, host, how)
             })
         })
     }

@@ -33,7 +33,7 @@ fn create(judge: &Judge, who: &Who, how: Circumstances) -> Verdict {
     let traits = host("prod");
     let judged = judge.judge(
         who,
-        Action::JobCreate,
+        Right::JobCreate,
         Resource::Host("h-1", &traits),
         how,
         Hour::default(),
@@ -47,22 +47,16 @@ fn nothing_is_allowed_that_nothing_permits() {
     let nobody = who("operator/eve", &[]);
     let empty = judge("");
     let admin = who("operator/ada", &["admin"]);
-    for (action, name) in Action::ALL {
+    for (right, name) in Right::ALL {
         let traits = host("prod");
-        let about = if action.is_about_hosts() {
+        let about = if right.is_about_hosts() {
             Resource::Host("h-1", &traits)
         } else {
             Resource::Fleet
         };
         let ask = |judge: &Judge, who: &Who| {
             judge
-                .judge(
-                    who,
-                    action,
-                    about,
-                    Circumstances::default(),
-                    Hour::default(),
-                )
+                .judge(who, right, about, Circumstances::default(), Hour::default())
                 .verdict
                 .clone()
         };
@@ -77,19 +71,19 @@ fn what_is_shipped_lets_each_role_do_its_own() {
     let shipped = Judge::new(Set::shipped(), 0);
     let allowed = |who: &Who| -> Vec<&str> {
         let traits = host("prod");
-        let about = |action: Action| {
-            if action.is_about_hosts() {
+        let about = |right: Right| {
+            if right.is_about_hosts() {
                 Resource::Host("h-1", &traits)
             } else {
                 Resource::Fleet
             }
         };
-        Action::ALL
+        Right::ALL
             .into_iter()
-            .filter(|(action, _)| {
+            .filter(|(right, _)| {
                 let how = in_mode(Mode::Edit);
                 shipped
-                    .judge(who, *action, about(*action), how, Hour::default())
+                    .judge(who, *right, about(*right), how, Hour::default())
                     .verdict
                     == Verdict::Allow
             })
@@ -112,13 +106,13 @@ fn what_is_shipped_lets_each_role_do_its_own() {
         ]
     );
     let operator = allowed(&who("operator/o", &["operator"]));
-    for action in [
+    for right in [
         "access.write",
         "policy.write",
         "grant.write",
         "authority.write",
     ] {
-        assert!(!operator.contains(&action), "{action} widens rights");
+        assert!(!operator.contains(&right), "{right} widens rights");
     }
     assert_eq!(operator.len(), 20);
 }
@@ -154,7 +148,7 @@ fn labels_and_names_decide() {
         let about = Resource::Host(id, traits);
         by_label.judge(
             &ada,
-            Action::JobCreate,
+            Right::JobCreate,
             about,
             Circumstances::default(),
             Hour::default(),
@@ -273,7 +267,7 @@ fn the_hour_counts_where_a_policy_looks_at_it() {
         by_day
             .judge(
                 &ada,
-                Action::JobCreate,
+                Right::JobCreate,
                 about,
                 Circumstances::default(),
                 Hour::of(time),
@@ -310,7 +304,7 @@ fn only_policies_of_other_roles_are_not_asked() {
     assert!(!may("operator/cy", &["dba"]) && !may("operator/dan", &["viewer", "guest"]));
     assert!(!may("operator/eve", &["admin"]));
     let asked = |roles: &[&str]| {
-        let slice = judge.set.slice(Action::JobCreate, roles);
+        let slice = judge.set.slice(Right::JobCreate, roles);
         slice.plain.policies().count()
     };
     assert_eq!(
@@ -353,7 +347,7 @@ fn a_grant_is_a_permit_and_lifts_nothing_that_forbids() {
     let about = Resource::Host("h-1", &traits);
     let judged = guarded.judge(
         &ai,
-        Action::JobCreate,
+        Right::JobCreate,
         about,
         granted(Mode::ReadOnly),
         Hour::default(),

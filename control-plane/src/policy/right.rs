@@ -1,8 +1,8 @@
-//! What somebody may want to do, as policies name it.
+//! What somebody may have to be allowed to do. Policies write a right where Cedar says action.
 
-/// What somebody wants to do.
+/// The right to do something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Action {
+pub(crate) enum Right {
     HostRead,
     HostUpdate,
     HostInstruct,
@@ -29,8 +29,8 @@ pub(crate) enum Action {
     AuthorityWrite,
 }
 
-impl Action {
-    /// Every action with its name.
+impl Right {
+    /// Every right with its name.
     pub(crate) const ALL: [(Self, &'static str); 24] = [
         (Self::HostRead, "host.read"),
         (Self::HostUpdate, "host.update"),
@@ -63,11 +63,10 @@ impl Action {
         Self::ALL[self as usize].1
     }
 
-    /// The action of that name.
+    /// The right of that name.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let mut all = Self::ALL.into_iter();
-        all.find(|(_, name)| *name == text)
-            .map(|(action, _)| action)
+        all.find(|(_, name)| *name == text).map(|(right, _)| right)
     }
 
     /// Whether it is about a host, and not about the fleet as a whole.
@@ -96,11 +95,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn actions_are_found_by_their_names() {
-        for (index, (action, name)) in Action::ALL.into_iter().enumerate() {
-            assert_eq!(action as usize, index, "{name}");
-            assert_eq!(Action::from_text(name), Some(action));
+    fn rights_are_found_by_their_names() {
+        for (index, (right, name)) in Right::ALL.into_iter().enumerate() {
+            assert_eq!(right as usize, index, "{name}");
+            assert_eq!(Right::from_text(name), Some(right));
         }
-        assert_eq!(Action::from_text("job.destroy"), None);
+        assert_eq!(Right::from_text("job.destroy"), None);
     }
 }
