@@ -4,6 +4,7 @@
 //! in force for the next question; who follows something for long hears of it and asks again.
 
 mod decision;
+mod entities;
 mod judgement;
 mod limits;
 mod offline;

@@ -10,7 +10,8 @@ use parking_lot::RwLock;
 
 use super::{
     Circumstances, Right, Traits, Verdict, Who,
-    set::{Need, Set, Slice, Type, action_uid, bare},
+    entities::{Type, action_uid, bare},
+    set::{Need, Set, Slice},
 };
 
 /// Judgements that are remembered; then it begins anew.

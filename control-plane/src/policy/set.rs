@@ -1,18 +1,25 @@
 //! A set of policies: files in, checked against the schema, and made ready to be asked.
 
+mod files;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
 };
 
 use cedar_policy::{
-    ActionConstraint, Effect, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
-    PolicySet, PrincipalConstraint, Schema, ValidationMode, Validator,
+    ActionConstraint, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, Schema,
+    ValidationMode, Validator,
 };
-use miette::Diagnostic as _;
 
-use super::{Right, limits::Limits};
-use crate::model::{Files, approval::ROLES, check_name};
+pub use self::files::PolicyError;
+use self::files::{about_all, at, check_names, read_file};
+use super::{
+    Right,
+    entities::{TYPES, Type, action_uid},
+    limits::Limits,
+};
+use crate::model::Files;
 
 /// The files that are shipped, in force until somebody sets others.
 pub(crate) const SHIPPED: [(&str, &str); 5] = [
@@ -32,12 +39,6 @@ pub(crate) const SCHEMA: &str = include_str!("../../policies/muster.cedarschema"
 /// The file with limits; every other one holds policies.
 pub(crate) const LIMITS_FILE: &str = "limits.toml";
 
-/// Files of one set.
-const FILES_MAX: usize = 100;
-
-/// Bytes of all files of a set.
-const BYTES_MAX: usize = 1 << 20;
-
 /// Policies of one set.
 const POLICIES_MAX: usize = 2000;
 
@@ -45,20 +46,6 @@ static CHECKER: LazyLock<Validator> = LazyLock::new(|| {
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the schema is our own");
     Validator::new(schema)
 });
-
-/// Why files are no policies.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {cause}")]
-pub struct PolicyError {
-    /// Which file; empty if it is about all of them.
-    pub file: String,
-    /// From 1; 0 if it is about the whole file.
-    pub line: usize,
-    /// From 1.
-    pub column: usize,
-    /// What is wrong, in words.
-    pub cause: String,
-}
 
 /// What lifts a policy that does not count by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,94 +194,6 @@ impl Set {
     }
 }
 
-fn check_names(files: &Files) -> Result<(), PolicyError> {
-    if files.len() > FILES_MAX {
-        return Err(about_all(format!("a set has at most {FILES_MAX} files")));
-    }
-    if files.values().map(String::len).sum::<usize>() > BYTES_MAX {
-        return Err(about_all("a set has at most 1 MiB".to_owned()));
-    }
-    for name in files.keys() {
-        let stem = name.strip_suffix(".cedar").unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let named = !stem.is_empty() && !stem.starts_with('.') && stem.len() <= 100;
-        if name != LIMITS_FILE && !(named && stem.chars().all(plain)) {
-            let name: String = name.chars().take(80).collect();
-            return Err(about_all(format!(
-                "{name:?} is not \"limits.toml\" and no name like \"web-team.cedar\""
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn read_file(file: &str, text: &str) -> Result<Vec<(Policy, Rule)>, PolicyError> {
-    let set: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
-        let first = errors.iter().next();
-        let offset = first
-            .and_then(|error| error.labels()?.next())
-            .map_or(0, |label| label.offset());
-        at(file, text, offset, errors.to_string())
-    })?;
-    if set.templates().next().is_some() {
-        let cause = "holds a template (?principal or ?resource); write policies".to_owned();
-        return Err(at(file, text, 0, cause));
-    }
-    let mut found = Vec::new();
-    for policy in set.policies() {
-        let offset = policy.as_ref().loc().map_or(0, |loc| loc.start());
-        let (line, column) = place(text, offset);
-        let id = match policy.annotation("id") {
-            Some(id) if !id.is_empty() => id.to_owned(),
-            _ => format!("{file}:{line}"),
-        };
-        let need = need(policy).map_err(|cause| PolicyError {
-            file: file.to_owned(),
-            line,
-            column,
-            cause,
-        })?;
-        let rule = Rule {
-            id: id.as_str().into(),
-            text: policy.annotation("text").unwrap_or_default().to_owned(),
-            file: file.to_owned(),
-            line,
-            need,
-            permits: policy.effect() == Effect::Permit,
-        };
-        found.push((policy.new_id(PolicyId::new(id)), rule));
-    }
-    found.sort_by_key(|(_, rule)| rule.line);
-    Ok(found)
-}
-
-/// What `@needs` says.
-fn need(policy: &Policy) -> Result<Option<Need>, String> {
-    match policy.annotation("needs") {
-        None => Ok(None),
-        Some("confirmation") => Ok(Some(Need::Confirmation)),
-        Some("approval") => {
-            let count = policy.annotation("count").unwrap_or("1");
-            let count: u32 = count
-                .parse()
-                .ok()
-                .filter(|count| (1..=20).contains(count))
-                .ok_or_else(|| format!("@count({count:?}) is not 1 to 20"))?;
-            let from = policy.annotation("approvers").unwrap_or("admin");
-            if from.split(ROLES).any(|role| check_name(role).is_err()) {
-                return Err(format!(
-                    "@approvers({from:?}) is no role, as \"admin\", and not several, as \"admin+dba\""
-                ));
-            }
-            let from = from.into();
-            Ok(Some(Need::Approval { count, from }))
-        }
-        Some(other) => Err(format!(
-            "@needs({other:?}) is neither \"approval\" nor \"confirmation\""
-        )),
-    }
-}
-
 fn validate(policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Result<(), PolicyError> {
     let all = PolicySet::from_policies(policies.iter().cloned())
         .map_err(|error| about_all(error.to_string()))?;
@@ -335,77 +234,9 @@ fn is_about_roles(policy: &Policy, roles: &[&str]) -> bool {
     }
 }
 
-pub(super) fn action_uid(right: Right) -> EntityUid {
-    Type::Action.uid(right.text())
-}
-
-/// The types of the schema that a question is about.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Type {
-    Principal,
-    Role,
-    Fleet,
-    Host,
-    Action,
-}
-
-/// Read once: to read the names of one question takes as long as to answer it.
-static TYPES: LazyLock<[EntityTypeName; 5]> = LazyLock::new(|| {
-    [
-        "Muster::Principal",
-        "Muster::Role",
-        "Muster::Fleet",
-        "Muster::Host",
-        "Muster::Action",
-    ]
-    .map(|name| name.parse().expect("the names of types are our own"))
-});
-
-impl Type {
-    /// The entity of this type that has this id.
-    pub(super) fn uid(self, id: &str) -> EntityUid {
-        EntityUid::from_type_name_and_id(TYPES[self as usize].clone(), EntityId::new(id))
-    }
-}
-
-/// An entity that has nothing but its name.
-pub(super) fn bare(uid: EntityUid) -> Entity {
-    Entity::with_uid(uid)
-}
-
-fn at(file: &str, text: &str, offset: usize, cause: String) -> PolicyError {
-    let (line, column) = place(text, offset);
-    PolicyError {
-        file: file.to_owned(),
-        line,
-        column,
-        cause,
-    }
-}
-
-fn about_all(cause: String) -> PolicyError {
-    PolicyError {
-        file: String::new(),
-        line: 0,
-        column: 0,
-        cause,
-    }
-}
-
-/// Line and column of an offset, from 1.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let start = before
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
-    (line, before.len() - start + 1)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{files::BYTES_MAX, *};
 
     fn one(text: &str) -> Result<Set, PolicyError> {
         Set::read([("a.cedar".to_owned(), text.to_owned())].into())
