@@ -7,6 +7,7 @@ pub(crate) mod approval;
 mod counts;
 pub(crate) mod entry;
 mod host;
+mod kind;
 mod mode;
 mod names;
 mod order;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     counts::{Counts, JobState},
     entry::{Entry, EntryText},
     host::{Ceiling, FactKey, Facts, Instruction, Labels, Lock, Network, NewHost, etag},
+    kind::{ANY_JOB, Kind},
     mode::{Mode, ModeError, NetworkAccess, mode_in, mode_out},
     names::{NameError, check_labels, check_name, make_name},
     order::{Order, Summary},

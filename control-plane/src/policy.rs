@@ -10,6 +10,7 @@ mod limits;
 mod offline;
 mod plan;
 mod question;
+mod readings;
 mod right;
 mod set;
 mod traits;

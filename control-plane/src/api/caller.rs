@@ -182,7 +182,7 @@ impl<S> Admitted<S> {
         }
         match need {
             // The door asks for each host.
-            Need::Nothing | Need::Hosts(_) => {}
+            Need::Nothing | Need::Hosts(_) | Need::Job => {}
             Need::Fleet(action) => {
                 let judged = caller.judged_fleet(action);
                 entry.rules.clone_from(&judged.rules);

@@ -19,16 +19,13 @@ use crate::{
     audit,
     clock::now,
     hosts::{Host, Inventory},
-    model::{Mode, NetworkAccess, Principal, entry},
+    model::{Kind, Mode, NetworkAccess, Principal, entry},
     policy::{
         Circumstances, Hour, Judgement, Plan, Policy, Resource, Right, Source, Traits, Trip, Usage,
         Verdict, Who, unknown_traits,
     },
     store::jobs::Visible,
 };
-
-/// What a grant may be for: work on hosts, and nothing that widens anybody's rights.
-pub(crate) const GRANTABLE: [Right; 3] = [Right::JobCreate, Right::JobInput, Right::JobCancel];
 
 /// How to ask for a grant.
 const ASK_FOR_IT: &str =
@@ -187,7 +184,7 @@ impl Rights {
         } else {
             format!("{} can grant it", grantors.join(", "))
         };
-        let grant = match GRANTABLE.contains(&right) {
+        let grant = match right.is_grantable() {
             true => format!("{ASK_FOR_IT}; "),
             false => String::new(),
         };
@@ -362,10 +359,11 @@ impl Caller {
         }
     }
 
-    /// Decides about a job on these hosts.
+    /// Decides about a job of a kind on these hosts.
     pub(crate) fn plan(
         &self,
         hosts: &[Arc<Host>],
+        kind: Kind,
         asked: (Option<Mode>, Option<NetworkAccess>),
         how: Circumstances,
     ) -> Plan {
@@ -373,7 +371,7 @@ impl Caller {
             source: self.source,
             ..how
         };
-        self.rights.plan(&self.who, hosts, asked, how)
+        self.rights.plan(&self.who, hosts, kind, asked, how)
     }
 
     /// The refusal of a job that was planned.
@@ -383,7 +381,7 @@ impl Caller {
         let decision = &plan.decision;
         let mut refusal = self.rights.denied(
             &self.who,
-            Right::JobCreate,
+            Right::Run(plan.kind),
             &some_names(names.into_iter()),
             (&decision.verdict, &decision.rules),
         );

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_proto::ids::JobId;
+use muster_proto::{ids::JobId, v1::Action};
+use prost::Message as _;
 
-use super::{Counts, JobState};
+use super::{Counts, JobState, Kind};
 
 /// What was asked for. Never changes. Times are Unix milliseconds.
 #[derive(Debug, Clone)]
@@ -34,6 +35,14 @@ pub(crate) struct Order {
     pub(crate) start_deadline_time: i64,
     /// Milliseconds that a silent host keeps its tasks from being lost.
     pub(crate) lost_after: i64,
+}
+
+impl Order {
+    /// What its tasks do; `None` if this version does not know that kind.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        let action = Action::decode(self.action.as_ref()).ok()?;
+        Kind::of(&action)
+    }
 }
 
 /// A job without its tasks, as it stands now.

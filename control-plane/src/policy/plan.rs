@@ -6,7 +6,7 @@ use super::{
     Circumstances, Decision, Right, Traits, Verdict, Who,
     judgement::{Hour, Judge, Resource},
 };
-use crate::model::{Mode, NetworkAccess};
+use crate::model::{Kind, Mode, NetworkAccess};
 
 /// A host of a job.
 #[derive(Debug, Clone, Copy)]
@@ -22,13 +22,16 @@ pub(crate) struct Target<'a> {
 /// How far a job may reach, and whether it may be at all.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// What its tasks do.
+    pub(crate) kind: Kind,
     /// The answer, for `mode` and `network`.
     pub(crate) decision: Decision,
-    /// The mode that was asked for, or the highest that is allowed where nothing was.
+    /// The mode that was asked for. Where none was: the lowest that is enough for the kind, or else the highest that is
+    /// allowed.
     pub(crate) mode: Mode,
     /// Likewise.
     pub(crate) network: NetworkAccess,
-    /// Neither had to be lowered below what is not confined at all.
+    /// Neither had to be lowered below what is not confined at all. Never so of a kind for which less is enough.
     pub(crate) is_unbounded: bool,
     /// Places of the hosts that the answer is no for.
     pub(crate) denied: Vec<usize>,
@@ -45,11 +48,12 @@ struct Combined {
     denied: Vec<usize>,
 }
 
-/// Decides about a job on `targets`, in the mode and with the network that were asked for, if they were.
+/// Decides about a job of a kind on `targets`, in the mode and with the network that were asked for, if they were.
 pub(crate) fn plan(
     judge: &Judge,
     who: &Who,
     targets: &[Target<'_>],
+    kind: Kind,
     asked: (Option<Mode>, Option<NetworkAccess>),
     how: Circumstances,
     hour: Hour,
@@ -65,9 +69,9 @@ pub(crate) fn plan(
             network: Some(network),
             ..how
         };
-        combine(judge, who, &groups, how, hour)
+        combine(judge, who, kind, &groups, how, hour)
     };
-    let candidates = candidates(asked);
+    let candidates = candidates(kind, asked);
     let mut best: Option<(usize, Combined)> = None;
     for (place, (mode, network)) in candidates.iter().enumerate() {
         let found = ask(*mode, *network);
@@ -75,7 +79,7 @@ pub(crate) fn plan(
             best = Some((place, found));
             break;
         }
-        // What needs something is better than what is denied; of equals the first, which reaches furthest.
+        // What needs something is better than what is denied; of equals the first, as it is the one that is meant most.
         let better = best.as_ref().is_none_or(|(_, best)| {
             best.verdict == Verdict::Deny && found.verdict != Verdict::Deny
         });
@@ -93,6 +97,7 @@ pub(crate) fn plan(
         (mode, network)
     };
     Plan {
+        kind,
         decision: Decision {
             verdict: found.verdict,
             rules: found.rules,
@@ -102,18 +107,24 @@ pub(crate) fn plan(
         },
         mode,
         network,
-        is_unbounded: asked == (None, None) && place == 0,
+        is_unbounded: asked == (None, None) && kind.enough().is_none() && place == 0,
         denied: found.denied,
     }
 }
 
-/// What may be meant by what was asked for; what reaches furthest comes first.
+/// What may be meant by what was asked for. What reaches furthest comes first; but what reaches least, where the kind says
+/// which mode is enough.
 pub(crate) fn candidates(
+    kind: Kind,
     asked: (Option<Mode>, Option<NetworkAccess>),
 ) -> Vec<(Mode, NetworkAccess)> {
+    let lowest = kind.enough().unwrap_or(Mode::ReadOnly);
     let modes = match asked.0 {
         Some(mode) => vec![mode],
-        None => vec![Mode::Unrestricted, Mode::Edit, Mode::ReadOnly],
+        None => [Mode::Unrestricted, Mode::Edit, Mode::ReadOnly]
+            .into_iter()
+            .filter(|mode| *mode >= lowest)
+            .collect(),
     };
     let mut candidates = Vec::new();
     for mode in modes {
@@ -127,6 +138,9 @@ pub(crate) fn candidates(
                 candidates.push((mode, NetworkAccess::None));
             }
         }
+    }
+    if kind.enough().is_some() {
+        candidates.reverse();
     }
     candidates
 }
@@ -167,6 +181,7 @@ fn group<'a>(judge: &Judge, targets: &[Target<'a>]) -> Vec<Group<'a>> {
 fn combine(
     judge: &Judge,
     who: &Who,
+    kind: Kind,
     groups: &[Group<'_>],
     how: Circumstances,
     hour: Hour,
@@ -187,7 +202,7 @@ fn combine(
             granted: group.first.granted,
             ..how
         };
-        let judged = judge.judge(who, Right::JobCreate, about, how, hour);
+        let judged = judge.judge(who, Right::Run(kind), about, how, hour);
         if judged.verdict == Verdict::Deny {
             denied.denied.extend(&group.places);
             add(&mut denied.rules, &judged.rules);

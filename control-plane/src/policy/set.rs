@@ -13,11 +13,12 @@ use cedar_policy::{
 };
 
 pub use self::files::PolicyError;
-use self::files::{about_all, at, check_names, read_file};
+use self::files::{about_all, about_rule, at, check_names, read_file};
 use super::{
     Right,
     entities::{TYPES, Type, action_uid},
     limits::Limits,
+    readings::Readings,
 };
 use crate::model::Files;
 
@@ -85,6 +86,8 @@ pub(crate) struct Set {
     pub(crate) limits: Limits,
     pub(super) rules: HashMap<PolicyId, Rule>,
     policies: Vec<Policy>,
+    /// Those of the policies that each kind of action finds in words of its own.
+    readings: HashMap<PolicyId, Readings>,
     /// Hosts that policies name by their ids.
     pub(super) named: HashSet<String>,
     /// Words of the context that policies may look at, and that change from call to call.
@@ -134,6 +137,7 @@ impl Set {
             )));
         }
         validate(&policies, &rules)?;
+        let readings = readings(&policies, &rules)?;
         let named = policies.iter().flat_map(Policy::entity_literals);
         let named = named
             .filter(|uid| *uid.type_name() == TYPES[Type::Host as usize])
@@ -145,6 +149,7 @@ impl Set {
         Ok(Self {
             named,
             policies,
+            readings,
             looks_at_time: says("hour") || says("weekday"),
             looks_at_count: says("hosts"),
             limits,
@@ -160,7 +165,9 @@ impl Set {
         let concerned = self
             .policies
             .iter()
-            .filter(|policy| is_about_action(policy, &action) && is_about_roles(policy, roles));
+            .filter(|policy| is_about_roles(policy, roles))
+            .filter_map(|policy| self.found_by(policy, right))
+            .filter(|policy| is_about_action(policy, &action));
         let concerned: Vec<&Policy> = concerned.collect();
         let of = |wanted: fn(&Rule) -> bool| {
             let chosen = concerned
@@ -173,6 +180,14 @@ impl Set {
             plain: of(|rule| rule.need.is_none()),
             permits: of(|rule| rule.need.is_some() && rule.permits),
             forbids: of(|rule| rule.need.is_some() && !rule.permits),
+        }
+    }
+
+    /// A policy as a question about this right finds it; `None` if it says nothing about that.
+    fn found_by<'a>(&'a self, policy: &'a Policy, right: Right) -> Option<&'a Policy> {
+        match (right.kind(), self.readings.get(policy.id())) {
+            (Some(kind), Some(readings)) => readings.about(kind),
+            _ => Some(policy),
         }
     }
 
@@ -200,22 +215,32 @@ fn validate(policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Result<(), 
     let result = CHECKER.validate(&all, ValidationMode::Strict);
     let mut errors: Vec<PolicyError> = result
         .validation_errors()
-        .map(|error| match rules.get(error.policy_id()) {
-            None => about_all(error.to_string()),
-            Some(rule) => PolicyError {
-                file: rule.file.clone(),
-                line: rule.line,
-                column: 1,
-                cause: error.to_string(),
-            },
-        })
+        .map(|error| about_rule(rules.get(error.policy_id()), error.to_string()))
         .collect();
     errors.sort_by(|a, b| (&a.file, a.line, &a.cause).cmp(&(&b.file, b.line, &b.cause)));
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
+/// The readings of those policies that have more than one.
+fn readings(
+    policies: &[Policy],
+    rules: &HashMap<PolicyId, Rule>,
+) -> Result<HashMap<PolicyId, Readings>, PolicyError> {
+    let mut found = HashMap::new();
+    for policy in policies {
+        match Readings::of(policy) {
+            Ok(None) => {}
+            Ok(Some(readings)) => {
+                found.insert(policy.id().clone(), readings);
+            }
+            Err(cause) => return Err(about_rule(rules.get(policy.id()), cause)),
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a policy is about this action, as far as its head says.
-fn is_about_action(policy: &Policy, action: &EntityUid) -> bool {
+pub(super) fn is_about_action(policy: &Policy, action: &EntityUid) -> bool {
     match policy.action_constraint() {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(only) => only == *action,
@@ -237,6 +262,7 @@ fn is_about_roles(policy: &Policy, roles: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{files::BYTES_MAX, *};
+    use crate::model::ANY_JOB;
 
     fn one(text: &str) -> Result<Set, PolicyError> {
         Set::read([("a.cedar".to_owned(), text.to_owned())].into())
@@ -273,7 +299,8 @@ mod tests {
             .actions()
             .map(|uid| uid.id().unescaped().to_owned())
             .collect();
-        let mut ours = Right::ALL.map(|(_, name)| name.to_owned());
+        let ours = Right::all().map(|(_, name)| name);
+        let mut ours: Vec<_> = ours.chain([ANY_JOB]).map(str::to_owned).collect();
         named.sort();
         ours.sort();
         assert_eq!(named, ours);

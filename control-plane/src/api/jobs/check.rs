@@ -13,7 +13,9 @@ use muster_proto::{
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{api::status, jobs::digest, redaction::REDACTED, selector::Selector, times};
+use crate::{
+    api::status, jobs::digest, model::Kind, redaction::REDACTED, selector::Selector, times,
+};
 
 /// Characters of a request id.
 const REQUEST_ID_MAX: usize = 128;
@@ -45,7 +47,9 @@ pub(super) struct Checked {
     pub(super) selector: Selector,
     pub(super) action: Bytes,
     /// The same, as it came.
-    pub(super) kind: Action,
+    pub(super) wire: Action,
+    /// What its tasks do.
+    pub(super) kind: Kind,
     /// What a person confirmed; empty if nobody did.
     pub(super) confirmed_digest: Bytes,
     /// A serialized `Confinement`; empty if nothing was asked for.
@@ -127,7 +131,8 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
             .map(Action::encode_to_vec)
             .unwrap_or_default()
             .into(),
-        kind: request.action.unwrap_or_default(),
+        wire: request.action.unwrap_or_default(),
+        kind: Kind::Command,
         confirmed_digest: request.confirmed_digest,
         confinement,
         reason: request.reason.into(),

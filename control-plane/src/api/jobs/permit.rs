@@ -132,6 +132,7 @@ impl JobDoor {
         let plan = self.planned(caller, checked, &hosts);
         let decision = &plan.decision;
         audit::decided(on_record(&decision.verdict), &decision.rules);
+        audit::effect("action", plan.kind.name());
         if decision.verdict == Verdict::Deny {
             return Err(caller.refuse_plan(&hosts, &plan));
         }
@@ -150,7 +151,7 @@ impl JobDoor {
         caller.count_job(hosts.len(), || self.jobs.open_tasks(&caller.principal))?;
         for grant in caller
             .rights
-            .grants_in(&caller.who, &decision.rules, Right::JobCreate)
+            .grants_in(&caller.who, &decision.rules, Right::Run(plan.kind))
         {
             audit::effect("grant", grant.id);
         }
@@ -164,7 +165,8 @@ impl JobDoor {
 
     fn planned(&self, caller: &Caller, checked: &Checked, hosts: &[Arc<Host>]) -> Plan {
         let (mode, network) = convert::asked(&checked.confinement);
-        let plan = caller.plan(hosts, (mode, network), Circumstances::default());
+        let how = Circumstances::default();
+        let plan = caller.plan(hosts, checked.kind, (mode, network), how);
         // Where nothing was asked for, what no host of them permits is not asked of any.
         let reach = hosts
             .iter()
@@ -174,7 +176,7 @@ impl JobDoor {
             && let (None, false, Some(Some(reach))) = (mode, plan.is_unbounded, reach)
             && (Mode::ReadOnly..plan.mode).contains(&reach)
         {
-            let lower = caller.plan(hosts, (Some(reach), network), Circumstances::default());
+            let lower = caller.plan(hosts, checked.kind, (Some(reach), network), how);
             if lower.decision.verdict == plan.decision.verdict {
                 return lower;
             }
@@ -190,7 +192,7 @@ impl JobDoor {
         (hosts, plan, confinement): (&[Arc<Host>], &Plan, &[u8]),
     ) -> Result<Option<Approval>, Status> {
         let ids = hosts.iter().map(|host| host.id);
-        let digest = bound_digest(&caller.principal, ids, &checked.kind, confinement);
+        let digest = bound_digest(&caller.principal, ids, &checked.wire, confinement);
         let asked = (Some(plan.mode), Some(plan.network));
         let with = |approvals, confirmed| {
             let how = Circumstances {
@@ -198,7 +200,7 @@ impl JobDoor {
                 confirmed,
                 ..Circumstances::default()
             };
-            caller.plan(hosts, asked, how)
+            caller.plan(hosts, plan.kind, asked, how)
         };
         let enough = match plan.decision.verdict {
             Verdict::NeedsApproval { count, .. } => count,
@@ -278,7 +280,7 @@ fn names(hosts: &[Arc<Host>]) -> String {
 
 /// What a notice says of a job.
 pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
-    let program = match &checked.kind.kind {
+    let program = match &checked.wire.kind {
         Some(action::Kind::Command(command)) => match (&command.script, command.argv.first()) {
             (Some(_), _) => "a shell script".to_owned(),
             (None, Some(program)) => program.chars().take(200).collect(),
@@ -288,6 +290,7 @@ pub(super) fn about(checked: &Checked, permitted: &Permitted) -> About {
     };
     let hosts = permitted.hosts.iter();
     About {
+        action: Some(checked.kind),
         program,
         mode: permitted.mode.map_or("", Mode::text),
         hosts: hosts.map(|host| host.name.as_str().into()).collect(),

@@ -11,9 +11,20 @@ fn who(role: &str) -> Who {
     }
 }
 
+/// A command.
 fn planned(
     judge: &Judge,
     who: &Who,
+    envs: &[&str],
+    asked: (Option<Mode>, Option<NetworkAccess>),
+) -> Plan {
+    planned_kind(judge, who, Kind::Command, envs, asked)
+}
+
+fn planned_kind(
+    judge: &Judge,
+    who: &Who,
+    kind: Kind,
     envs: &[&str],
     asked: (Option<Mode>, Option<NetworkAccess>),
 ) -> Plan {
@@ -39,6 +50,7 @@ fn planned(
         judge,
         who,
         &targets,
+        kind,
         asked,
         Circumstances::default(),
         Hour::default(),
@@ -167,4 +179,67 @@ fn what_may_be_without_asking_comes_before_what_needs_somebody() {
         asked.decision.verdict,
         Verdict::NeedsApproval { .. }
     ));
+}
+
+/// A read of a file on one host that no label tells from others.
+fn read(judge: &Judge, role: &str, asked: (Option<Mode>, Option<NetworkAccess>)) -> Plan {
+    planned_kind(judge, &who(role), Kind::FileRead, &["dev"], asked)
+}
+
+#[test]
+fn who_reads_a_file_gets_no_further_than_that_needs() {
+    let shipped = Judge::new(Set::shipped(), 0);
+    for role in ["ai", "operator", "admin"] {
+        let plan = read(&shipped, role, (None, None));
+        assert_eq!(plan.decision.verdict, Verdict::Allow, "{role}");
+        let reach = (plan.mode, plan.network, plan.is_unbounded);
+        assert_eq!(
+            reach,
+            (Mode::ReadOnly, NetworkAccess::None, false),
+            "{role}"
+        );
+        // What is asked for is never changed in silence; the network that it leaves open is the least.
+        let edit = read(&shipped, role, (Some(Mode::Edit), None));
+        assert_eq!((edit.mode, edit.network), (Mode::Edit, NetworkAccess::None));
+    }
+    let viewer = read(&shipped, "viewer", (None, None));
+    let denied = (viewer.decision.verdict, viewer.decision.mode_at_most);
+    assert_eq!(denied, (Verdict::Deny, Mode::Disabled));
+    let too_much = read(&shipped, "ai", (Some(Mode::Unrestricted), None));
+    let denied = (too_much.decision.verdict, too_much.decision.mode_at_most);
+    assert_eq!(denied, (Verdict::Deny, Mode::Edit));
+}
+
+#[test]
+fn a_read_goes_up_only_where_policy_permits_it_no_lower() {
+    let in_edit = judge("permit(principal, action, resource) when { context.mode == \"edit\" };");
+    let plan = read(&in_edit, "ai", (None, None));
+    assert_eq!(
+        (plan.decision.verdict, plan.mode, plan.network),
+        (Verdict::Allow, Mode::Edit, NetworkAccess::None)
+    );
+    let nowhere = judge("permit(principal, action == Muster::Action::\"command.run\", resource);");
+    let plan = read(&nowhere, "ai", (None, None));
+    assert_eq!(
+        (plan.decision.verdict, plan.mode, plan.denied),
+        (Verdict::Deny, Mode::ReadOnly, vec![0])
+    );
+}
+
+#[test]
+fn the_same_is_meant_whether_it_is_asked_for_or_not() {
+    for kind in Kind::ALL {
+        let all = candidates(kind, (None, None));
+        assert!(!all.is_empty(), "{kind:?}");
+        for (mode, network) in &all {
+            assert!(
+                kind.enough().is_none_or(|enough| *mode >= enough),
+                "{kind:?}"
+            );
+            let asked = (Some(*mode), Some(*network));
+            assert_eq!(candidates(kind, asked), [(*mode, *network)], "{kind:?}");
+        }
+        let up = all.is_sorted_by_key(|(mode, _)| *mode);
+        assert_eq!(up, kind.enough().is_some(), "{kind:?}");
+    }
 }

@@ -127,6 +127,19 @@ pub(super) fn at(file: &str, text: &str, offset: usize, cause: String) -> Policy
     }
 }
 
+/// An error in a policy.
+pub(super) fn about_rule(rule: Option<&Rule>, cause: String) -> PolicyError {
+    match rule {
+        None => about_all(cause),
+        Some(rule) => PolicyError {
+            file: rule.file.clone(),
+            line: rule.line,
+            column: 1,
+            cause,
+        },
+    }
+}
+
 /// An error that is about all files.
 pub(super) fn about_all(cause: String) -> PolicyError {
     PolicyError {
