@@ -29,10 +29,10 @@ use super::{
     status,
 };
 use crate::{
-    access::{self, CredentialError},
+    access::{self, CredentialError, Scope},
     audit::{Audit, Call},
     clock::now,
-    model::{Entry, PrincipalKind, entry::Verdict},
+    model::{Entry, Kind, PrincipalKind, entry::Verdict},
     policy::{Source, Who},
 };
 
@@ -76,6 +76,15 @@ impl Caller {
     /// Who it is, for rooms behind the doors.
     pub(crate) fn proven(&self) -> &access::Caller {
         &self.proven
+    }
+
+    /// Refused unless its token reaches as far as jobs of this kind, to create or to cancel them.
+    pub(crate) fn may_reach(&self, kind: Kind) -> Result<(), Status> {
+        let scope = Scope::to_run(kind);
+        match self.proven.scopes.reaches(scope) {
+            true => Ok(()),
+            false => Err(status::out_of_scope(&[scope])),
+        }
     }
 
     /// The host, if a host's agent calls.
@@ -169,10 +178,9 @@ impl<S> Admitted<S> {
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
         };
-        if let Some(scope) = super::scopes::of(request.uri().path())
-            && !caller.scopes.reaches(scope)
-        {
-            return Err(status::out_of_scope(scope));
+        let scopes = super::scopes::of(request.uri().path());
+        if !caller.scopes.reaches_any(scopes) {
+            return Err(status::out_of_scope(scopes));
         }
         let caller = Caller::new(caller, self.rights.clone());
         if !need.is_harmless()

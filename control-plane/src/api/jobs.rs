@@ -38,6 +38,7 @@ use crate::{
     audit,
     hosts::{Host, Inventory},
     jobs::{CreateError, Created, Jobs, NewJob, Target, WatchError},
+    model::Kind,
     output::OutputStore,
     selector::Selector,
     store::{
@@ -106,6 +107,9 @@ fn no_task(id: TaskId) -> Status {
 
 impl JobDoor {
     async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
+        if let Some(kind) = request.action.as_ref().and_then(Kind::of) {
+            caller.may_reach(kind)?;
+        }
         let checked = check::create(request)?;
         let permitted = match self.permitted(caller, &checked) {
             Ok(permitted) => permitted,

@@ -66,12 +66,16 @@ pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
 }
 
 /// The caller's token does not reach that far.
-pub(crate) fn out_of_scope(scope: Scope) -> Status {
-    let scope = scope.text();
+pub(crate) fn out_of_scope(scopes: &[Scope]) -> Status {
+    let texts: Vec<&str> = scopes.iter().map(|scope| scope.text()).collect();
+    let named: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
     status(
         Reason::ScopeInsufficient,
-        &format!("the token does not reach that far; one with the scope {scope:?} does"),
-        vec![("scope", scope.to_owned())],
+        &format!(
+            "the token does not reach that far; one with the scope {} does",
+            named.join(" or ")
+        ),
+        vec![("scope", texts.join(" "))],
     )
 }
 

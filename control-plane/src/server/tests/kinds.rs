@@ -1,8 +1,8 @@
-//! Kinds of action at the doors: each has its right and its grants.
+//! Kinds of action at the doors: each has its right, its scope and its grants.
 
 use muster_proto::v1::{
-    AnswerApprovalRequest, ApprovalAnswer, ListAuditRequest, RequestGrantRequest,
-    audit_service_client::AuditServiceClient,
+    AnswerApprovalRequest, ApprovalAnswer, CancelJobRequest, CreateJobRequest, FileRead,
+    ListAuditRequest, RequestGrantRequest, action, audit_service_client::AuditServiceClient,
 };
 
 use super::{
@@ -35,7 +35,32 @@ const BEFORE: [(&str, &str); 4] = [
     ),
 ];
 
+fn read(request_id: &str) -> CreateJobRequest {
+    let mut request = job(request_id, "web-1");
+    let path = "/etc/hostname".to_owned();
+    let read = FileRead {
+        path,
+        ..FileRead::default()
+    };
+    request.action = Some(v1::Action {
+        kind: Some(action::Kind::FileRead(read)),
+    });
+    request
+}
+
 impl Plane {
+    /// A token of ada's that is narrowed to these.
+    async fn narrow(&self, scopes: &[&str]) -> String {
+        let request = CreateTokenRequest {
+            kind: PrincipalKind::Operator.into(),
+            name: "ada".to_owned(),
+            ttl: None,
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+        };
+        let created = self.access().create_token(request).await.unwrap();
+        created.into_inner().bearer_token
+    }
+
     /// What policy and grants say of a job of this kind on web-1, and the mode that it would get.
     fn planned(&self, principal: &str, kind: Kind, mode: Option<Mode>) -> (Verdict, Mode) {
         let hosts: Vec<Arc<Host>> = self.inventory.find("web-1").into_iter().collect();
@@ -59,6 +84,38 @@ impl Plane {
         let answer = self.access().explain_access(request).await?;
         Ok(answer.into_inner())
     }
+}
+
+#[tokio::test]
+async fn a_token_reaches_the_kinds_of_its_scopes() {
+    let plane = Plane::start().await;
+    plane.host("web-1").await;
+    let runs = plane.narrow(&["jobs:run"]).await;
+    let reads = plane.narrow(&["files:read"]).await;
+    let looks = plane.narrow(&["jobs:read"]).await;
+    let mut jobs = JobServiceClient::new(plane.operator.clone());
+    let created = jobs.create_job(by(&runs, job("r-1", "web-1"))).await;
+    let command = created.unwrap().into_inner().job.unwrap();
+    for (token, request, needed) in [
+        (&runs, read("r-2"), "files:read"),
+        (&reads, job("r-3", "web-1"), "jobs:run"),
+        (&looks, job("r-4", "web-1"), "jobs:run files:read"),
+        (&looks, read("r-5"), "jobs:run files:read"),
+    ] {
+        let refused = jobs.create_job(by(token, request)).await.unwrap_err();
+        let info = refused.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "SCOPE_INSUFFICIENT", "{refused}");
+        assert_eq!(info.metadata["scope"], needed, "{refused}");
+    }
+    // What somebody may not start by a token they do not end by it either.
+    let cancel = || CancelJobRequest {
+        job_id: command.job_id.clone(),
+        ..CancelJobRequest::default()
+    };
+    let refused = jobs.cancel_job(by(&reads, cancel())).await.unwrap_err();
+    assert_eq!(reason(&refused), "SCOPE_INSUFFICIENT");
+    jobs.cancel_job(by(&runs, cancel())).await.unwrap();
+    plane.stop().await;
 }
 
 #[tokio::test]
