@@ -17,7 +17,8 @@ use crate::{
 pub(crate) enum GrantCommand {
     /// Ask for a temporary permit; it begins once somebody else has approved it
     #[command(after_help = "Examples:
-  muster grant request env=dev --mode unrestricted --ttl 30m --reason 'the deploy needs root'")]
+  muster grant request env=dev --mode unrestricted --ttl 30m --reason 'the deploy needs root'
+  muster grant request web-1 --mode read-only --action file.read --reason 'to see its log'")]
     Request {
         /// Which hosts: all, names, or requirements over labels
         selector: String,
@@ -27,8 +28,8 @@ pub(crate) enum GrantCommand {
         /// Why; whoever approves it reads it
         #[arg(long)]
         reason: String,
-        /// What: job.create, job.input or job.cancel; may be repeated
-        #[arg(long = "action", value_name = "ACTION", default_value = "job.create")]
+        /// What: command.run, file.read, job.input or job.cancel; may be repeated [default: command.run]
+        #[arg(long = "action", value_name = "ACTION")]
         actions: Vec<String>,
         /// For how long from its approval; at most 7d
         #[arg(long, value_parser = humantime::parse_duration, default_value = "1h")]

@@ -87,7 +87,7 @@ A case:
   [[case]]
   name = \"an ai may not do everything in production\"
   principal = \"ai/claude\"             roles = [\"ai\"] is what an ai has unless the case says others
-  action = \"job.create\"
+  action = \"command.run\"
   labels = { env = \"prod\" }
   mode = \"unrestricted\"
   expect = \"deny\"                     allow, deny, needs-approval or needs-confirmation")]

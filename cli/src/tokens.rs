@@ -76,8 +76,8 @@ pub(crate) struct Create {
     /// How many hosts may join with it; then it has no name
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..=10_000))]
     uses: Option<i32>,
-    /// What a bearer token narrows its principal to: fleet:read, fleet:write, jobs:read, jobs:run or admin; may be
-    /// repeated [default: all that the principal may]
+    /// What a bearer token narrows its principal to: fleet:read, fleet:write, jobs:read, jobs:run, files:read or
+    /// admin; may be repeated [default: all that the principal may]
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
     /// Write the secret to this new file, which only you can read, instead of printing it

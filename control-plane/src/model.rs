@@ -9,6 +9,7 @@ pub(crate) mod dispatch;
 pub(crate) mod entry;
 mod explain;
 mod host;
+mod kind;
 mod mode;
 mod names;
 mod order;
@@ -24,6 +25,7 @@ pub(crate) use self::{
     entry::{Entry, EntryText},
     explain::Explain,
     host::{Ceiling, FactKey, Facts, Instruction, Labels, Lock, Network, NewHost, etag},
+    kind::{ANY_JOB, Kind},
     mode::{Mode, ModeError, NetworkAccess, mode_in, mode_out},
     names::{NameError, check_labels, check_name, make_name},
     order::{Order, Summary},

@@ -43,7 +43,6 @@ impl Orders {
     /// Places an order: the job that came of it, which is accepted and perhaps waits for somebody's word, or why there is
     /// none. The same request id and digest give the same job.
     pub(crate) async fn place(&self, asker: &Asker, wanted: Wanted) -> Result<Created, Refusal> {
-        actions::check(&wanted.action)?;
         let permitted = match self.permitted(asker, &wanted) {
             Ok(permitted) => permitted,
             // The fleet or the policies may have changed since an earlier request with this id was accepted.

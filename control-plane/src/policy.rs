@@ -4,11 +4,13 @@
 //! in force for the next question; who follows something for long hears of it and asks again.
 
 mod decision;
+mod entities;
 mod judgement;
 mod limits;
 mod offline;
 mod plan;
 mod question;
+mod readings;
 mod right;
 mod set;
 mod traits;

@@ -20,9 +20,6 @@ use crate::{
     store::jobs::Visible,
 };
 
-/// What a grant may be for: work on hosts, and nothing that widens anybody's rights.
-pub(crate) const GRANTABLE: [Right; 3] = [Right::JobCreate, Right::JobInput, Right::JobCancel];
-
 /// Names in a refusal; more are counted.
 const NAMED_MAX: usize = 5;
 

@@ -18,8 +18,8 @@ use crate::{
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  muster policy explain ai/claude job.create --host web-1 --mode unrestricted
-  muster policy explain ai/claude job.create --host env=prod
+  muster policy explain ai/claude command.run --host web-1 --mode unrestricted
+  muster policy explain ai/claude file.read --host env=prod
   muster policy explain operator/ada host.update --host all
   muster policy explain operator/ada policy.write --files policies/
 
@@ -27,7 +27,7 @@ Ends with 0 where it is allowed on every host, with 1 where it is not.")]
 pub(crate) struct Explain {
     /// Who, as ai/claude; "me" is whoever asks
     principal: String,
-    /// What, as job.create; a wrong word lists them all
+    /// What, as command.run or file.read; a wrong word lists them all
     action: String,
     /// On which hosts: all, names or ids, or requirements
     #[arg(
@@ -37,10 +37,10 @@ pub(crate) struct Explain {
         hide_default_value = true
     )]
     host: String,
-    /// For a job: in which mode [default: the highest that is allowed]
+    /// For a job: in which mode [default: the one that a job gets which asks for none]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
-    /// For a job: with which network: none, list or all [default: the widest that is allowed]
+    /// For a job: with which network: none, list or all [default: likewise]
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
     /// As if the job were the principal's own

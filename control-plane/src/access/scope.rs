@@ -2,6 +2,8 @@
 //!
 //! A scope never gives a right: it only leaves out what the principal may do besides.
 
+use crate::model::Kind;
+
 /// A part of what may be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -11,21 +13,27 @@ pub(crate) enum Scope {
     FleetWrite,
     /// Look at jobs, tasks and their output.
     JobsRead,
-    /// Create, write to and cancel jobs.
+    /// Run commands: create, write to and cancel jobs of that kind.
     JobsRun,
+    /// Read files: create and cancel jobs of that kind.
+    FilesRead,
     /// Everything else: tokens, principals, locks, policy.
     Admin,
 }
 
 impl Scope {
     /// Every scope.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::FleetRead,
         Self::FleetWrite,
         Self::JobsRead,
         Self::JobsRun,
+        Self::FilesRead,
         Self::Admin,
     ];
+
+    /// Those that let a token create and cancel jobs, each of some kinds.
+    pub(crate) const TO_RUN: &[Self] = &[Self::JobsRun, Self::FilesRead];
 
     /// As tokens name it.
     pub(crate) fn text(self) -> &'static str {
@@ -34,7 +42,16 @@ impl Scope {
             Self::FleetWrite => "fleet:write",
             Self::JobsRead => "jobs:read",
             Self::JobsRun => "jobs:run",
+            Self::FilesRead => "files:read",
             Self::Admin => "admin",
+        }
+    }
+
+    /// The one that jobs of a kind need to be created or cancelled.
+    pub(crate) fn to_run(kind: Kind) -> Self {
+        match kind {
+            Kind::Command => Self::JobsRun,
+            Kind::FileRead => Self::FilesRead,
         }
     }
 
@@ -50,7 +67,7 @@ impl Scope {
 /// A scope that there is not.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "scopes: there is no scope {0:?}; there are fleet:read, fleet:write, jobs:read, jobs:run and admin"
+    "scopes: there is no scope {0:?}; there are fleet:read, fleet:write, jobs:read, jobs:run, files:read and admin"
 )]
 pub(crate) struct ScopeError(String);
 
@@ -82,6 +99,11 @@ impl Scopes {
     pub(crate) fn only<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         let known = texts.filter_map(Scope::named);
         Self(Some(known.fold(0, |bits, scope| bits | scope.bit())))
+    }
+
+    /// Whether it reaches as far as one of these; none are within reach of every token.
+    pub(crate) fn reaches_any(self, scopes: &[Scope]) -> bool {
+        scopes.is_empty() || scopes.iter().any(|scope| self.reaches(*scope))
     }
 
     /// Whether it reaches that far.
@@ -123,10 +145,27 @@ mod tests {
     }
 
     #[test]
+    fn who_may_run_commands_may_not_read_files_by_that_and_the_other_way_round() {
+        let (runs, reads) = (
+            Scopes::only(["jobs:run"].into_iter()),
+            Scopes::only(["files:read"].into_iter()),
+        );
+        for kind in Kind::ALL {
+            let scope = Scope::to_run(kind);
+            assert!(Scope::TO_RUN.contains(&scope), "{kind:?}");
+            assert_eq!(runs.reaches(scope), kind == Kind::Command);
+            assert_eq!(reads.reaches(scope), kind == Kind::FileRead);
+        }
+        assert!(runs.reaches_any(Scope::TO_RUN) && reads.reaches_any(Scope::TO_RUN));
+        let looks = Scopes::only(["jobs:read"].into_iter());
+        assert!(!looks.reaches_any(Scope::TO_RUN) && looks.reaches_any(&[]));
+    }
+
+    #[test]
     fn no_scope_is_all_and_an_unknown_one_is_nothing() {
         assert!(Scopes::parse(&[]).unwrap().is_all());
         assert!(Scopes::ALL.reaches(Scope::Admin));
-        let tomorrow = Scopes::stored(&texts(&["files:read"]));
+        let tomorrow = Scopes::stored(&texts(&["files:touch"]));
         assert!(Scope::ALL.iter().all(|scope| !tomorrow.reaches(*scope)));
         assert!(!tomorrow.is_all());
         let nothing = Scopes::only("openid profile".split(' '));

@@ -27,10 +27,10 @@ use super::{
     rules::{self, Need, Rule},
 };
 use crate::{
-    access::{self, CredentialError},
+    access::{self, CredentialError, Scope},
     audit::{Audit, Call},
     clock::now,
-    model::{Entry, PrincipalKind, entry::Verdict},
+    model::{Entry, Kind, PrincipalKind, entry::Verdict},
     policy::Source,
     rights::{Asker, Rights, suspended},
     wire::status,
@@ -88,6 +88,15 @@ impl Caller {
     /// Who it is, for rooms behind the doors.
     pub(crate) fn proven(&self) -> &access::Caller {
         &self.proven
+    }
+
+    /// Refused unless its token reaches as far as jobs of this kind, to create or to cancel them.
+    pub(crate) fn may_reach(&self, kind: Kind) -> Result<(), Status> {
+        let scope = Scope::to_run(kind);
+        match self.proven.scopes.reaches(scope) {
+            true => Ok(()),
+            false => Err(status::out_of_scope(&[scope.text()])),
+        }
     }
 
     /// The host, if a host's agent calls.
@@ -189,10 +198,10 @@ impl<S> Admitted<S> {
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
         };
-        if let Some(scope) = super::scopes::of(request.uri().path())
-            && !caller.scopes.reaches(scope)
-        {
-            return Err(status::out_of_scope(scope.text()));
+        let scopes = super::scopes::of(request.uri().path());
+        if !caller.scopes.reaches_any(scopes) {
+            let texts: Vec<&str> = scopes.iter().map(|scope| scope.text()).collect();
+            return Err(status::out_of_scope(&texts));
         }
         let caller = Caller::new(caller, self.rights.clone());
         if !need.is_harmless()
@@ -202,7 +211,7 @@ impl<S> Admitted<S> {
         }
         match need {
             // The door asks for each host.
-            Need::Nothing | Need::Hosts(_) => {}
+            Need::Nothing | Need::Hosts(_) | Need::Job => {}
             Need::Fleet(action) => {
                 let judged = caller.judged_fleet(action);
                 entry.rules.clone_from(&judged.rules);

@@ -32,6 +32,7 @@ use crate::{
     audit,
     hosts::Inventory,
     jobs::{CreateError, Created, Jobs},
+    model::Kind,
     orders::{Orders, targets},
     output::OutputStore,
     selector::Selector,
@@ -77,6 +78,14 @@ fn no_task(id: TaskId) -> Status {
 }
 
 impl JobDoor {
+    async fn create(&self, caller: &Caller, request: CreateJobRequest) -> Result<Created, Status> {
+        if let Some(kind) = request.action.as_ref().and_then(Kind::of) {
+            caller.may_reach(kind)?;
+        }
+        let wanted = request::create(request)?;
+        Ok(self.orders.place(caller, wanted).await?)
+    }
+
     /// Hosts that a filter names; `None` for an empty one.
     fn hosts(&self, caller: &Caller, selector: &str) -> Result<Option<Vec<HostId>>, Status> {
         if selector.is_empty() {
@@ -95,10 +104,7 @@ impl JobService for JobDoor {
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let created = self
-            .orders
-            .place(&caller, request::create(request.into_inner())?)
-            .await?;
+        let created = self.create(&caller, request.into_inner()).await?;
         durable(&created).await?;
         Ok(Response::new(CreateJobResponse {
             job: Some(messages::job(&created.job.summary())),
@@ -116,7 +122,7 @@ impl JobService for JobDoor {
             .into_inner()
             .create
             .ok_or_else(|| status::invalid("create", "is missing"))?;
-        let created = self.orders.place(&caller, request::create(create)?).await?;
+        let created = self.create(&caller, create).await?;
         let watch = self
             .watch(&caller, created.job.order.job_id, "", false)
             .await?;

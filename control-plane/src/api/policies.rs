@@ -139,7 +139,7 @@ pub(super) fn explain(
 ) -> Result<ExplainAccessResponse, Status> {
     let who = asked_about(caller, &request.principal)?;
     let right = Right::from_text(&request.action).ok_or_else(|| {
-        let names: Vec<&str> = Right::ALL.iter().map(|(_, name)| *name).collect();
+        let names: Vec<&str> = Right::all().map(|(_, name)| name).collect();
         status::invalid("action", &format!("is one of {}", names.join(", ")))
     })?;
     let hosts = match request.selector.as_str() {
@@ -191,7 +191,7 @@ pub(super) fn explain(
             .unwrap_or_default(),
         ..ExplainAccessResponse::default()
     };
-    if right == Right::JobCreate {
+    if let Some(kind) = right.kind() {
         let targets: Vec<Target<'_>> = if hosts.is_empty() {
             vec![Target {
                 id: "",
@@ -207,7 +207,7 @@ pub(super) fn explain(
             targets.collect()
         };
         let network = request.network.as_ref().and_then(reach::network_in);
-        let plan = plan(judge, &who, &targets, (how.mode, network), how, hour);
+        let plan = plan(judge, &who, &targets, kind, (how.mode, network), how, hour);
         how.mode = Some(plan.mode);
         how.network = Some(plan.network);
         response.mode = mode_out(Some(plan.mode)).into();

@@ -1,13 +1,13 @@
 //! Who may call what. Whatever has no rule here is refused.
 
-use self::Need::{Fleet, Hosts, Nothing};
+use self::Need::{Fleet, Hosts, Job, Nothing};
 use crate::{
     model::PrincipalKind::{self, Ai, Automation, Gateway, Host, Operator},
     policy::Right::{
         self, AccessRead, AccessWrite, ApprovalAnswer, ApprovalRead, AuditRead, AuthorityWrite,
         EnrollWrite, GrantRequest, HostInstruct, HostLock, HostMode, HostRead, HostRemove,
-        HostUpdate, JobCancel, JobCreate, JobInput, JobRead, JobRelease, PolicyRead, PolicyWrite,
-        TokenRead, TokenWrite,
+        HostUpdate, JobCancel, JobInput, JobRead, JobRelease, PolicyRead, PolicyWrite, TokenRead,
+        TokenWrite,
     },
 };
 
@@ -29,6 +29,8 @@ pub(super) enum Need {
     Fleet(Right),
     /// This, to each host; decided by the door, which knows them.
     Hosts(Right),
+    /// The right of whichever kind of action is asked for, to each host; decided by the door, which knows both.
+    Job,
 }
 
 impl Need {
@@ -37,6 +39,7 @@ impl Need {
         match self {
             Self::Nothing => true,
             Self::Fleet(action) | Self::Hosts(action) => action.is_harmless(),
+            Self::Job => false,
         }
     }
 }
@@ -258,7 +261,7 @@ const RULES: &[(&str, Rule, Need)] = &[
     ("muster.v1.HostService/WatchHosts", PEOPLE, Hosts(HostRead)),
     ("muster.v1.JobService/AttachTask", PEOPLE, Hosts(JobRead)),
     ("muster.v1.JobService/CancelJob", PEOPLE, Hosts(JobCancel)),
-    ("muster.v1.JobService/CreateJob", PEOPLE, Hosts(JobCreate)),
+    ("muster.v1.JobService/CreateJob", PEOPLE, Job),
     ("muster.v1.JobService/GetJob", PEOPLE, Hosts(JobRead)),
     ("muster.v1.JobService/ListJobs", PEOPLE, Hosts(JobRead)),
     ("muster.v1.JobService/ListTasks", PEOPLE, Hosts(JobRead)),
@@ -268,7 +271,7 @@ const RULES: &[(&str, Rule, Need)] = &[
         OPERATOR,
         Fleet(JobRelease),
     ),
-    ("muster.v1.JobService/RunJob", PEOPLE, Hosts(JobCreate)),
+    ("muster.v1.JobService/RunJob", PEOPLE, Job),
     ("muster.v1.JobService/SendInput", PEOPLE, Hosts(JobInput)),
     ("muster.v1.JobService/WatchJob", PEOPLE, Hosts(JobRead)),
 ];
@@ -503,7 +506,7 @@ pub(crate) mod tests {
         );
         for (name, _, need) in RULES {
             match need {
-                Nothing => {}
+                Nothing | Job => {}
                 Fleet(action) => assert!(!action.is_about_hosts(), "{name}"),
                 Hosts(action) => assert!(action.is_about_hosts(), "{name}"),
             }

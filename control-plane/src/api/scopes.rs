@@ -1,54 +1,55 @@
 //! How far a token has to reach for each method. What is not named here needs `admin`.
 
-use crate::access::Scope::{self, FleetRead, FleetWrite, JobsRead, JobsRun};
+use crate::access::Scope::{self, Admin, FleetRead, FleetWrite, JobsRead, JobsRun};
 
-/// The scope that each method needs, as "package.Service/Method"; `None`: any token may say or learn who it is.
-const SCOPES: &[(&str, Option<Scope>)] = &[
+/// Any token may say or learn who it is.
+const NONE: &[Scope] = &[];
+
+/// The scopes of which each method, as "package.Service/Method", needs one; `NONE` where it needs none. Where several are
+/// enough, the door asks for the one that the kind of action needs.
+const SCOPES: &[(&str, &[Scope])] = &[
     (
         "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        None,
+        NONE,
     ),
     (
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        None,
+        NONE,
     ),
-    ("muster.v1.AccessService/ExplainAccess", Some(FleetRead)),
-    ("muster.v1.AccessService/GetApproval", Some(JobsRead)),
-    ("muster.v1.AccessService/GetAuthorities", None),
-    ("muster.v1.AccessService/GetCaller", None),
-    ("muster.v1.AccessService/GetPolicy", Some(FleetRead)),
-    ("muster.v1.AccessService/ListApprovals", Some(JobsRead)),
-    ("muster.v1.AccessService/ListGrants", Some(JobsRead)),
-    (
-        "muster.v1.AccessService/ListPolicyVersions",
-        Some(FleetRead),
-    ),
-    ("muster.v1.AccessService/RequestGrant", Some(JobsRun)),
-    ("muster.v1.AccessService/RevokeGrant", Some(JobsRun)),
-    ("muster.v1.HostService/GetHost", Some(FleetRead)),
-    ("muster.v1.HostService/ListHosts", Some(FleetRead)),
-    ("muster.v1.HostService/ListInstructions", Some(FleetRead)),
-    ("muster.v1.HostService/SetInstruction", Some(FleetWrite)),
-    ("muster.v1.HostService/UpdateHost", Some(FleetWrite)),
-    ("muster.v1.HostService/WatchHosts", Some(FleetRead)),
-    ("muster.v1.JobService/AttachTask", Some(JobsRun)),
-    ("muster.v1.JobService/CancelJob", Some(JobsRun)),
-    ("muster.v1.JobService/CreateJob", Some(JobsRun)),
-    ("muster.v1.JobService/GetJob", Some(JobsRead)),
-    ("muster.v1.JobService/ListJobs", Some(JobsRead)),
-    ("muster.v1.JobService/ListTasks", Some(JobsRead)),
-    ("muster.v1.JobService/ReadOutput", Some(JobsRead)),
-    ("muster.v1.JobService/RunJob", Some(JobsRun)),
-    ("muster.v1.JobService/SendInput", Some(JobsRun)),
-    ("muster.v1.JobService/WatchJob", Some(JobsRead)),
+    ("muster.v1.AccessService/ExplainAccess", &[FleetRead]),
+    ("muster.v1.AccessService/GetApproval", &[JobsRead]),
+    ("muster.v1.AccessService/GetAuthorities", NONE),
+    ("muster.v1.AccessService/GetCaller", NONE),
+    ("muster.v1.AccessService/GetPolicy", &[FleetRead]),
+    ("muster.v1.AccessService/ListApprovals", &[JobsRead]),
+    ("muster.v1.AccessService/ListGrants", &[JobsRead]),
+    ("muster.v1.AccessService/ListPolicyVersions", &[FleetRead]),
+    ("muster.v1.AccessService/RequestGrant", &[JobsRun]),
+    ("muster.v1.AccessService/RevokeGrant", &[JobsRun]),
+    ("muster.v1.HostService/GetHost", &[FleetRead]),
+    ("muster.v1.HostService/ListHosts", &[FleetRead]),
+    ("muster.v1.HostService/ListInstructions", &[FleetRead]),
+    ("muster.v1.HostService/SetInstruction", &[FleetWrite]),
+    ("muster.v1.HostService/UpdateHost", &[FleetWrite]),
+    ("muster.v1.HostService/WatchHosts", &[FleetRead]),
+    ("muster.v1.JobService/AttachTask", &[JobsRun]),
+    ("muster.v1.JobService/CancelJob", Scope::TO_RUN),
+    ("muster.v1.JobService/CreateJob", Scope::TO_RUN),
+    ("muster.v1.JobService/GetJob", &[JobsRead]),
+    ("muster.v1.JobService/ListJobs", &[JobsRead]),
+    ("muster.v1.JobService/ListTasks", &[JobsRead]),
+    ("muster.v1.JobService/ReadOutput", &[JobsRead]),
+    ("muster.v1.JobService/RunJob", Scope::TO_RUN),
+    ("muster.v1.JobService/SendInput", &[JobsRun]),
+    ("muster.v1.JobService/WatchJob", &[JobsRead]),
 ];
 
-/// The scope that a method needs, by the path of its request.
-pub(super) fn of(path: &str) -> Option<Scope> {
+/// The scopes of which a method needs one, by the path of its request; empty where it needs none.
+pub(super) fn of(path: &str) -> &'static [Scope] {
     let method = path.trim_start_matches('/');
     SCOPES
         .binary_search_by_key(&method, |(name, _)| name)
-        .map_or(Some(Scope::Admin), |found| SCOPES[found].1)
+        .map_or(&[Admin], |found| SCOPES[found].1)
 }
 
 #[cfg(test)]
@@ -75,9 +76,9 @@ mod tests {
             let path = format!("/{method}");
             let (rule, _) = rules::of(&path).unwrap();
             if rule != rules::Rule::Anyone && !rule.allows(PrincipalKind::Ai) {
-                assert_eq!(of(&path), Some(Scope::Admin), "{method}");
+                assert_eq!(of(&path), [Admin], "{method}");
             }
         }
-        assert_eq!(of("/muster.v1.HostService/Nothing"), Some(Scope::Admin));
+        assert_eq!(of("/muster.v1.HostService/Nothing"), [Admin]);
     }
 }

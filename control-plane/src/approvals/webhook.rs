@@ -21,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use self::post::{Outcome, Poster};
 use crate::{
     clock::now,
-    model::approval::{Approval, Subject},
+    model::{
+        Kind,
+        approval::{Approval, Subject},
+    },
     store::random_name,
 };
 
@@ -126,7 +129,9 @@ pub(crate) enum WebhookError {
 /// What a job does, in few words, and where: what the ledger does not say of an approval.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct About {
-    /// The program or the shell; never its arguments, which may be secret.
+    /// The kind of action; none of a grant.
+    pub(crate) action: Option<Kind>,
+    /// The program or the shell of a command; never its arguments, which may be secret.
     pub(crate) program: String,
     /// In which mode, if it says.
     pub(crate) mode: &'static str,
@@ -143,6 +148,7 @@ impl Notice {
     pub(crate) fn awaited(approval: &Approval, about: About) -> Self {
         let mut notice = Self::of("approval.awaited", approval);
         let names: Vec<_> = about.hosts.iter().take(NAMES_MAX).collect();
+        notice.0["action"] = about.action.map(Kind::name).into();
         notice.0["program"] = about.program.into();
         notice.0["mode"] = about.mode.into();
         notice.0["host_count"] = about.hosts.len().into();

@@ -9,7 +9,7 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-use super::{Counts, JobState};
+use super::{Counts, JobState, Kind};
 
 /// What was asked for. Never changes. Times are Unix milliseconds.
 #[derive(Debug, Clone)]
@@ -46,6 +46,12 @@ impl Order {
         let action = Action::decode(Bytes::clone(&self.action)).ok();
         let kind = action.and_then(|action| action.kind);
         matches!(kind, Some(action::Kind::Command(command)) if command.record)
+    }
+
+    /// What its tasks do; `None` if this version does not know that kind.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        let action = Action::decode(self.action.as_ref()).ok()?;
+        Kind::of(&action)
     }
 }
 

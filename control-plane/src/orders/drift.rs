@@ -80,6 +80,9 @@ impl Orders {
         approvals: u32,
     ) -> Option<String> {
         let order = &job.order;
+        let Some(kind) = order.kind() else {
+            return Some("this version does not know its kind of action".to_owned());
+        };
         let who = self.rights.access.who(&order.principal);
         let asked = reach(&order.confinement);
         let with = |approvals| {
@@ -89,7 +92,7 @@ impl Orders {
                 approvals,
                 ..Circumstances::default()
             };
-            self.rights.plan(&who, hosts, asked, how).decision
+            self.rights.plan(&who, hosts, kind, asked, how).decision
         };
         // With nobody's approval, and then with all that it was to have: the first that is enough may not be the last.
         let wanted = with(0);

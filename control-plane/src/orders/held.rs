@@ -17,7 +17,7 @@ use crate::{
     hosts::Host,
     jobs::digest,
     model::{
-        Explain, Mode, Refusal,
+        Explain, Kind, Mode, Refusal,
         approval::{Approval, State, Subject},
     },
     policy::{Circumstances, Plan, Verdict},
@@ -103,7 +103,7 @@ impl Orders {
                 confirmed,
                 ..Circumstances::default()
             };
-            asker.plan(hosts, asked, how)
+            asker.plan(hosts, plan.kind, asked, how)
         };
         let enough = match plan.decision.verdict {
             Verdict::NeedsApproval { count, .. } => count,
@@ -187,6 +187,7 @@ fn names(hosts: &[Arc<Host>]) -> String {
 pub(super) fn about(wanted: &Wanted, permitted: &Permitted) -> About {
     let hosts = permitted.hosts.iter();
     About {
+        action: Kind::of(&wanted.action),
         program: actions::summary(&wanted.action),
         mode: permitted.mode.map_or("", Mode::text),
         hosts: hosts.map(|host| host.name.as_str().into()).collect(),

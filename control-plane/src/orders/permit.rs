@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use muster_proto::v1::Reason;
 
-use super::{Orders, Wanted, reach};
+use super::{Orders, Wanted, actions, reach};
 use crate::{
     audit,
     hosts::Host,
-    model::{Mode, Refusal, approval::Approval},
+    model::{Kind, Mode, Refusal, approval::Approval},
     policy::{Circumstances, Plan, Right, Verdict},
     rights::{Asker, on_record, some_names},
 };
@@ -29,10 +29,12 @@ pub(super) struct Permitted {
 impl Orders {
     /// What the asker may create of what it asks for, and what that has to wait for.
     pub(super) fn permitted(&self, asker: &Asker, wanted: &Wanted) -> Result<Permitted, Refusal> {
+        let kind = actions::check(&wanted.action)?;
         let hosts = self.targets(asker, &wanted.selector)?;
-        let plan = self.planned(asker, wanted, &hosts);
+        let plan = self.planned(asker, wanted, kind, &hosts);
         let decision = &plan.decision;
         audit::decided(on_record(&decision.verdict), &decision.rules);
+        audit::effect("action", kind.name());
         if decision.verdict == Verdict::Deny {
             return Err(asker.refuse_plan(&hosts, &plan));
         }
@@ -51,7 +53,7 @@ impl Orders {
         asker.count_job(hosts.len(), || self.jobs.open_tasks(&asker.principal))?;
         for grant in asker
             .rights
-            .grants_in(&asker.who, &decision.rules, Right::JobCreate)
+            .grants_in(&asker.who, &decision.rules, Right::Run(kind))
         {
             audit::effect("grant", grant.id);
         }
@@ -63,9 +65,10 @@ impl Orders {
         })
     }
 
-    fn planned(&self, asker: &Asker, wanted: &Wanted, hosts: &[Arc<Host>]) -> Plan {
+    fn planned(&self, asker: &Asker, wanted: &Wanted, kind: Kind, hosts: &[Arc<Host>]) -> Plan {
+        let how = Circumstances::default();
         let (mode, network) = reach::asked(&wanted.confinement);
-        let plan = asker.plan(hosts, (mode, network), Circumstances::default());
+        let plan = asker.plan(hosts, kind, (mode, network), how);
         // Where nothing was asked for, what no host of them permits is not asked of any.
         let reach = hosts
             .iter()
@@ -75,7 +78,7 @@ impl Orders {
             && let (None, false, Some(Some(reach))) = (mode, plan.is_unbounded, reach)
             && (Mode::ReadOnly..plan.mode).contains(&reach)
         {
-            let lower = asker.plan(hosts, (Some(reach), network), Circumstances::default());
+            let lower = asker.plan(hosts, kind, (Some(reach), network), how);
             if lower.decision.verdict == plan.decision.verdict {
                 return lower;
             }

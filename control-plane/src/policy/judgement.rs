@@ -10,8 +10,10 @@ use parking_lot::RwLock;
 
 use super::{
     Circumstances, Right, Traits, Verdict, Who,
-    set::{Need, Set, Slice, Type, action_uid, bare},
+    entities::{Type, action_uid, bare},
+    set::{Need, Set, Slice},
 };
+use crate::model::Kind;
 
 /// Judgements that are remembered; then it begins anew.
 const REMEMBERED_MAX: usize = 200_000;
@@ -82,7 +84,7 @@ pub(crate) struct Judge {
     remembered: RwLock<HashMap<Key, Arc<Judgement>>>,
     slices: RwLock<HashMap<(Right, Roles), Arc<Slice>>>,
     authorizer: Authorizer,
-    actions: Vec<EntityUid>,
+    actions: HashMap<Right, EntityUid>,
 }
 
 impl Judge {
@@ -94,7 +96,9 @@ impl Judge {
             remembered: RwLock::default(),
             slices: RwLock::default(),
             authorizer: Authorizer::new(),
-            actions: Right::ALL.map(|(right, _)| action_uid(right)).into(),
+            actions: Right::all()
+                .map(|(right, _)| (right, action_uid(right)))
+                .collect(),
         }
     }
 
@@ -221,6 +225,10 @@ impl Judge {
         };
         let context = Context::from_pairs([
             (
+                "action".to_owned(),
+                text(right.kind().map_or("", Kind::name)),
+            ),
+            (
                 "mode".to_owned(),
                 text(circumstances.mode.map_or("", |mode| mode.text())),
             ),
@@ -242,7 +250,7 @@ impl Judge {
                 RestrictedExpression::new_bool(circumstances.own),
             ),
         ])?;
-        let action = self.actions[right as usize].clone();
+        let action = self.actions[&right].clone();
         let request = Request::new(asker, action, about, context, None)?;
         Ok((
             request,

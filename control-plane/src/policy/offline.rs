@@ -12,7 +12,7 @@ use super::{
     Circumstances, Hour, Judge, PolicyError, Resource, Right, Set, Source, Target, TraitsKept,
     Verdict, Who, plan,
 };
-use crate::model::{Files, Mode, ModeError, NetworkAccess};
+use crate::model::{Files, Kind, Mode, ModeError, NetworkAccess};
 
 /// Cases of one table.
 const CASES_MAX: usize = 10_000;
@@ -179,14 +179,15 @@ impl PolicyFiles {
         let timed = traits.iter().take(sets).map(|traits| {
             let begun = Instant::now();
             let about = Resource::Host("h-1", traits);
-            judge.judge(&who, Right::JobCreate, about, how, Hour::default());
+            judge.judge(&who, Right::Run(Kind::Command), about, how, Hour::default());
             begun.elapsed()
         });
         let thought = timed.collect();
         let judge = fresh();
         let job = || {
             let begun = Instant::now();
-            let plan = plan(&judge, &who, &targets, (None, None), how, Hour::default());
+            let (command, any) = (Kind::Command, (None, None));
+            let plan = plan(&judge, &who, &targets, command, any, how, Hour::default());
             (begun.elapsed(), plan.denied.len())
         };
         let (first, denied) = job();

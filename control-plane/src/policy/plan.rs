@@ -6,7 +6,7 @@ use super::{
     Circumstances, Decision, Right, Traits, Verdict, Who,
     judgement::{Hour, Judge, Resource},
 };
-use crate::model::{Mode, NetworkAccess};
+use crate::model::{Kind, Mode, NetworkAccess};
 
 /// A host of a job.
 #[derive(Debug, Clone, Copy)]
@@ -22,13 +22,16 @@ pub(crate) struct Target<'a> {
 /// How far a job may reach, and whether it may be at all.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// What its tasks do.
+    pub(crate) kind: Kind,
     /// The answer, for `mode` and `network`.
     pub(crate) decision: Decision,
-    /// The mode that was asked for, or the highest that is allowed where nothing was.
+    /// The mode that was asked for. Where none was: the lowest that is enough for the kind, or else the highest that is
+    /// allowed.
     pub(crate) mode: Mode,
     /// Likewise.
     pub(crate) network: NetworkAccess,
-    /// Neither had to be lowered below what is not confined at all.
+    /// Neither had to be lowered below what is not confined at all. Never so of a kind for which less is enough.
     pub(crate) is_unbounded: bool,
     /// Places of the hosts that the answer is no for.
     pub(crate) denied: Vec<usize>,
@@ -45,11 +48,12 @@ struct Combined {
     denied: Vec<usize>,
 }
 
-/// Decides about a job on `targets`, in the mode and with the network that were asked for, if they were.
+/// Decides about a job of a kind on `targets`, in the mode and with the network that were asked for, if they were.
 pub(crate) fn plan(
     judge: &Judge,
     who: &Who,
     targets: &[Target<'_>],
+    kind: Kind,
     asked: (Option<Mode>, Option<NetworkAccess>),
     how: Circumstances,
     hour: Hour,
@@ -65,9 +69,9 @@ pub(crate) fn plan(
             network: Some(network),
             ..how
         };
-        combine(judge, who, &groups, how, hour)
+        combine(judge, who, kind, &groups, how, hour)
     };
-    let candidates = candidates(asked);
+    let candidates = candidates(kind, asked);
     let mut best: Option<(usize, Combined)> = None;
     for (place, (mode, network)) in candidates.iter().enumerate() {
         let found = ask(*mode, *network);
@@ -75,7 +79,7 @@ pub(crate) fn plan(
             best = Some((place, found));
             break;
         }
-        // What needs something is better than what is denied; of equals the first, which reaches furthest.
+        // What needs something is better than what is denied; of equals the first, as it is the one that is meant most.
         let better = best.as_ref().is_none_or(|(_, best)| {
             best.verdict == Verdict::Deny && found.verdict != Verdict::Deny
         });
@@ -93,6 +97,7 @@ pub(crate) fn plan(
         (mode, network)
     };
     Plan {
+        kind,
         decision: Decision {
             verdict: found.verdict,
             rules: found.rules,
@@ -102,18 +107,24 @@ pub(crate) fn plan(
         },
         mode,
         network,
-        is_unbounded: asked == (None, None) && place == 0,
+        is_unbounded: asked == (None, None) && kind.enough().is_none() && place == 0,
         denied: found.denied,
     }
 }
 
-/// What may be meant by what was asked for; what reaches furthest comes first.
+/// What may be meant by what was asked for. What reaches furthest comes first; but what reaches least, where the kind says
+/// which mode is enough.
 pub(crate) fn candidates(
+    kind: Kind,
     asked: (Option<Mode>, Option<NetworkAccess>),
 ) -> Vec<(Mode, NetworkAccess)> {
+    let lowest = kind.enough().unwrap_or(Mode::ReadOnly);
     let modes = match asked.0 {
         Some(mode) => vec![mode],
-        None => vec![Mode::Unrestricted, Mode::Edit, Mode::ReadOnly],
+        None => [Mode::Unrestricted, Mode::Edit, Mode::ReadOnly]
+            .into_iter()
+            .filter(|mode| *mode >= lowest)
+            .collect(),
     };
     let mut candidates = Vec::new();
     for mode in modes {
@@ -127,6 +138,9 @@ pub(crate) fn candidates(
                 candidates.push((mode, NetworkAccess::None));
             }
         }
+    }
+    if kind.enough().is_some() {
+        candidates.reverse();
     }
     candidates
 }
@@ -167,6 +181,7 @@ fn group<'a>(judge: &Judge, targets: &[Target<'a>]) -> Vec<Group<'a>> {
 fn combine(
     judge: &Judge,
     who: &Who,
+    kind: Kind,
     groups: &[Group<'_>],
     how: Circumstances,
     hour: Hour,
@@ -187,7 +202,7 @@ fn combine(
             granted: group.first.granted,
             ..how
         };
-        let judged = judge.judge(who, Right::JobCreate, about, how, hour);
+        let judged = judge.judge(who, Right::Run(kind), about, how, hour);
         if judged.verdict == Verdict::Deny {
             denied.denied.extend(&group.places);
             add(&mut denied.rules, &judged.rules);
@@ -218,175 +233,4 @@ fn add(rules: &mut Vec<Arc<str>>, more: &[Arc<str>]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::policy::{set::Set, traits::TraitsKept};
-
-    fn who(role: &str) -> Who {
-        Who {
-            principal: "ai/claude".into(),
-            owner: "".into(),
-            roles: [role.into()].into(),
-        }
-    }
-
-    fn planned(
-        judge: &Judge,
-        who: &Who,
-        envs: &[&str],
-        asked: (Option<Mode>, Option<NetworkAccess>),
-    ) -> Plan {
-        let mut kept = TraitsKept::default();
-        let traits: Vec<_> = envs
-            .iter()
-            .map(|env| {
-                kept.of(
-                    &BTreeMap::from([("env".to_owned(), (*env).to_owned())]),
-                    None,
-                )
-            })
-            .collect();
-        let targets: Vec<_> = traits
-            .iter()
-            .map(|traits| Target {
-                id: "h-1",
-                traits,
-                granted: false,
-            })
-            .collect();
-        plan(
-            judge,
-            who,
-            &targets,
-            asked,
-            Circumstances::default(),
-            Hour::default(),
-        )
-    }
-
-    fn judge(text: &str) -> Judge {
-        Judge::new(
-            Set::read([("a.cedar".to_owned(), text.to_owned())].into()).unwrap(),
-            3,
-        )
-    }
-
-    #[test]
-    fn who_asks_for_no_mode_gets_the_highest_that_is_allowed() {
-        let shipped = Judge::new(Set::shipped(), 0);
-        let ai = planned(&shipped, &who("ai"), &["dev"], (None, None));
-        assert_eq!(
-            (ai.decision.verdict, ai.mode, ai.network),
-            (Verdict::Allow, Mode::Edit, NetworkAccess::All)
-        );
-        assert!(!ai.is_unbounded);
-        let operator = planned(&shipped, &who("operator"), &["dev"], (None, None));
-        assert!(operator.is_unbounded && operator.mode == Mode::Unrestricted);
-    }
-
-    #[test]
-    fn who_asks_for_too_much_hears_what_is_possible() {
-        let shipped = Judge::new(Set::shipped(), 0);
-        let ai = planned(
-            &shipped,
-            &who("ai"),
-            &["dev"],
-            (Some(Mode::Unrestricted), None),
-        );
-        assert_eq!(ai.decision.verdict, Verdict::Deny);
-        assert_eq!(ai.decision.mode_at_most, Mode::Edit);
-        assert_eq!(ai.denied, [0]);
-        let viewer = planned(&shipped, &who("viewer"), &["dev"], (None, None));
-        assert_eq!(viewer.decision.mode_at_most, Mode::Disabled);
-    }
-
-    #[test]
-    fn one_host_that_is_denied_denies_the_job_and_is_named() {
-        let dev_only = judge(
-            "permit(principal, action, resource) when { resource.hasTag(\"env\") && resource.getTag(\"env\") == \"dev\" };",
-        );
-        let some = planned(
-            &dev_only,
-            &who("ai"),
-            &["dev", "prod", "dev", "prod"],
-            (None, None),
-        );
-        assert_eq!(
-            (some.decision.verdict, some.denied),
-            (Verdict::Deny, vec![1, 3])
-        );
-        let all = planned(&dev_only, &who("ai"), &["dev", "dev"], (None, None));
-        assert_eq!(
-            (all.decision.verdict, all.decision.policy_version),
-            (Verdict::Allow, 3)
-        );
-        assert_eq!(
-            planned(&dev_only, &who("ai"), &[], (None, None))
-                .decision
-                .verdict,
-            Verdict::Deny
-        );
-    }
-
-    #[test]
-    fn the_count_of_hosts_counts() {
-        let few = judge("permit(principal, action, resource) when { context.hosts <= 2 };");
-        assert_eq!(
-            planned(&few, &who("ai"), &["a", "b"], (None, None))
-                .decision
-                .verdict,
-            Verdict::Allow
-        );
-        assert_eq!(
-            planned(&few, &who("ai"), &["a", "b", "c"], (None, None))
-                .decision
-                .verdict,
-            Verdict::Deny
-        );
-    }
-
-    #[test]
-    fn a_closed_network_closes_what_did_not_say() {
-        let closed = judge(
-            "permit(principal, action, resource);\nforbid(principal, action, resource) when { context.network == \"all\" };",
-        );
-        let silent = planned(&closed, &who("ai"), &["a"], (Some(Mode::Edit), None));
-        assert_eq!(
-            (silent.decision.verdict, silent.network),
-            (Verdict::Allow, NetworkAccess::None)
-        );
-        let open = planned(
-            &closed,
-            &who("ai"),
-            &["a"],
-            (None, Some(NetworkAccess::All)),
-        );
-        assert_eq!(open.decision.verdict, Verdict::Deny);
-        assert_eq!(open.decision.network_at_most, NetworkAccess::List);
-    }
-
-    #[test]
-    fn what_may_be_without_asking_comes_before_what_needs_somebody() {
-        let guarded = judge(
-            "permit(principal, action, resource);\n@needs(\"approval\") \
-             forbid(principal, action, resource) when { context.mode == \"unrestricted\" };",
-        );
-        let silent = planned(&guarded, &who("ai"), &["a"], (None, None));
-        assert_eq!(
-            (silent.decision.verdict, silent.mode),
-            (Verdict::Allow, Mode::Edit)
-        );
-        let asked = planned(
-            &guarded,
-            &who("ai"),
-            &["a"],
-            (Some(Mode::Unrestricted), None),
-        );
-        assert!(matches!(
-            asked.decision.verdict,
-            Verdict::NeedsApproval { .. }
-        ));
-    }
-}
+mod tests;

@@ -1,19 +1,26 @@
 //! A set of policies: files in, checked against the schema, and made ready to be asked.
 
+mod files;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
 };
 
 use cedar_policy::{
-    ActionConstraint, Effect, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
-    PolicySet, PrincipalConstraint, Schema, ValidationMode, Validator,
+    ActionConstraint, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, Schema,
+    ValidationMode, Validator,
 };
-use miette::Diagnostic as _;
-use muster_proto::v1::Reason;
 
-use super::{Right, limits::Limits};
-use crate::model::{Explain, Files, approval::ROLES, check_name};
+pub use self::files::PolicyError;
+use self::files::{about_all, about_rule, at, check_names, read_file};
+use super::{
+    Right,
+    entities::{TYPES, Type, action_uid},
+    limits::Limits,
+    readings::Readings,
+};
+use crate::model::Files;
 
 /// The files that are shipped, in force until somebody sets others.
 pub(crate) const SHIPPED: [(&str, &str); 5] = [
@@ -33,12 +40,6 @@ pub(crate) const SCHEMA: &str = include_str!("../../policies/muster.cedarschema"
 /// The file with limits; every other one holds policies.
 pub(crate) const LIMITS_FILE: &str = "limits.toml";
 
-/// Files of one set.
-const FILES_MAX: usize = 100;
-
-/// Bytes of all files of a set.
-const BYTES_MAX: usize = 1 << 20;
-
 /// Policies of one set.
 const POLICIES_MAX: usize = 2000;
 
@@ -46,20 +47,6 @@ static CHECKER: LazyLock<Validator> = LazyLock::new(|| {
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the schema is our own");
     Validator::new(schema)
 });
-
-/// Why files are no policies.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {cause}")]
-pub struct PolicyError {
-    /// Which file; empty if it is about all of them.
-    pub file: String,
-    /// From 1; 0 if it is about the whole file.
-    pub line: usize,
-    /// From 1.
-    pub column: usize,
-    /// What is wrong, in words.
-    pub cause: String,
-}
 
 /// What lifts a policy that does not count by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +86,8 @@ pub(crate) struct Set {
     pub(crate) limits: Limits,
     pub(super) rules: HashMap<PolicyId, Rule>,
     policies: Vec<Policy>,
+    /// Those of the policies that each kind of action finds in words of its own.
+    readings: HashMap<PolicyId, Readings>,
     /// Hosts that policies name by their ids.
     pub(super) named: HashSet<String>,
     /// Words of the context that policies may look at, and that change from call to call.
@@ -148,6 +137,7 @@ impl Set {
             )));
         }
         validate(&policies, &rules)?;
+        let readings = readings(&policies, &rules)?;
         let named = policies.iter().flat_map(Policy::entity_literals);
         let named = named
             .filter(|uid| *uid.type_name() == TYPES[Type::Host as usize])
@@ -159,6 +149,7 @@ impl Set {
         Ok(Self {
             named,
             policies,
+            readings,
             looks_at_time: says("hour") || says("weekday"),
             looks_at_count: says("hosts"),
             limits,
@@ -174,7 +165,9 @@ impl Set {
         let concerned = self
             .policies
             .iter()
-            .filter(|policy| is_about_action(policy, &action) && is_about_roles(policy, roles));
+            .filter(|policy| is_about_roles(policy, roles))
+            .filter_map(|policy| self.found_by(policy, right))
+            .filter(|policy| is_about_action(policy, &action));
         let concerned: Vec<&Policy> = concerned.collect();
         let of = |wanted: fn(&Rule) -> bool| {
             let chosen = concerned
@@ -187,6 +180,14 @@ impl Set {
             plain: of(|rule| rule.need.is_none()),
             permits: of(|rule| rule.need.is_some() && rule.permits),
             forbids: of(|rule| rule.need.is_some() && !rule.permits),
+        }
+    }
+
+    /// A policy as a question about this right finds it; `None` if it says nothing about that.
+    fn found_by<'a>(&'a self, policy: &'a Policy, right: Right) -> Option<&'a Policy> {
+        match (right.kind(), self.readings.get(policy.id())) {
+            (Some(kind), Some(readings)) => readings.about(kind),
+            _ => Some(policy),
         }
     }
 
@@ -208,116 +209,38 @@ impl Set {
     }
 }
 
-fn check_names(files: &Files) -> Result<(), PolicyError> {
-    if files.len() > FILES_MAX {
-        return Err(about_all(format!("a set has at most {FILES_MAX} files")));
-    }
-    if files.values().map(String::len).sum::<usize>() > BYTES_MAX {
-        return Err(about_all("a set has at most 1 MiB".to_owned()));
-    }
-    for name in files.keys() {
-        let stem = name.strip_suffix(".cedar").unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let named = !stem.is_empty() && !stem.starts_with('.') && stem.len() <= 100;
-        if name != LIMITS_FILE && !(named && stem.chars().all(plain)) {
-            let name: String = name.chars().take(80).collect();
-            return Err(about_all(format!(
-                "{name:?} is not \"limits.toml\" and no name like \"web-team.cedar\""
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn read_file(file: &str, text: &str) -> Result<Vec<(Policy, Rule)>, PolicyError> {
-    let set: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
-        let first = errors.iter().next();
-        let offset = first
-            .and_then(|error| error.labels()?.next())
-            .map_or(0, |label| label.offset());
-        at(file, text, offset, errors.to_string())
-    })?;
-    if set.templates().next().is_some() {
-        let cause = "holds a template (?principal or ?resource); write policies".to_owned();
-        return Err(at(file, text, 0, cause));
-    }
-    let mut found = Vec::new();
-    for policy in set.policies() {
-        let offset = policy.as_ref().loc().map_or(0, |loc| loc.start());
-        let (line, column) = place(text, offset);
-        let id = match policy.annotation("id") {
-            Some(id) if !id.is_empty() => id.to_owned(),
-            _ => format!("{file}:{line}"),
-        };
-        let need = need(policy).map_err(|cause| PolicyError {
-            file: file.to_owned(),
-            line,
-            column,
-            cause,
-        })?;
-        let rule = Rule {
-            id: id.as_str().into(),
-            text: policy.annotation("text").unwrap_or_default().to_owned(),
-            file: file.to_owned(),
-            line,
-            need,
-            permits: policy.effect() == Effect::Permit,
-        };
-        found.push((policy.new_id(PolicyId::new(id)), rule));
-    }
-    found.sort_by_key(|(_, rule)| rule.line);
-    Ok(found)
-}
-
-/// What `@needs` says.
-fn need(policy: &Policy) -> Result<Option<Need>, String> {
-    match policy.annotation("needs") {
-        None => Ok(None),
-        Some("confirmation") => Ok(Some(Need::Confirmation)),
-        Some("approval") => {
-            let count = policy.annotation("count").unwrap_or("1");
-            let count: u32 = count
-                .parse()
-                .ok()
-                .filter(|count| (1..=20).contains(count))
-                .ok_or_else(|| format!("@count({count:?}) is not 1 to 20"))?;
-            let from = policy.annotation("approvers").unwrap_or("admin");
-            if from.split(ROLES).any(|role| check_name(role).is_err()) {
-                return Err(format!(
-                    "@approvers({from:?}) is no role, as \"admin\", and not several, as \"admin+dba\""
-                ));
-            }
-            let from = from.into();
-            Ok(Some(Need::Approval { count, from }))
-        }
-        Some(other) => Err(format!(
-            "@needs({other:?}) is neither \"approval\" nor \"confirmation\""
-        )),
-    }
-}
-
 fn validate(policies: &[Policy], rules: &HashMap<PolicyId, Rule>) -> Result<(), PolicyError> {
     let all = PolicySet::from_policies(policies.iter().cloned())
         .map_err(|error| about_all(error.to_string()))?;
     let result = CHECKER.validate(&all, ValidationMode::Strict);
     let mut errors: Vec<PolicyError> = result
         .validation_errors()
-        .map(|error| match rules.get(error.policy_id()) {
-            None => about_all(error.to_string()),
-            Some(rule) => PolicyError {
-                file: rule.file.clone(),
-                line: rule.line,
-                column: 1,
-                cause: error.to_string(),
-            },
-        })
+        .map(|error| about_rule(rules.get(error.policy_id()), error.to_string()))
         .collect();
     errors.sort_by(|a, b| (&a.file, a.line, &a.cause).cmp(&(&b.file, b.line, &b.cause)));
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
+/// The readings of those policies that have more than one.
+fn readings(
+    policies: &[Policy],
+    rules: &HashMap<PolicyId, Rule>,
+) -> Result<HashMap<PolicyId, Readings>, PolicyError> {
+    let mut found = HashMap::new();
+    for policy in policies {
+        match Readings::of(policy) {
+            Ok(None) => {}
+            Ok(Some(readings)) => {
+                found.insert(policy.id().clone(), readings);
+            }
+            Err(cause) => return Err(about_rule(rules.get(policy.id()), cause)),
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a policy is about this action, as far as its head says.
-fn is_about_action(policy: &Policy, action: &EntityUid) -> bool {
+pub(super) fn is_about_action(policy: &Policy, action: &EntityUid) -> bool {
     match policy.action_constraint() {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(only) => only == *action,
@@ -336,90 +259,10 @@ fn is_about_roles(policy: &Policy, roles: &[&str]) -> bool {
     }
 }
 
-pub(super) fn action_uid(right: Right) -> EntityUid {
-    Type::Action.uid(right.text())
-}
-
-/// The types of the schema that a question is about.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Type {
-    Principal,
-    Role,
-    Fleet,
-    Host,
-    Action,
-}
-
-/// Read once: to read the names of one question takes as long as to answer it.
-static TYPES: LazyLock<[EntityTypeName; 5]> = LazyLock::new(|| {
-    [
-        "Muster::Principal",
-        "Muster::Role",
-        "Muster::Fleet",
-        "Muster::Host",
-        "Muster::Action",
-    ]
-    .map(|name| name.parse().expect("the names of types are our own"))
-});
-
-impl Type {
-    /// The entity of this type that has this id.
-    pub(super) fn uid(self, id: &str) -> EntityUid {
-        EntityUid::from_type_name_and_id(TYPES[self as usize].clone(), EntityId::new(id))
-    }
-}
-
-/// An entity that has nothing but its name.
-pub(super) fn bare(uid: EntityUid) -> Entity {
-    Entity::with_uid(uid)
-}
-
-fn at(file: &str, text: &str, offset: usize, cause: String) -> PolicyError {
-    let (line, column) = place(text, offset);
-    PolicyError {
-        file: file.to_owned(),
-        line,
-        column,
-        cause,
-    }
-}
-
-fn about_all(cause: String) -> PolicyError {
-    PolicyError {
-        file: String::new(),
-        line: 0,
-        column: 0,
-        cause,
-    }
-}
-
-/// Line and column of an offset, from 1.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let start = before
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
-    (line, before.len() - start + 1)
-}
-
-impl Explain for PolicyError {
-    fn reason(&self) -> Reason {
-        Reason::PolicyInvalid
-    }
-
-    fn metadata(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("file", self.file.clone()),
-            ("position", format!("{}:{}", self.line, self.column)),
-        ]
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{files::BYTES_MAX, *};
+    use crate::model::ANY_JOB;
 
     fn one(text: &str) -> Result<Set, PolicyError> {
         Set::read([("a.cedar".to_owned(), text.to_owned())].into())
@@ -456,7 +299,8 @@ mod tests {
             .actions()
             .map(|uid| uid.id().unescaped().to_owned())
             .collect();
-        let mut ours = Right::ALL.map(|(_, name)| name.to_owned());
+        let ours = Right::all().map(|(_, name)| name);
+        let mut ours: Vec<_> = ours.chain([ANY_JOB]).map(str::to_owned).collect();
         named.sort();
         ours.sort();
         assert_eq!(named, ours);

@@ -10,7 +10,7 @@ use crate::{
     audit,
     clock::now,
     hosts::{Host, Inventory},
-    model::{Mode, NetworkAccess, Refusal},
+    model::{Kind, Mode, NetworkAccess, Refusal},
     policy::{Circumstances, Judgement, Plan, Resource, Right, Source, Traits, Trip, Verdict, Who},
     store::jobs::Visible,
 };
@@ -168,10 +168,11 @@ impl Asker {
         }
     }
 
-    /// Decides about a job on these hosts.
+    /// Decides about a job of a kind on these hosts.
     pub(crate) fn plan(
         &self,
         hosts: &[Arc<Host>],
+        kind: Kind,
         asked: (Option<Mode>, Option<NetworkAccess>),
         how: Circumstances,
     ) -> Plan {
@@ -179,7 +180,7 @@ impl Asker {
             source: self.source,
             ..how
         };
-        self.rights.plan(&self.who, hosts, asked, how)
+        self.rights.plan(&self.who, hosts, kind, asked, how)
     }
 
     /// The refusal of a job that was planned.
@@ -189,7 +190,7 @@ impl Asker {
         let decision = &plan.decision;
         let mut refusal = self.rights.denied(
             &self.who,
-            Right::JobCreate,
+            Right::Run(plan.kind),
             &some_names(names.into_iter()),
             (&decision.verdict, &decision.rules),
         );

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_proto::v1::Reason;
 
-use super::{GRANTABLE, NAMED_MAX, Rights};
+use super::{NAMED_MAX, Rights};
 use crate::{
     model::Explain,
     policy::{Circumstances, Resource, Right, Verdict, Who},
@@ -91,7 +91,7 @@ impl Rights {
         } else {
             format!("{} can grant it", grantors.join(", "))
         };
-        let grant = match GRANTABLE.contains(&right) {
+        let grant = match right.is_grantable() {
             true => format!("{ASK_FOR_IT}; "),
             false => String::new(),
         };

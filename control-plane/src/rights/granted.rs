@@ -7,7 +7,7 @@ use crate::{
     approvals::Grant,
     clock::now,
     hosts::Host,
-    model::{Mode, NetworkAccess},
+    model::{Kind, Mode, NetworkAccess},
     policy::{
         BY_GRANT, Circumstances, Hour, Judgement, Plan, Resource, Right, Source, Target, Verdict,
         Who, candidates, plan,
@@ -45,24 +45,27 @@ impl Rights {
         self.judge(who, right, about(), granted)
     }
 
-    /// Decides about a job on these hosts, as policies and grants stand now. What is possible without a grant needs none.
+    /// Decides about a job of a kind on these hosts, as policies and grants stand now. What is possible without a grant
+    /// needs none.
     pub(crate) fn plan(
         &self,
         who: &Who,
         hosts: &[Arc<Host>],
+        kind: Kind,
         asked: (Option<Mode>, Option<NetworkAccess>),
         how: Circumstances,
     ) -> Plan {
-        let refused = self.plan_with(who, hosts, asked, how, |_| false);
+        let refused = self.plan_with(who, hosts, kind, asked, how, |_| false);
         if refused.decision.verdict != Verdict::Deny {
             return refused;
         }
-        let given = self.given(who, Right::JobCreate);
+        let right = Right::Run(kind);
+        let given = self.given(who, right);
         if given.is_empty() {
             return refused;
         }
         let mut best = None;
-        for (mode, network) in candidates(asked) {
+        for (mode, network) in candidates(kind, asked) {
             let of_host = Circumstances {
                 mode: Some(mode),
                 network: Some(network),
@@ -72,9 +75,9 @@ impl Rights {
             let granted = |host: &Host| {
                 given
                     .iter()
-                    .any(|one| self.gives(one, Right::JobCreate, host, of_host))
+                    .any(|one| self.gives(one, right, host, of_host))
             };
-            let found = self.plan_with(who, hosts, (Some(mode), Some(network)), how, granted);
+            let found = self.plan_with(who, hosts, kind, (Some(mode), Some(network)), how, granted);
             match found.decision.verdict {
                 Verdict::Allow => return found,
                 Verdict::Deny => {}
@@ -90,6 +93,7 @@ impl Rights {
         &self,
         who: &Who,
         hosts: &[Arc<Host>],
+        kind: Kind,
         asked: (Option<Mode>, Option<NetworkAccess>),
         how: Circumstances,
         granted: impl Fn(&Host) -> bool,
@@ -101,7 +105,7 @@ impl Rights {
         });
         let targets: Vec<Target<'_>> = targets.collect();
         let judge = self.policy.judge();
-        plan(&judge, who, &targets, asked, how, Hour::of(now()))
+        plan(&judge, who, &targets, kind, asked, how, Hour::of(now()))
     }
 
     /// The grants of somebody for an action. One lasts no longer than those who gave it may give it.
@@ -169,22 +173,20 @@ impl Rights {
         hosts: &'a [Arc<Host>],
     ) -> Option<&'a Arc<Host>> {
         let who = self.access.who(&principal.into());
-        let ways = match right {
-            Right::JobCreate => candidates((Some(mode), None)),
-            _ => vec![(mode, NetworkAccess::None)],
+        let ways = match right.kind() {
+            None => vec![Circumstances::default()],
+            Some(kind) => candidates(kind, (Some(mode), None))
+                .into_iter()
+                .map(|(mode, network)| Circumstances {
+                    mode: Some(mode),
+                    network: Some(network),
+                    ..Circumstances::default()
+                })
+                .collect(),
         };
         hosts.iter().find(|host| {
-            !ways.iter().any(|(mode, network)| {
-                let how = match right {
-                    Right::JobCreate => Circumstances {
-                        mode: Some(*mode),
-                        network: Some(*network),
-                        ..Circumstances::default()
-                    },
-                    _ => Circumstances::default(),
-                };
-                self.may_themselves(&who, right, host, how)
-            })
+            let may = |how: &Circumstances| self.may_themselves(&who, right, host, *how);
+            !ways.iter().any(may)
         })
     }
 }

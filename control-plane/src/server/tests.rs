@@ -1,6 +1,7 @@
 mod approvals;
 mod attach;
 mod fake_host;
+mod kinds;
 mod policy;
 
 use std::time::Instant;

@@ -50,11 +50,15 @@ pub(crate) fn invalid(field: &'static str, problem: &str) -> Status {
 }
 
 /// The caller's token does not reach that far.
-pub(crate) fn out_of_scope(scope: &str) -> Status {
+pub(crate) fn out_of_scope(scopes: &[&str]) -> Status {
+    let named: Vec<String> = scopes.iter().map(|text| format!("{text:?}")).collect();
     status(
         Reason::ScopeInsufficient,
-        &format!("the token does not reach that far; one with the scope {scope:?} does"),
-        vec![("scope", scope.to_owned())],
+        &format!(
+            "the token does not reach that far; one with the scope {} does",
+            named.join(" or ")
+        ),
+        vec![("scope", scopes.join(" "))],
     )
 }
 

@@ -16,11 +16,10 @@ use crate::{
     clock::now,
     jobs::digest,
     model::{
-        Mode,
+        Kind, Mode,
         approval::{Approval, State, Subject, Terms},
     },
     policy::Right,
-    rights::GRANTABLE,
     selector::Selector,
     store::approvals::ApprovalFilter,
     times,
@@ -208,15 +207,17 @@ fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
     };
     let mut actions = request.actions.clone();
     if actions.is_empty() {
-        actions.push("job.create".to_owned());
+        actions.push(Right::Run(Kind::Command).text().to_owned());
     }
     actions.sort_unstable();
     actions.dedup();
-    let grantable = |one: &String| GRANTABLE.iter().any(|known| known.text() == one);
+    let grantable = |one: &String| Right::from_text(one).is_some_and(Right::is_grantable);
     if !actions.iter().all(grantable) {
+        let all = Right::all().filter(|(right, _)| right.is_grantable());
+        let names: Vec<&str> = all.map(|(_, name)| name).collect();
         return Err(status::invalid(
             "actions",
-            "holds job.create, job.input or job.cancel",
+            &format!("holds some of {}", names.join(", ")),
         ));
     }
     let ttl = match request.ttl {

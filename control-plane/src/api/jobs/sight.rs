@@ -82,7 +82,8 @@ impl JobDoor {
         }
     }
 
-    /// Refused unless the job is the caller's own, or it may cancel on each host that is meant.
+    /// Refused unless the token reaches as far as jobs of this kind, and the job is the caller's own, or it may cancel on
+    /// each host that is meant.
     pub(super) async fn may_cancel(
         &self,
         caller: &Caller,
@@ -90,6 +91,9 @@ impl JobDoor {
         hosts: Option<&[HostId]>,
     ) -> Result<(), Status> {
         let job = self.visible(caller, id).await?;
+        if let Some(kind) = job.order.kind() {
+            caller.may_reach(kind)?;
+        }
         if caller.owns(&job.order.principal) {
             return Ok(());
         }

@@ -12,6 +12,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn about() -> About {
     About {
+        action: Some(Kind::Command),
         program: "systemctl".into(),
         mode: "edit",
         hosts: (0..30).map(|n| format!("web-{n}").into()).collect(),
@@ -85,7 +86,10 @@ async fn a_notice_comes_signed_and_again_after_a_failure() {
 
     let notice: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(notice["event"], "approval.awaited");
-    assert_eq!(notice["program"], "systemctl");
+    assert_eq!(
+        (&notice["action"], &notice["program"]),
+        (&"command".into(), &"systemctl".into())
+    );
     assert_eq!(notice["host_count"], 30);
     assert_eq!(notice["hosts"].as_array().unwrap().len(), NAMES_MAX);
     assert_eq!(

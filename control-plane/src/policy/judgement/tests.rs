@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{model::Mode, policy::traits::TraitsKept};
+use crate::{
+    model::{Kind, Mode},
+    policy::traits::TraitsKept,
+};
 
 fn who(principal: &str, roles: &[&str]) -> Who {
     Who {
@@ -33,7 +36,7 @@ fn create(judge: &Judge, who: &Who, how: Circumstances) -> Verdict {
     let traits = host("prod");
     let judged = judge.judge(
         who,
-        Right::JobCreate,
+        Right::Run(Kind::Command),
         Resource::Host("h-1", &traits),
         how,
         Hour::default(),
@@ -47,7 +50,7 @@ fn nothing_is_allowed_that_nothing_permits() {
     let nobody = who("operator/eve", &[]);
     let empty = judge("");
     let admin = who("operator/ada", &["admin"]);
-    for (right, name) in Right::ALL {
+    for (right, name) in Right::all() {
         let traits = host("prod");
         let about = if right.is_about_hosts() {
             Resource::Host("h-1", &traits)
@@ -78,8 +81,7 @@ fn what_is_shipped_lets_each_role_do_its_own() {
                 Resource::Fleet
             }
         };
-        Right::ALL
-            .into_iter()
+        Right::all()
             .filter(|(right, _)| {
                 let how = in_mode(Mode::Edit);
                 shipped
@@ -97,9 +99,10 @@ fn what_is_shipped_lets_each_role_do_its_own() {
     assert_eq!(
         allowed(&who("ai/claude", &["ai"])),
         [
+            "command.run",
+            "file.read",
             "host.read",
             "host.instruct",
-            "job.create",
             "policy.read",
             "approval.read",
             "grant.request"
@@ -114,7 +117,7 @@ fn what_is_shipped_lets_each_role_do_its_own() {
     ] {
         assert!(!operator.contains(&right), "{right} widens rights");
     }
-    assert_eq!(operator.len(), 20);
+    assert_eq!(operator.len(), 21);
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn labels_and_names_decide() {
         let about = Resource::Host(id, traits);
         by_label.judge(
             &ada,
-            Right::JobCreate,
+            Right::Run(Kind::Command),
             about,
             Circumstances::default(),
             Hour::default(),
@@ -267,7 +270,7 @@ fn the_hour_counts_where_a_policy_looks_at_it() {
         by_day
             .judge(
                 &ada,
-                Right::JobCreate,
+                Right::Run(Kind::Command),
                 about,
                 Circumstances::default(),
                 Hour::of(time),
@@ -304,7 +307,7 @@ fn only_policies_of_other_roles_are_not_asked() {
     assert!(!may("operator/cy", &["dba"]) && !may("operator/dan", &["viewer", "guest"]));
     assert!(!may("operator/eve", &["admin"]));
     let asked = |roles: &[&str]| {
-        let slice = judge.set.slice(Right::JobCreate, roles);
+        let slice = judge.set.slice(Right::Run(Kind::Command), roles);
         slice.plain.policies().count()
     };
     assert_eq!(
@@ -347,7 +350,7 @@ fn a_grant_is_a_permit_and_lifts_nothing_that_forbids() {
     let about = Resource::Host("h-1", &traits);
     let judged = guarded.judge(
         &ai,
-        Right::JobCreate,
+        Right::Run(Kind::Command),
         about,
         granted(Mode::ReadOnly),
         Hour::default(),

@@ -50,7 +50,7 @@ impl Decoder for Raw {
     }
 }
 
-fn job(request_id: &str, selector: &str) -> CreateJobRequest {
+pub(super) fn job(request_id: &str, selector: &str) -> CreateJobRequest {
     CreateJobRequest {
         request_id: request_id.to_owned(),
         selector: selector.to_owned(),
@@ -151,7 +151,7 @@ impl Plane {
     }
 }
 
-fn by<T>(token: &str, message: T) -> Request<T> {
+pub(super) fn by<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let bearer = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", bearer);

@@ -16,15 +16,22 @@ fn request() -> RequestGrantRequest {
 #[test]
 fn a_grant_is_for_work_on_hosts_and_for_a_while() {
     let plain = terms(&request()).unwrap();
-    assert_eq!(plain.actions, ["job.create"]);
+    assert_eq!(plain.actions, ["command.run"]);
+    for grantable in ["file.read", "job.input", "job.cancel"] {
+        let mut request = request();
+        request.actions = vec![grantable.to_owned(), "job.create".to_owned()];
+        let terms = terms(&request).unwrap();
+        assert_eq!(terms.actions.len(), 2, "as they were asked for: {terms:?}");
+    }
     assert_eq!(plain.ttl, 3_600_000);
-    let changes: [fn(&mut RequestGrantRequest); 8] = [
+    let changes: [fn(&mut RequestGrantRequest); 9] = [
         |request| request.request_id = String::new(),
         |request| request.reason = String::new(),
         |request| request.reason = "x".repeat(TEXT_MAX + 1),
         |request| request.selector = "os=linux".into(),
         |request| request.mode = v1::Mode::Disabled.into(),
         |request| request.actions = vec!["policy.write".into()],
+        |request| request.actions = vec!["file.write".into()],
         |request| request.ttl = Some(times::duration(TTL_MAX + Duration::from_secs(1))),
         |request| request.ttl = Some(times::duration(Duration::ZERO)),
     ];
