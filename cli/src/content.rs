@@ -22,15 +22,15 @@ pub(crate) struct Content {
     pub(crate) is_cut: bool,
 }
 
-/// Looks at the end of a task that reads a file; `came` bytes of content reached us. Somebody who watches is also told
-/// that a file goes on behind a part that came whole.
-pub(crate) fn judge(action: Option<&Action>, task: &Task, came: u64, watched: bool) -> Content {
+/// What became of the content of a task that reads a file, of which `came` bytes reached us. Somebody who watches is also
+/// told that a file goes on behind a part that came whole.
+pub(crate) fn of(action: Option<&Action>, task: &Task, came: u64, watched: bool) -> Content {
     let Some(file) = files::asked(action) else {
         return Content::default();
     };
     let read = match files::checked(task, came) {
         Ok(read) => read,
-        // Its outcome is told anyway.
+        // A task that failed tells its outcome anyway.
         Err(FileFault::NotRead) => return Content::default(),
         Err(fault) => {
             return Content {
@@ -133,12 +133,12 @@ mod tests {
             has_more: true,
             ..FileReadResult::default()
         });
-        let content = judge(Some(&asked(None, 1_024)), &task, 1_024, false);
+        let content = of(Some(&asked(None, 1_024)), &task, 1_024, false);
         let words =
             "1.0 KiB of 4.0 KiB are here; more: muster fs cat 'web-1:/var/log/a b' --bytes 1024..";
         assert_eq!(content.remarks, [words]);
         assert!(!content.is_cut && !content.is_broken, "it was asked for");
-        let content = judge(Some(&asked(None, files::CONTENT_MAX)), &task, 1_024, false);
+        let content = of(Some(&asked(None, files::CONTENT_MAX)), &task, 1_024, false);
         assert!(content.is_cut, "nobody can ask for more at once");
     }
 
@@ -157,13 +157,13 @@ mod tests {
             ..FileReadResult::default()
         });
         let action = asked(Some(lines), 1_024);
-        assert_eq!(judge(Some(&action), &task, 50, false), Content::default());
-        let told = judge(Some(&action), &task, 50, true).remarks;
+        assert_eq!(of(Some(&action), &task, 50, false), Content::default());
+        let told = of(Some(&action), &task, 50, true).remarks;
         assert!(told[0].ends_with("--lines 16.."), "{told:?}");
 
         // The last of the lines may have been cut within.
         let action = asked(Some(lines), 51);
-        let told = judge(Some(&action), &task, 50, false).remarks;
+        let told = of(Some(&action), &task, 50, false).remarks;
         assert!(told[0].ends_with("--bytes 150.."), "{told:?}");
     }
 
@@ -179,9 +179,9 @@ mod tests {
             changed: true,
             ..FileReadResult::default()
         });
-        let content = judge(Some(&action), &task, 50, false);
+        let content = of(Some(&action), &task, 50, false);
         assert_eq!(content.remarks, ["the file changed while it was read"]);
-        let content = judge(Some(&action), &task, 49, false);
+        let content = of(Some(&action), &task, 49, false);
         assert!(content.is_broken && content.remarks[0].contains("50 bytes were read and 49 came"));
     }
 
@@ -192,7 +192,7 @@ mod tests {
             ..Task::default()
         };
         let action = asked(None, 0);
-        assert_eq!(judge(Some(&action), &failed, 0, true), Content::default());
-        assert_eq!(judge(None, &failed, 9, true), Content::default());
+        assert_eq!(of(Some(&action), &failed, 0, true), Content::default());
+        assert_eq!(of(None, &failed, 9, true), Content::default());
     }
 }

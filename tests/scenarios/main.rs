@@ -14,6 +14,7 @@ mod deadlines;
 mod enrollment;
 mod evil_agents;
 mod evil_clients;
+mod files;
 mod gateway;
 mod heads;
 mod hidden;

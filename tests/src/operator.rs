@@ -11,9 +11,9 @@ use std::{
 use muster_client::identity::{Identity, load_authorities};
 use muster_proto::v1::{
     Action, CancelJobRequest, Command, CreateJobRequest, CreateJoinTokenRequest,
-    CreateTokenRequest, GetHostRequest, GetJobRequest, Host, Job, JoinKind, ListHostsRequest,
-    ListTasksRequest, OutputStream, PrincipalKind, ReadOutputRequest, Reason, Script, Task,
-    WatchJobRequest, access_service_client::AccessServiceClient,
+    CreateTokenRequest, FileRead, GetHostRequest, GetJobRequest, Host, Job, JoinKind,
+    ListHostsRequest, ListTasksRequest, OutputStream, PrincipalKind, ReadOutputRequest, Reason,
+    Script, Task, WatchJobRequest, access_service_client::AccessServiceClient,
     enrollment_service_client::EnrollmentServiceClient, host::Presence,
     host_service_client::HostServiceClient, job_event::Event, job_service_client::JobServiceClient,
     read_output_request, task,
@@ -96,6 +96,11 @@ pub fn command(command: Command) -> Action {
     Action {
         kind: Some(muster_proto::v1::action::Kind::Command(command)),
     }
+}
+
+/// Reading a file.
+pub fn file_read(file: FileRead) -> Action {
+    muster_client::files::action(file)
 }
 
 /// The request of a job that does this on every host that matches.

@@ -55,8 +55,10 @@ pub fn muster_agent() -> PathBuf {
 pub struct Ended {
     /// How it ended.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// Its standard output; empty if that is no UTF-8.
     pub stdout: String,
+    /// The bytes of its standard output.
+    pub bytes: Vec<u8>,
     /// Its standard error.
     pub stderr: String,
 }
@@ -159,6 +161,23 @@ impl Start {
         }
     }
 
+    /// Starts it with a standard output that nobody reads.
+    pub fn spawn_unread(mut self, logs: &Path) -> Process {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let stderr = logs.join(format!("{}.log", self.name));
+        self.command.stdout(writer);
+        self.command.stderr(File::create(&stderr).unwrap());
+        let child = self.command.spawn().unwrap();
+        Process {
+            pid: Pid::from_raw(child.id().try_into().unwrap()),
+            child: Mutex::new(child),
+            stdout: logs.join(format!("{}.out", self.name)),
+            stderr,
+            name: self.name,
+        }
+    }
+
     /// Starts it in a terminal, where all that it says goes too.
     pub fn spawn_in_terminal(mut self, logs: &Path, rows: u16, columns: u16) -> (Process, Console) {
         let (console, terminal) = Console::open(rows, columns);
@@ -234,6 +253,7 @@ impl Process {
         Ended {
             status,
             stdout: self.out(),
+            bytes: fs::read(&self.stdout).unwrap_or_default(),
             stderr: self.log(),
         }
     }

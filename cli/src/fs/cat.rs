@@ -80,7 +80,7 @@ impl Cat {
         };
         self.place.request(FileRead {
             part,
-            // Whoever copies a file must not get a part of it unasked.
+            // A copy of a file must not be a part of it unasked.
             max_bytes: self.max_bytes.unwrap_or(files::CONTENT_MAX),
             ..FileRead::default()
         })

@@ -230,7 +230,7 @@ impl View {
     /// What became of the content of a file, for a task that reads one.
     fn content(&self, task: &Task) -> Content {
         let came = self.places.get(&task.task_id).map_or(0, |place| place.came);
-        content::judge(self.job.action.as_ref(), task, came, live::is_watched())
+        content::of(self.job.action.as_ref(), task, came, live::is_watched())
     }
 
     /// Says what a reader could not guess: that a task waits, why it failed.

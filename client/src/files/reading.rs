@@ -95,7 +95,7 @@ impl Files {
                     let kept = &chunk.data[..chunk.data.len().min(room)];
                     file.content.extend_from_slice(kept);
                 }
-                // What is in a gap did not come, which the result tells.
+                // Bytes in a gap did not come, which the result tells.
                 Some(Event::Output(_) | Event::Gap(_) | Event::Job(_)) | None => {}
             }
         }

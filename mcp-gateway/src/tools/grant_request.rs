@@ -30,7 +30,7 @@ pub(super) async fn call(
         mode => mode,
     };
     let actions = match arguments.word("tool")?.as_deref() {
-        // What is asked for unless something else is said.
+        // The control plane takes commands to be meant.
         None | Some("run") => Vec::new(),
         Some("file_read") => vec!["file.read".to_owned()],
         Some(other) => {
