@@ -22,10 +22,9 @@ use muster_client::audit::Hash;
 use muster_proto::{
     agent::v1::{SealedOffer, task_state},
     ids::TaskId,
-    v1::{Command, Reason, action, task::State},
+    v1::{Reason, task::State},
 };
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -39,6 +38,7 @@ use self::{
     task::Task,
 };
 use crate::{
+    actions::Kind,
     connection::{Clock, Session},
     failpoint,
     memory::{self, Leftovers},
@@ -66,7 +66,7 @@ pub(crate) struct Limits {
 
 /// What an offer comes to.
 struct Admitted {
-    command: Command,
+    kind: Box<dyn Kind>,
     /// How far it is confined; `None` is not at all.
     sandbox: Option<Sandbox>,
 }
@@ -242,7 +242,7 @@ impl Tasks {
             self.finish(&task, self.cancelled_before_start());
             return self.give_back(link);
         }
-        let mut start = match execution::start(task.id, admitted.command) {
+        let mut start = match execution::start(task.id, admitted.kind) {
             Ok(start) => start,
             Err(StartError { reason, message }) => {
                 self.finish(&task, self.over(State::Failed, reason, message));
@@ -410,14 +410,4 @@ fn not_after_ms(sealed: &SealedOffer) -> i64 {
     sealed.not_after.as_ref().map_or(i64::MAX, |time| {
         time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000
     })
-}
-
-fn grace_of(sealed_offer: &Bytes) -> Duration {
-    let kind = SealedOffer::decode(sealed_offer.clone())
-        .ok()
-        .and_then(|sealed| sealed.action?.kind);
-    match kind {
-        Some(action::Kind::Command(command)) => execution::grace(&command),
-        _ => execution::GRACE,
-    }
 }

@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 use super::{
     TaskEnd, Tasks,
     execution::Over,
-    grace_of,
     journal::{Ended, Event, Held, Phase, Settled},
     task::Task,
 };
 use crate::{
-    failpoint,
+    actions, failpoint,
     process::{Tree, end_left_over},
     supervision::{
         Left, Link,
@@ -88,7 +87,7 @@ impl Tasks {
     pub(super) async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
         let (known, tree) = self.tree(task);
         end_left_over(task.id);
-        let mut found = tree.end(grace_of(&task.sealed_offer)).await;
+        let mut found = tree.end(actions::grace(&task.sealed_offer)).await;
         let supervisor = self
             .0
             .journal
