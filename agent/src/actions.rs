@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use muster_proto::{
     agent::v1::SealedOffer,
-    v1::{Action, Command, OutputLimit, action},
+    v1::{Action, Command, Mode, OutputLimit, action},
 };
 use prost::Message as _;
 
@@ -19,8 +19,25 @@ use crate::process::StartError;
 /// How long a tree may take to end politely where nobody says otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// What holds of all tasks of one kind.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// As capabilities, policies and words have it: the name of the kind's field in the contract.
+    pub(crate) name: &'static str,
+    /// The lowest mode in which there is any use in it.
+    pub(crate) needs: Mode,
+    /// It starts a program that was asked for, so that a policy's `[programs]` speak of it.
+    pub(crate) starts_programs: bool,
+}
+
+/// Every kind.
+pub(crate) const ALL: &[&Declared] = &[&command::DECLARED];
+
 /// What one task wants, whatever kind of action that is.
 pub(crate) trait Kind {
+    /// What holds of all tasks of the kind.
+    fn declared(&self) -> &'static Declared;
+
     /// Whom it is done as; empty means the agent's own user.
     fn user(&self) -> &str;
 

@@ -1,6 +1,7 @@
 //! What this host permits at most: its own `policy.toml`, a short table that nobody widens but whoever may write
 //! that file. The control plane can lower the mode, for the host and for a task.
 
+mod actions;
 mod decision;
 mod file;
 mod network;
@@ -15,11 +16,15 @@ use muster_proto::v1::{self, Confinement, Mode as Word, Reason, ceiling::Unenfor
 use parking_lot::Mutex;
 
 use self::{
+    actions::Actions,
     decision::{Decision, decide},
     network::Network,
 };
 pub use self::{file::PolicyError, permits::Permits};
-use crate::process::{Sandbox, User};
+use crate::{
+    actions::{self as kinds, Declared, Kind},
+    process::{Sandbox, User},
+};
 
 /// Where the control plane's limit is kept, in the agent's directory.
 const LIMIT: &str = "mode-limit";
@@ -110,6 +115,7 @@ pub(crate) struct Table {
     readable: Vec<PathBuf>,
     hidden: Vec<PathBuf>,
     programs: Vec<PathBuf>,
+    actions: Actions,
     /// Whom tasks may run as; `None` is everybody whom the agent may become.
     users: Option<Vec<String>>,
     scratch_bytes: u64,
@@ -199,6 +205,11 @@ impl Policy {
                     rules.join(", ")
                 }
             },
+            actions: kinds::ALL
+                .iter()
+                .filter(|kind| self.table.actions.refuse(kind).is_none())
+                .map(|kind| kind.name.to_owned())
+                .collect(),
             unenforceable: report
                 .unenforceable
                 .into_iter()
@@ -207,15 +218,20 @@ impl Policy {
         }
     }
 
-    /// How a task is confined that runs as this user and was asked for so; `None` is not at all.
+    /// How a task of this kind is confined that was asked for so; `None` is not at all.
     pub(crate) fn confine(
         &self,
         asked: &Confinement,
-        user: &str,
+        kind: &dyn Kind,
     ) -> Result<Option<Sandbox>, Refusal> {
         let limit = *self.limit.lock();
         let asked = decision::Asked::read(asked, |root| fs::canonicalize(root))?;
         let decision = decide(&self.table, limit, &asked)?;
+        if let Some(cause) = self.table.actions.refuse(kind.declared()) {
+            return Err(Refusal::new(Reason::ActionDenied, cause));
+        }
+        suffices(decision.mode(), kind.declared())?;
+        let user = kind.user();
         if let Some(users) = &self.table.users
             && !user.is_empty()
             && user != self.user
@@ -300,6 +316,23 @@ impl Policy {
     }
 }
 
+/// Whether this mode is enough for a task of this kind.
+fn suffices(mode: Mode, kind: &Declared) -> Result<(), Refusal> {
+    let needs = Mode::from_wire(kind.needs.into());
+    match needs {
+        Ok(Some(needs)) if mode < needs => {
+            let message = format!(
+                "a task of the kind {} needs the mode {} at least, and gets {}",
+                kind.name,
+                needs.name(),
+                mode.name()
+            );
+            Err(Refusal::new(Reason::ModeTooHigh, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The network of the contract by a word.
 pub(crate) fn access(word: &str) -> v1::Network {
     match word {
@@ -320,4 +353,22 @@ fn store(path: &Path, limit: Option<Mode>) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, format!("{}\n", limit.name()))?;
     fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_needs_more_than_the_mode_gives_is_refused() {
+        let writes = Declared {
+            name: "file_write",
+            needs: Word::Edit,
+            starts_programs: false,
+        };
+        assert!(suffices(Mode::Edit, &writes).is_ok());
+        let refusal = suffices(Mode::ReadOnly, &writes).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ModeTooHigh);
+        assert!(refusal.message.contains("needs the mode edit"));
+    }
 }

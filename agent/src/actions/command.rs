@@ -2,15 +2,25 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use muster_proto::v1::{Command, OutputLimit, Reason};
+use muster_proto::v1::{Command, Mode, OutputLimit, Reason};
 
-use super::{GRACE, Kind, Work};
+use super::{Declared, GRACE, Kind, Work};
 use crate::process::StartError;
+
+pub(super) const DECLARED: Declared = Declared {
+    name: "command",
+    needs: Mode::ReadOnly,
+    starts_programs: true,
+};
 
 /// Where a script names no shell.
 const SHELL: &str = "/bin/sh";
 
 impl Kind for Command {
+    fn declared(&self) -> &'static Declared {
+        &DECLARED
+    }
+
     fn user(&self) -> &str {
         &self.user
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::actions as kinds;
+
 /// What a host permits, for whoever asks on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permits {
@@ -15,6 +17,9 @@ pub struct Permits {
     pub roots: Vec<String>,
     /// The network of a task in mode `edit`.
     pub network: String,
+    /// The kinds of action that may run; empty from an agent that does not say.
+    #[serde(default)]
+    pub actions: Vec<String>,
     /// Why no task can be confined here, if that is so.
     pub unenforceable: Option<String>,
 }
@@ -47,6 +52,13 @@ impl Permits {
                 false => format!("below {}", self.roots.join(", ")),
             };
             text.push_str(&format!(": tasks write {roots}; network {}", self.network));
+        }
+        let (actions, all) = (&self.actions, kinds::ALL);
+        if !actions.is_empty() && actions.len() < all.len() {
+            text.push_str(&format!(
+                "; of the kinds of action only {}",
+                actions.join(", ")
+            ));
         }
         if self.mode != self.own {
             text.push_str(&format!(

@@ -151,6 +151,7 @@ impl Tasks {
             | Reason::ModeUnenforceable
             | Reason::NetworkUnenforceable
             | Reason::PathDenied
+            | Reason::ActionDenied
             | Reason::ProgramDenied => State::Rejected,
             _ => State::Failed,
         };

@@ -159,7 +159,7 @@ impl Tasks {
             return refuse(State::Rejected, Reason::HostBusy, message);
         }
         let asked = sealed.confinement.clone().unwrap_or_default();
-        match self.0.policy.confine(&asked, kind.user()) {
+        match self.0.policy.confine(&asked, kind.as_ref()) {
             Ok(sandbox) => Ok(Admitted { kind, sandbox }),
             Err(refusal) => refuse(State::Rejected, refusal.reason, refusal.message),
         }
