@@ -7,6 +7,7 @@
 mod cell;
 mod environment;
 mod exit;
+mod fork;
 mod group;
 mod launch;
 mod lookup;

@@ -11,9 +11,10 @@ use nix::{errno::Errno, unistd::Pid};
 
 use super::{
     StartError,
+    fork::{self, Failure, Stage},
     group::Group,
     lookup,
-    sandbox::{self, Failure, Layers, Sandbox, Stage},
+    sandbox::{self, Layers, Sandbox},
     spawn,
     user::User,
 };
@@ -99,14 +100,14 @@ impl Launch<'_> {
                 stderr,
                 ..
             } => {
-                let streams = sandbox::Streams::Pipes {
+                let streams = fork::Streams::Pipes {
                     stdin: stdin.map(OwnedFd::as_fd),
                     stdout: stdout.as_fd(),
                     stderr: stderr.as_fd(),
                 };
                 (streams, None)
             }
-            Given::Terminal { path, .. } => (sandbox::Streams::Terminal(path), Some(path)),
+            Given::Terminal { path, .. } => (fork::Streams::Terminal(path), Some(path)),
         };
         let ids = (self.user.uid.as_raw(), self.user.gid.as_raw());
         let closed = sandbox::Prepared::new(sandbox, ids, terminal, self.layers).map_err(
@@ -123,7 +124,7 @@ impl Launch<'_> {
             let groups = user.groups.iter().map(|group| group.as_raw());
             (user.uid.as_raw(), user.gid.as_raw(), groups.collect())
         });
-        let plan = sandbox::Plan {
+        let plan = fork::Plan {
             program: &self.prepared.program,
             argv: &argv,
             environment: &environment,
@@ -134,7 +135,7 @@ impl Launch<'_> {
             sandbox: &closed,
         };
         let pid = self
-            .within(|| sandbox::start(&plan))?
+            .within(|| fork::start(&plan))?
             .map_err(|failure| self.diagnose(failure))?;
         Ok((pid, sandbox.report(closed.features())))
     }

@@ -7,8 +7,11 @@ use nix::{
     sys::wait::{WaitStatus, waitpid},
 };
 
-use super::{Layers, Plan, Prepared, Sandbox, Streams, missing, start};
-use crate::process::spawn;
+use super::{Layers, Prepared, Sandbox, missing};
+use crate::process::{
+    fork::{Plan, Streams, start},
+    spawn,
+};
 
 /// The argument with which our program does nothing but succeed.
 pub(crate) const PROBED: &str = "supervise-probed";

@@ -11,30 +11,29 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
-    libc::{self, sock_fprog},
+    libc,
     sys::stat::Mode,
     unistd::{ForkResult, Pid, dup2_raw, pipe2, read},
 };
 
-use super::Prepared;
-use crate::process::spawn;
+use super::{sandbox::Prepared, spawn};
 
 /// What the process becomes, as the kernel wants it.
-pub(in crate::process) struct Plan<'a> {
-    pub(in crate::process) program: &'a CStr,
-    pub(in crate::process) argv: &'a [*mut libc::c_char],
-    pub(in crate::process) environment: &'a [*mut libc::c_char],
-    pub(in crate::process) cwd: &'a CStr,
+pub(super) struct Plan<'a> {
+    pub(super) program: &'a CStr,
+    pub(super) argv: &'a [*mut libc::c_char],
+    pub(super) environment: &'a [*mut libc::c_char],
+    pub(super) cwd: &'a CStr,
     /// Input, output and error; without an input it reads nothing.
-    pub(in crate::process) streams: Streams<'a>,
-    pub(in crate::process) nice: i32,
+    pub(super) streams: Streams<'a>,
+    pub(super) nice: i32,
     /// Becomes this user and group, with these groups beside.
-    pub(in crate::process) user: Option<(u32, u32, Vec<libc::gid_t>)>,
-    pub(in crate::process) sandbox: &'a Prepared,
+    pub(super) user: Option<(u32, u32, Vec<libc::gid_t>)>,
+    pub(super) sandbox: &'a Prepared,
 }
 
 /// What the process gets as its standard streams.
-pub(in crate::process) enum Streams<'a> {
+pub(super) enum Streams<'a> {
     Pipes {
         stdin: Option<BorrowedFd<'a>>,
         stdout: BorrowedFd<'a>,
@@ -47,7 +46,7 @@ pub(in crate::process) enum Streams<'a> {
 /// How far the child came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::process) enum Stage {
+pub(super) enum Stage {
     Session = 0,
     Namespaces,
     Mounts,
@@ -75,14 +74,14 @@ const STAGES: [Stage; 10] = [
 
 /// Why the child did not become the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::process) struct Failure {
-    pub(in crate::process) stage: Stage,
-    pub(in crate::process) errno: Errno,
+pub(super) struct Failure {
+    pub(super) stage: Stage,
+    pub(super) errno: Errno,
 }
 
 impl Failure {
     /// What could not be done, for whoever has to make it possible.
-    pub(in crate::process) fn words(self) -> String {
+    pub(super) fn words(self) -> String {
         let what = match self.stage {
             Stage::Session => "start a session",
             Stage::Namespaces => "make namespaces for the task",
@@ -101,7 +100,7 @@ impl Failure {
 
 /// Forks; the child has become the program when this returns.
 #[allow(unsafe_code)] // A child that changes itself before it becomes the program.
-pub(in crate::process) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
+pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let failed = |errno| Failure {
         stage: Stage::Session,
         errno,
@@ -160,7 +159,6 @@ impl Plan<'_> {
 
     fn steps(&self, stage: &mut Stage) -> Result<std::convert::Infallible, Errno> {
         let sandbox = self.sandbox;
-        let has = |layer| sandbox.layers.has(layer);
         reset_signals();
         nix::unistd::setsid()?;
         if self.nice > 0 {
@@ -168,68 +166,34 @@ impl Plan<'_> {
         }
 
         *stage = Stage::Namespaces;
-        self.make_namespaces()?;
+        sandbox.make_namespaces()?;
         *stage = Stage::Mounts;
-        let scratch = sandbox.mounts.enter()?;
+        let scratch = sandbox.mount()?;
 
         // Opened here, they belong to this namespace: what is read-only in it can be changed through none of them.
         *stage = Stage::Streams;
         self.open_streams()?;
 
         *stage = Stage::Capabilities;
-        if has("capabilities") {
-            drop_bounding_set()?;
-        }
+        sandbox.drop_bounding_set()?;
         *stage = Stage::User;
         if let Some((user, group, groups)) = &self.user {
             become_user(*user, *group, groups)?;
         }
         *stage = Stage::Capabilities;
-        if has("capabilities") {
-            drop_capabilities()?;
-        }
+        sandbox.drop_capabilities()?;
         // Without them: with them, root would enter what is closed to the task.
         *stage = Stage::Directory;
         nix::unistd::chdir(self.cwd)?;
         *stage = Stage::Capabilities;
-        if has("no-new-privileges") {
-            no_new_privileges()?;
-        }
+        sandbox.forbid_privileges()?;
         *stage = Stage::Landlock;
-        if has("landlock") {
-            sandbox
-                .ruleset
-                .allow_scratch(std::os::fd::AsFd::as_fd(&scratch))?;
-            sandbox.ruleset.enter()?;
-        }
-        if has("descriptors") {
-            spawn::keep_files_to_ourselves()?;
-        }
+        sandbox.enter_rules(&scratch)?;
+        sandbox.close_files()?;
         *stage = Stage::Filter;
-        if has("seccomp") {
-            set_filter(&sandbox.filter)?;
-        }
+        sandbox.set_filter()?;
         *stage = Stage::Program;
         Err(execute(self.program, self.argv, self.environment))
-    }
-
-    fn make_namespaces(&self) -> Result<(), Errno> {
-        let sandbox = self.sandbox;
-        let mut kinds = libc::CLONE_NEWNS;
-        if sandbox.layers.has("ipc") {
-            kinds |= libc::CLONE_NEWIPC;
-        }
-        let Some((user, group)) = sandbox.user_namespace else {
-            return unshare(kinds);
-        };
-        unshare(kinds | libc::CLONE_NEWUSER)?;
-        write_file(c"/proc/self/setgroups", b"deny")?;
-        let mut line = [0; 32];
-        let map = map_line(&mut line, user);
-        write_file(c"/proc/self/uid_map", map)?;
-        let mut line = [0; 32];
-        let map = map_line(&mut line, group);
-        write_file(c"/proc/self/gid_map", map)
     }
 
     fn open_streams(&self) -> Result<(), Errno> {
@@ -256,20 +220,6 @@ impl Plan<'_> {
             }
         }
     }
-}
-
-/// "ID ID 1", without an allocation.
-fn map_line(line: &mut [u8; 32], id: u32) -> &[u8] {
-    use std::io::Write as _;
-    let mut rest = &mut line[..];
-    let _ = writeln!(rest, "{id} {id} 1");
-    let left = rest.len();
-    &line[..32 - left]
-}
-
-fn write_file(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
-    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    nix::unistd::write(&file, bytes).map(drop)
 }
 
 #[allow(unsafe_code)] // The numbers of the standard streams belong to nobody.
@@ -302,12 +252,6 @@ fn lower_priority(nice: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
-#[allow(unsafe_code)] // nix takes flags that it knows only.
-fn unshare(kinds: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: the call takes an integer.
-    Errno::result(unsafe { libc::unshare(kinds) }).map(drop)
-}
-
 #[allow(unsafe_code)] // nix takes its own types, which would have to be made first.
 fn become_user(user: u32, group: u32, groups: &[libc::gid_t]) -> Result<(), Errno> {
     // SAFETY: the list is as long as it says. The calls of the kernel, not of the C library, which would take
@@ -318,74 +262,6 @@ fn become_user(user: u32, group: u32, groups: &[libc::gid_t]) -> Result<(), Errn
         Errno::result(libc::syscall(libc::SYS_setresgid, group, group, group))?;
         Errno::result(libc::syscall(libc::SYS_setresuid, user, user, user)).map(drop)
     }
-}
-
-/// What no program that is started from here on can get back, not even one of root.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_bounding_set() -> Result<(), Errno> {
-    for capability in 0..64 {
-        // SAFETY: the call takes integers.
-        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        match Errno::result(dropped) {
-            Ok(_) => {}
-            // That was the last one.
-            Err(Errno::EINVAL) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// What this process has of them.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_capabilities() -> Result<(), Errno> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
-    let none = [0u32; 6];
-    // SAFETY: the structures have the layout that this version of the call takes, and are read during it only.
-    unsafe {
-        Errno::result(libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        ))?;
-        let set = libc::syscall(libc::SYS_capset, &header, none.as_ptr());
-        Errno::result(set).map(drop)
-    }
-}
-
-#[allow(unsafe_code)] // nix's call is behind a feature that nobody else needs.
-fn no_new_privileges() -> Result<(), Errno> {
-    // SAFETY: the call takes integers.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
-}
-
-#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
-fn set_filter(filter: &[super::Instruction]) -> Result<(), Errno> {
-    let program = sock_fprog {
-        len: u16::try_from(filter.len()).map_err(|_| Errno::E2BIG)?,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: the program is as long as it says, and the kernel copies it.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &program,
-        )
-    };
-    Errno::result(set).map(drop)
 }
 
 #[allow(unsafe_code)] // nix takes lists that would have to be made first.
