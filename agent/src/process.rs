@@ -259,10 +259,8 @@ impl Host {
             }
             Wanted::Terminal { size, .. } => {
                 let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
-                let (pid, confinement) = launch.start(Given::Terminal {
-                    slave: &terminal.slave,
-                    path: &terminal.path,
-                })?;
+                let path = &terminal.path;
+                let (pid, confinement) = launch.start(Given::Terminal { path })?;
                 let master = terminal.master;
                 (pid, confinement, Streams::Terminal { master })
             }

@@ -1,4 +1,4 @@
-//! A fork whose child closes itself in and becomes the program.
+//! A fork whose child changes itself, closes itself in if it is to, and becomes the program.
 //!
 //! Between fork and exec only bare system calls are made: nothing allocates, locks or looks up a name.
 
@@ -29,7 +29,8 @@ pub(super) struct Plan<'a> {
     pub(super) nice: i32,
     /// Becomes this user and group, with these groups beside.
     pub(super) user: Option<(u32, u32, Vec<libc::gid_t>)>,
-    pub(super) sandbox: &'a Prepared,
+    /// How far it is confined; `None` is not at all.
+    pub(super) sandbox: Option<&'a Prepared>,
 }
 
 /// What the process gets as its standard streams.
@@ -165,33 +166,40 @@ impl Plan<'_> {
             lower_priority(self.nice)?;
         }
 
-        *stage = Stage::Namespaces;
-        sandbox.make_namespaces()?;
-        *stage = Stage::Mounts;
-        let scratch = sandbox.mount()?;
-
+        let mut scratch = None;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Namespaces;
+            sandbox.make_namespaces()?;
+            *stage = Stage::Mounts;
+            scratch = Some(sandbox.mount()?);
+        }
         // Opened here, they belong to this namespace: what is read-only in it can be changed through none of them.
         *stage = Stage::Streams;
         self.open_streams()?;
-
-        *stage = Stage::Capabilities;
-        sandbox.drop_bounding_set()?;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Capabilities;
+            sandbox.drop_bounding_set()?;
+        }
         *stage = Stage::User;
         if let Some((user, group, groups)) = &self.user {
             become_user(*user, *group, groups)?;
         }
-        *stage = Stage::Capabilities;
-        sandbox.drop_capabilities()?;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Capabilities;
+            sandbox.drop_capabilities()?;
+        }
         // Without them: with them, root would enter what is closed to the task.
         *stage = Stage::Directory;
         nix::unistd::chdir(self.cwd)?;
-        *stage = Stage::Capabilities;
-        sandbox.forbid_privileges()?;
-        *stage = Stage::Landlock;
-        sandbox.enter_rules(&scratch)?;
-        sandbox.close_files()?;
-        *stage = Stage::Filter;
-        sandbox.set_filter()?;
+        if let (Some(sandbox), Some(scratch)) = (sandbox, &scratch) {
+            *stage = Stage::Capabilities;
+            sandbox.forbid_privileges()?;
+            *stage = Stage::Landlock;
+            sandbox.enter_rules(scratch)?;
+            sandbox.close_files()?;
+            *stage = Stage::Filter;
+            sandbox.set_filter()?;
+        }
         *stage = Stage::Program;
         Err(execute(self.program, self.argv, self.environment))
     }

@@ -1,8 +1,8 @@
-//! Which way a process is started: as we are, changed first, or confined.
+//! Which way a process is started: as we are, or by a fork that changes it first or confines it.
 
 use std::{
     ffi::CStr,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
 };
 
@@ -44,10 +44,8 @@ pub(super) enum Given<'a> {
         /// Instead of the input.
         null: &'a OwnedFd,
     },
-    Terminal {
-        slave: &'a OwnedFd,
-        path: &'a CStr,
-    },
+    /// The one with this path, whose process's side is open.
+    Terminal { path: &'a CStr },
 }
 
 impl Launch<'_> {
@@ -58,33 +56,26 @@ impl Launch<'_> {
                 let (pid, confinement) = self.confined(sandbox, given)?;
                 Ok((pid, Some(confinement)))
             }
+            None if self.change.is_any() => Ok((self.forked(None, given)?, None)),
             None => Ok((self.free(given)?, None)),
         }
     }
 
     fn free(&self, given: Given<'_>) -> Result<Pid, StartError> {
-        let (files, theirs, terminal): ([BorrowedFd<'_>; 3], _, _) = match given {
+        let streams = match given {
             Given::Pipes {
                 stdin,
                 stdout,
                 stderr,
                 null,
-            } => {
-                let files = [
-                    stdin.unwrap_or(null).as_fd(),
-                    stdout.as_fd(),
-                    stderr.as_fd(),
-                ];
-                (files, spawn::Theirs::Files(files), false)
-            }
-            Given::Terminal { slave, path } => {
-                ([slave.as_fd(); 3], spawn::Theirs::Terminal(path), true)
-            }
+            } => spawn::Theirs::Files([
+                stdin.unwrap_or(null).as_fd(),
+                stdout.as_fd(),
+                stderr.as_fd(),
+            ]),
+            Given::Terminal { path } => spawn::Theirs::Terminal(path),
         };
-        let pid = self.within(|| match self.change.is_any() {
-            false => spawn::as_ourselves(self.prepared, theirs),
-            true => spawn::changed(self.prepared, files, terminal, self.change),
-        })?;
+        let pid = self.within(|| spawn::as_ourselves(self.prepared, streams))?;
         pid.map_err(|errno| lookup::diagnose(errno, self.path, self.cwd))
     }
 
@@ -93,21 +84,9 @@ impl Launch<'_> {
         sandbox: &Sandbox,
         given: Given<'_>,
     ) -> Result<(Pid, Confinement), StartError> {
-        let (streams, terminal) = match given {
-            Given::Pipes {
-                stdin,
-                stdout,
-                stderr,
-                ..
-            } => {
-                let streams = fork::Streams::Pipes {
-                    stdin: stdin.map(OwnedFd::as_fd),
-                    stdout: stdout.as_fd(),
-                    stderr: stderr.as_fd(),
-                };
-                (streams, None)
-            }
-            Given::Terminal { path, .. } => (fork::Streams::Terminal(path), Some(path)),
+        let terminal = match given {
+            Given::Pipes { .. } => None,
+            Given::Terminal { path } => Some(path),
         };
         let ids = (self.user.uid.as_raw(), self.user.gid.as_raw());
         let closed = sandbox::Prepared::new(sandbox, ids, terminal, self.layers).map_err(
@@ -116,11 +95,33 @@ impl Launch<'_> {
                 (errno, None) => unenforceable(errno.desc()),
             },
         )?;
+        let pid = self.forked(Some(&closed), given)?;
+        Ok((pid, sandbox.report(closed.features())))
+    }
+
+    fn forked(
+        &self,
+        sandbox: Option<&sandbox::Prepared>,
+        given: Given<'_>,
+    ) -> Result<Pid, StartError> {
+        let streams = match given {
+            Given::Pipes {
+                stdin,
+                stdout,
+                stderr,
+                ..
+            } => fork::Streams::Pipes {
+                stdin: stdin.map(OwnedFd::as_fd),
+                stdout: stdout.as_fd(),
+                stderr: stderr.as_fd(),
+            },
+            Given::Terminal { path } => fork::Streams::Terminal(path),
+        };
         let (argv, environment) = (
             spawn::pointers(&self.prepared.argv),
             spawn::pointers(&self.prepared.environment),
         );
-        let other = self.change.user.map(|user| {
+        let user = self.change.user.map(|user| {
             let groups = user.groups.iter().map(|group| group.as_raw());
             (user.uid.as_raw(), user.gid.as_raw(), groups.collect())
         });
@@ -131,13 +132,11 @@ impl Launch<'_> {
             cwd: &self.prepared.cwd,
             streams,
             nice: self.change.nice,
-            user: other,
-            sandbox: &closed,
+            user,
+            sandbox,
         };
-        let pid = self
-            .within(|| fork::start(&plan))?
-            .map_err(|failure| self.diagnose(failure))?;
-        Ok((pid, sandbox.report(closed.features())))
+        self.within(|| fork::start(&plan))?
+            .map_err(|failure| self.diagnose(failure))
     }
 
     /// Starts something in the group of the task, if it has one.
@@ -148,10 +147,11 @@ impl Launch<'_> {
         }
     }
 
-    /// Says what stood in the way of a confined process: its sandbox, or what would have anyway.
+    /// Says what stood in the way: the sandbox, or what would have anyway.
     fn diagnose(&self, failure: Failure) -> StartError {
         let Failure { stage, errno } = failure;
-        let denied = matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT);
+        let is_confined = self.sandbox.is_some();
+        let denied = is_confined && matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT);
         match stage {
             Stage::Directory if denied && self.cwd.is_dir() => StartError::new(
                 Reason::PathDenied,
@@ -170,7 +170,11 @@ impl Launch<'_> {
                 )
             }
             Stage::Directory | Stage::Program => lookup::diagnose(errno, self.path, self.cwd),
-            _ => unenforceable(&failure.words()),
+            _ if is_confined => unenforceable(&failure.words()),
+            _ => {
+                let message = format!("no process for the task: {}", failure.words());
+                StartError::new(Reason::StartFailed, message)
+            }
         }
     }
 }

@@ -65,7 +65,7 @@ fn confine() -> Result<(), String> {
         },
         nice: 0,
         user: None,
-        sandbox: &prepared,
+        sandbox: Some(&prepared),
     };
     let pid = start(&plan).map_err(|failure| failure.words())?;
     loop {
