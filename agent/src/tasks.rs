@@ -259,7 +259,7 @@ impl Tasks {
         start.spools_bytes = Some(self.0.limits.spool);
         let start = protocol::frame(Order::Start(start));
         if let Some(waiting) = &mut link
-            && waiting.send_frame(&start).is_err()
+            && waiting.start(&start).is_err()
         {
             // It is gone, and has not heard of the task.
             self.0.supervisors.lost();
@@ -310,7 +310,7 @@ impl Tasks {
                 return Err(self.unwritten(task, &error));
             }
             failpoint::reached("starting").await;
-            if link.send_frame(&start).is_ok() {
+            if link.start(&start).is_ok() {
                 return Ok(link);
             }
             self.0.supervisors.lost();

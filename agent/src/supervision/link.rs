@@ -57,6 +57,8 @@ pub(crate) struct Link {
     is_busy: bool,
     /// It was started by an earlier agent: it leaves once its task is done.
     adopted: bool,
+    /// It has been given a task.
+    served: bool,
 }
 
 impl Link {
@@ -97,6 +99,7 @@ impl Link {
             outbox: BytesMut::new(),
             is_busy: false,
             adopted,
+            served: false,
         };
         match tokio::time::timeout(HELLO_LIMIT, link.next()).await?? {
             News::Hello(hello) => {
@@ -127,8 +130,14 @@ impl Link {
         self.flush()
     }
 
-    /// Sends an order that is a frame already.
-    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> io::Result<()> {
+    /// Whether it has never had a task.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.served && !self.adopted
+    }
+
+    /// Gives it a task: a start, as a frame.
+    pub(crate) fn start(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.served = true;
         self.outbox.extend_from_slice(frame);
         self.flush()
     }
@@ -290,6 +299,7 @@ mod tests {
             outbox: BytesMut::new(),
             is_busy: false,
             adopted: false,
+            served: false,
         };
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
