@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, path::PathBuf};
 
 use muster_proto::{
     ids::TaskId,
-    v1::{Confinement, Environment, Limits, environment::Inherit},
+    v1::{Command, Confinement, Environment, Limits, environment::Inherit},
 };
 
 use crate::{
@@ -76,9 +76,12 @@ pub fn attempt(data_dir: PathBuf, wanted: Attempt) -> Result<u8, AttemptError> {
         network: wanted.network.map(|access| crate::policy::access(&access)),
         ..Confinement::default()
     };
-    let user = wanted.user.clone().unwrap_or_default();
+    let command = Command {
+        user: wanted.user.clone().unwrap_or_default(),
+        ..Command::default()
+    };
     let sandbox = policy
-        .confine(&asked, &user)
+        .confine(&asked, &command)
         .map_err(|refusal| refused(refusal.reason, refusal.message))?;
     let program = Program {
         task_id: TaskId::from_bytes(&[0; 32]),

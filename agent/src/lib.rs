@@ -1,12 +1,13 @@
 //! Runs tasks on its host and reports.
 //!
 //! In reading order: the `agent` opens and runs the rest; its `connection` is the live stream; `tasks`
-//! takes offers, journals, runs, reports and settles; `supervision` is the small processes that hold tasks;
-//! `process` starts and ends processes; `renewal` keeps the certificate fresh; `facts` says what the host is;
+//! takes offers, journals, runs, reports and settles; `actions` says what each kind of them does; `supervision` is the
+//! small processes that hold tasks; `process` starts and ends processes; `renewal` keeps the certificate fresh; `facts` says what the host is;
 //! `standing` and `doorbell` tell whoever asks on the host how things are, and `service` makes all that a service
 //! of the system.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod actions;
 mod agent;
 mod attempt;
 mod clock;

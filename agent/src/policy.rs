@@ -1,9 +1,11 @@
 //! What this host permits at most: its own `policy.toml`, a short table that nobody widens but whoever may write
 //! that file. The control plane can lower the mode, for the host and for a task.
 
+mod actions;
 mod decision;
 mod file;
 mod network;
+mod permits;
 
 use std::{
     fs, io,
@@ -12,14 +14,17 @@ use std::{
 
 use muster_proto::v1::{self, Confinement, Mode as Word, Reason, ceiling::Unenforceable};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-pub use self::file::PolicyError;
 use self::{
+    actions::Actions,
     decision::{Decision, decide},
     network::Network,
 };
-use crate::process::{Sandbox, User};
+pub use self::{file::PolicyError, permits::Permits};
+use crate::{
+    actions::{self as kinds, Declared, Kind},
+    process::{Sandbox, User},
+};
 
 /// Where the control plane's limit is kept, in the agent's directory.
 const LIMIT: &str = "mode-limit";
@@ -84,71 +89,6 @@ impl Mode {
     }
 }
 
-/// What a host permits, for whoever asks on it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Permits {
-    /// The highest mode of a task now.
-    pub mode: String,
-    /// What its own policy says.
-    pub own: String,
-    /// What the control plane has lowered it to, if it has.
-    pub limit: Option<String>,
-    /// Where a task in mode `edit` may write.
-    pub roots: Vec<String>,
-    /// The network of a task in mode `edit`.
-    pub network: String,
-    /// Why no task can be confined here, if that is so.
-    pub unenforceable: Option<String>,
-}
-
-impl Permits {
-    /// The same for a caller that gets no more than `edit`, as AI clients do.
-    pub fn at_most_edit(&self) -> Self {
-        let mode = match self.mode.as_str() {
-            "unrestricted" => "edit".to_owned(),
-            _ => self.mode.clone(),
-        };
-        Self {
-            own: mode.clone(),
-            mode,
-            ..self.clone()
-        }
-    }
-
-    /// In one line.
-    pub fn describe(&self) -> String {
-        let mut text = match self.mode.as_str() {
-            "unrestricted" => "unrestricted: tasks may do whatever their user may".to_owned(),
-            "edit" => "edit at most".to_owned(),
-            "read-only" => "read-only: tasks write nothing but a scratch directory".to_owned(),
-            other => format!("{other}: nothing runs here"),
-        };
-        if self.mode == "edit" {
-            let roots = match self.roots.is_empty() {
-                true => "nowhere".to_owned(),
-                false => format!("below {}", self.roots.join(", ")),
-            };
-            text.push_str(&format!(": tasks write {roots}; network {}", self.network));
-        }
-        if self.mode != self.own {
-            text.push_str(&format!(
-                " (limited by the control plane; its own policy permits {})",
-                self.own
-            ));
-        }
-        if let Some(cause) = self
-            .unenforceable
-            .as_ref()
-            .filter(|_| self.mode != "disabled")
-        {
-            text.push_str(&format!(
-                "; tasks that are to be confined are refused: {cause}"
-            ));
-        }
-        text
-    }
-}
-
 /// Why a task is not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -175,6 +115,7 @@ pub(crate) struct Table {
     readable: Vec<PathBuf>,
     hidden: Vec<PathBuf>,
     programs: Vec<PathBuf>,
+    actions: Actions,
     /// Whom tasks may run as; `None` is everybody whom the agent may become.
     users: Option<Vec<String>>,
     scratch_bytes: u64,
@@ -264,6 +205,11 @@ impl Policy {
                     rules.join(", ")
                 }
             },
+            actions: kinds::ALL
+                .iter()
+                .filter(|kind| self.table.actions.refuse(kind).is_none())
+                .map(|kind| kind.name.to_owned())
+                .collect(),
             unenforceable: report
                 .unenforceable
                 .into_iter()
@@ -272,15 +218,20 @@ impl Policy {
         }
     }
 
-    /// How a task is confined that runs as this user and was asked for so; `None` is not at all.
+    /// How a task of this kind is confined that was asked for so; `None` is not at all.
     pub(crate) fn confine(
         &self,
         asked: &Confinement,
-        user: &str,
+        kind: &dyn Kind,
     ) -> Result<Option<Sandbox>, Refusal> {
         let limit = *self.limit.lock();
         let asked = decision::Asked::read(asked, |root| fs::canonicalize(root))?;
         let decision = decide(&self.table, limit, &asked)?;
+        if let Some(cause) = self.table.actions.refuse(kind.declared()) {
+            return Err(Refusal::new(Reason::ActionDenied, cause));
+        }
+        suffices(decision.mode(), kind.declared())?;
+        let user = kind.user();
         if let Some(users) = &self.table.users
             && !user.is_empty()
             && user != self.user
@@ -365,6 +316,23 @@ impl Policy {
     }
 }
 
+/// Whether this mode is enough for a task of this kind.
+fn suffices(mode: Mode, kind: &Declared) -> Result<(), Refusal> {
+    let needs = Mode::from_wire(kind.needs.into());
+    match needs {
+        Ok(Some(needs)) if mode < needs => {
+            let message = format!(
+                "a task of the kind {} needs the mode {} at least, and gets {}",
+                kind.name,
+                needs.name(),
+                mode.name()
+            );
+            Err(Refusal::new(Reason::ModeTooHigh, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The network of the contract by a word.
 pub(crate) fn access(word: &str) -> v1::Network {
     match word {
@@ -385,4 +353,22 @@ fn store(path: &Path, limit: Option<Mode>) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, format!("{}\n", limit.name()))?;
     fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_needs_more_than_the_mode_gives_is_refused() {
+        let writes = Declared {
+            name: "file_write",
+            needs: Word::Edit,
+            starts_programs: false,
+        };
+        assert!(suffices(Mode::Edit, &writes).is_ok());
+        let refusal = suffices(Mode::ReadOnly, &writes).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ModeTooHigh);
+        assert!(refusal.message.contains("needs the mode edit"));
+    }
 }

@@ -2,27 +2,32 @@
 //!
 //! The agent starts one process, the [`nursery`](crate::supervision); its supervisors start those of tasks. Each of
 //! these leads a session of its own, carries its task in its environment ([`TASK_MARKER`]) and is a descendant of
-//! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started.
+//! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started. A
+//! [`worker`] has no environment, starts nothing, and ends with its supervisor.
 
 mod cell;
 mod environment;
 mod exit;
+mod fork;
 mod group;
 mod launch;
 mod lookup;
 mod orphans;
 mod sandbox;
 mod spawn;
+mod start;
 mod tree;
 mod user;
+mod worker;
 
 use std::{
     borrow::Cow,
     collections::HashMap,
-    ffi::{CString, NulError},
+    ffi::CString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use muster_proto::{
@@ -31,13 +36,12 @@ use muster_proto::{
 };
 use muster_runtime::descriptors;
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::{
-        stat::fstat,
-        wait::{WaitPidFlag, waitpid},
-    },
-    unistd::{Pid, dup2_stdin, pipe2},
+    sys::wait::{WaitPidFlag, waitpid},
+    unistd::{Pid, dup2_stdin},
 };
+
+use self::environment::Variable;
+use crate::failpoint;
 
 pub(crate) use self::{
     cell::{Cell, Cells},
@@ -48,10 +52,7 @@ pub(crate) use self::{
     spawn::{Size, fork, resize},
     tree::{Ending, Tree, lives, start_time},
     user::User,
-};
-use self::{
-    environment::{Variable, Variables},
-    launch::{Given, Launch},
+    worker::{Outcome, Place},
 };
 
 /// The environment variable that names the task to its processes, and its processes to us.
@@ -61,10 +62,10 @@ pub(crate) const TASK_MARKER: &str = "MUSTER_TASK_ID";
 /// manager said to us is for us alone.
 const OWN_VARIABLES: [&str; 4] = ["MUSTER_", "OTEL_", "NOTIFY_SOCKET", "WATCHDOG_"];
 
-/// What every process on this host gets alike; made once.
+/// What every process on this host gets alike.
 pub(crate) struct Host {
     user: User,
-    environment: Vec<Variable>,
+    environment: OnceLock<Vec<Variable>>,
     /// Standard input of those that are given none.
     null: OwnedFd,
     layers: Layers,
@@ -80,7 +81,7 @@ pub(crate) struct Program {
     pub(crate) cwd: Option<PathBuf>,
     /// Set over what the host gives.
     pub(crate) env: HashMap<String, String>,
-    /// Whom to run as; `None` means as ourselves.
+    /// The user to run as; `None` means ourselves.
     pub(crate) user: Option<String>,
     /// What it gets as standard input, output and error.
     pub(crate) streams: Wanted,
@@ -90,6 +91,20 @@ pub(crate) struct Program {
     pub(crate) limits: Limits,
     /// How far it is confined; `None` is not at all.
     pub(crate) sandbox: Option<Sandbox>,
+}
+
+/// Work that is no program.
+pub(crate) struct Worker<'a> {
+    /// The task that it belongs to.
+    pub(crate) task_id: TaskId,
+    /// The user to work as; `None` means ourselves.
+    pub(crate) user: Option<String>,
+    /// What it may use.
+    pub(crate) limits: Limits,
+    /// How far it is confined; `None` is not at all.
+    pub(crate) sandbox: Option<Sandbox>,
+    /// The work.
+    pub(crate) work: &'a dyn Fn(&Place<'_>) -> Outcome,
 }
 
 /// What a process is to have as its standard streams.
@@ -131,6 +146,8 @@ pub(crate) struct Child {
     pub(crate) group: Option<Group>,
     /// How far it is confined; `None` is not at all.
     pub(crate) confinement: Option<Confinement>,
+    /// Where it says what comes of its work, if it is a worker.
+    pub(crate) outcome: Option<OwnedFd>,
 }
 
 /// Our ends of a process's standard streams.
@@ -150,24 +167,33 @@ pub(crate) enum Streams {
 impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
-        let user = User::current()?;
-        let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
-        let mut environment: Vec<Variable> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| !own(name))
-            .filter_map(|(name, value)| Variable::new(name, &value))
-            .collect();
-        // What a service manager left out.
-        for (name, value) in user.variables() {
-            if environment.iter().all(|present| present.name() != name) {
-                environment.extend(Variable::new(name.to_owned(), &value));
-            }
-        }
         Ok(Self {
-            user,
-            environment,
+            user: User::current()?,
+            environment: OnceLock::new(),
             null: std::fs::File::open("/dev/null")?.into(),
             layers: Layers::from_environment(),
+        })
+    }
+
+    /// What processes may inherit. Made when it is needed first: a supervisor whose only task is a worker is to have none
+    /// of it in its memory.
+    fn environment(&self) -> &[Variable] {
+        self.environment.get_or_init(|| {
+            let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
+            let mut environment: Vec<Variable> = std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .filter(|(name, _)| !own(name))
+                .filter_map(|(name, value)| Variable::new(name, &value))
+                .collect();
+            // What a service manager left out.
+            for (name, value) in self.user.variables() {
+                if environment.iter().all(|present| present.name() != name) {
+                    environment.extend(Variable::new(name.to_owned(), &value));
+                }
+            }
+            environment
         })
     }
 
@@ -176,121 +202,9 @@ impl Host {
         dup2_stdin(&self.null)
     }
 
-    /// Whom commands run as by default.
+    /// The user whom commands run as by default.
     pub(crate) fn user(&self) -> &User {
         &self.user
-    }
-
-    /// Starts the process of a task. It has begun when this returns. Blocks while the kernel loads the program.
-    pub(crate) fn start(&self, program: Program) -> Result<Child, StartError> {
-        let other = match &program.user {
-            Some(name) if *name != self.user.name => Some(self.user.switch_to(name)?),
-            _ => None,
-        };
-        let user = other.as_ref().unwrap_or(&self.user);
-
-        let mut set = program.env;
-        if let Wanted::Terminal { term, .. } = &program.streams {
-            set.entry("TERM".to_owned()).or_insert_with(|| term.clone());
-        }
-        if let Some(sandbox) = &program.sandbox {
-            set.entry("TMPDIR".to_owned())
-                .or_insert_with(|| sandbox.scratch().to_owned());
-        }
-        for (name, value) in other.iter().flat_map(User::variables) {
-            if environment::keeps(&program.inherited, name) {
-                set.entry(name.to_owned()).or_insert(value);
-            }
-        }
-        set.insert(TASK_MARKER.to_owned(), program.task_id.to_string());
-        let variables = Variables::new(&self.environment, &program.inherited, set);
-
-        let cwd = program.cwd.unwrap_or_else(|| user.home.clone());
-        let path = lookup::find(&program.argv[0], &cwd, variables.get("PATH"))?;
-        let prepared = spawn::Prepared {
-            program: c_string(path.as_os_str().as_encoded_bytes())?,
-            cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
-            argv: program
-                .argv
-                .iter()
-                .map(|argument| c_string(argument.as_bytes()))
-                .collect::<Result<_, _>>()?,
-            environment: variables.pairs().map_err(no_nul)?,
-        };
-        let group = match group::is_needed(&program.limits) {
-            true => Some(Group::create(program.task_id, &program.limits)?),
-            false => None,
-        };
-        let launch = Launch {
-            prepared: &prepared,
-            user,
-            change: spawn::Change {
-                user: other.as_ref(),
-                nice: program.limits.nice,
-            },
-            group: group.as_ref(),
-            sandbox: program.sandbox.as_ref(),
-            layers: &self.layers,
-            path: &path,
-            cwd: &cwd,
-        };
-        let (pid, confinement, streams) = match program.streams {
-            Wanted::Pipes { stdin } => {
-                let (stdin_theirs, stdin) = match stdin {
-                    true => input_pipe().map(|(theirs, ours)| (Some(theirs), Some(ours))),
-                    false => Ok((None, None)),
-                }
-                .map_err(no_pipe)?;
-                let (stdout, stdout_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-                let (stderr, stderr_theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-                let (pid, confinement) = launch.start(Given::Pipes {
-                    stdin: stdin_theirs.as_ref(),
-                    stdout: &stdout_theirs,
-                    stderr: &stderr_theirs,
-                    null: &self.null,
-                })?;
-                let streams = Streams::Pipes {
-                    stdin,
-                    stdout,
-                    stderr,
-                };
-                (pid, confinement, streams)
-            }
-            Wanted::Terminal { size, .. } => {
-                let terminal = spawn::Terminal::open(size, other.as_ref()).map_err(no_terminal)?;
-                let (pid, confinement) = launch.start(Given::Terminal {
-                    slave: &terminal.slave,
-                    path: &terminal.path,
-                })?;
-                let master = terminal.master;
-                (pid, confinement, Streams::Terminal { master })
-            }
-            Wanted::Ours => {
-                let own = |file: BorrowedFd<'_>| file.try_clone_to_owned();
-                let ours = own(std::io::stdout().as_fd())
-                    .and_then(|stdout| Ok((stdout, own(std::io::stderr().as_fd())?)));
-                let (stdout, stderr) = ours.map_err(|error| no_pipe(spawn::errno(error)))?;
-                // One that is no input is opened anew, as for a task.
-                let stdin = match is_null(std::io::stdin().as_fd()) {
-                    true => None,
-                    false => own(std::io::stdin().as_fd()).ok(),
-                };
-                let (pid, confinement) = launch.start(Given::Pipes {
-                    stdin: stdin.as_ref(),
-                    stdout: &stdout,
-                    stderr: &stderr,
-                    null: &self.null,
-                })?;
-                (pid, confinement, Streams::Ours)
-            }
-        };
-        Ok(Child {
-            pid,
-            tree: Tree::new(pid, start_time(pid), program.task_id).with_our_children(),
-            streams,
-            group,
-            confinement,
-        })
     }
 
     /// Starts this agent's own program, or another build of it, as a helper that talks on `socket`, its standard
@@ -307,14 +221,15 @@ impl Host {
             tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
         }
         let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+        let failpoint = failpoint::variable().map(|variable| text(variable.as_bytes()));
+        let environment = self.environment().iter();
+        let environment = environment.map(|variable| Cow::Borrowed(variable.pair()));
         let prepared = spawn::Prepared {
             program: text(program.as_os_str().as_encoded_bytes())?,
             cwd: text(directory.as_os_str().as_encoded_bytes())?,
             argv: vec![text(b"muster-agent")?, text(argument.as_bytes())?],
-            environment: self
-                .environment
-                .iter()
-                .map(|variable| Cow::Borrowed(variable.pair()))
+            environment: environment
+                .chain(failpoint.transpose()?.map(Cow::Owned))
                 .collect(),
         };
         // For writing as for reading; a file that was opened for one only would fail the other.
@@ -337,42 +252,4 @@ impl Host {
 pub(crate) fn leave_helper(pid: Pid) {
     let _: Result<_, nix::Error> = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     orphans::forget(pid);
-}
-
-fn c_string(bytes: &[u8]) -> Result<CString, StartError> {
-    CString::new(bytes).map_err(no_nul)
-}
-
-fn no_nul(_: NulError) -> StartError {
-    StartError::new(
-        Reason::StartFailed,
-        "arguments, environment and directory may not hold a NUL byte",
-    )
-}
-
-fn no_pipe(error: nix::Error) -> StartError {
-    StartError::new(
-        Reason::StartFailed,
-        format!("no pipe for the process: {}", error.desc()),
-    )
-}
-
-fn no_terminal(error: nix::Error) -> StartError {
-    StartError::new(
-        Reason::StartFailed,
-        format!("no terminal for the process: {}", error.desc()),
-    )
-}
-
-/// Whether this is the device that has nothing to read.
-fn is_null(file: BorrowedFd<'_>) -> bool {
-    let null = nix::sys::stat::stat("/dev/null").map(|found| found.st_rdev);
-    fstat(file).is_ok_and(|found| Ok(found.st_rdev) == null)
-}
-
-/// A pipe for standard input: the end of the process, and ours, which does not block.
-fn input_pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((theirs, ours))
 }

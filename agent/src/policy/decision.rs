@@ -35,6 +35,16 @@ pub(super) enum Decision {
     },
 }
 
+impl Decision {
+    /// The mode that it comes to.
+    pub(super) fn mode(&self) -> Mode {
+        match self {
+            Self::Free => Mode::Unrestricted,
+            Self::Confined { mode, .. } => *mode,
+        }
+    }
+}
+
 impl Asked {
     /// Reads an offer. `resolve` follows the links of a path.
     pub(super) fn read(
@@ -212,6 +222,7 @@ mod tests {
                 readable: Vec::new(),
                 hidden: Vec::new(),
                 programs: Vec::new(),
+                actions: Default::default(),
                 users: None,
                 scratch_bytes: 0,
             }
@@ -272,12 +283,8 @@ mod tests {
         ) {
             let without = decide(&table, None, &asked);
             let with = decide(&table, Some(limit), &asked);
-            let mode = |decision: &Decision| match decision {
-                Decision::Free => Mode::Unrestricted,
-                Decision::Confined { mode, .. } => *mode,
-            };
             if let (Ok(without), Ok(with)) = (&without, &with) {
-                prop_assert!(mode(with) <= mode(without));
+                prop_assert!(with.mode() <= without.mode());
             }
             // A task that a limit lowers to read-only may lose what stood in its way, but for what it asked for.
             if asked.mode.is_some() && without.is_err() {
@@ -295,6 +302,7 @@ mod tests {
             readable: Vec::new(),
             hidden: Vec::new(),
             programs: Vec::new(),
+            actions: Default::default(),
             users: None,
             scratch_bytes: 0,
         };

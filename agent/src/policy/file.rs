@@ -10,10 +10,15 @@ use std::{
 use nix::{libc, unistd::geteuid};
 use serde::Deserialize;
 
-use super::{Mode, Table, decision::outermost, network::Network};
-use crate::process::ROOTS;
+use super::{
+    Mode, Table,
+    actions::{Actions, Written as WrittenActions},
+    decision::outermost,
+    network::Network,
+};
+use crate::{actions, process::ROOTS};
 
-/// Of the whole host: it counts before that of the agent's directory.
+/// The policy of the whole host, which counts before that of the agent's directory.
 const SYSTEM: &str = "/etc/muster/policy.toml";
 
 /// In the agent's directory.
@@ -46,6 +51,7 @@ struct Written {
     network: Option<WrittenNetwork>,
     paths: Lists,
     programs: Lists,
+    actions: WrittenActions,
     scratch: Scratch,
 }
 
@@ -173,6 +179,9 @@ fn parse(text: &str, home: &Path) -> Result<Table, String> {
             .collect(),
         Some(roots) => directories(roots, home)?,
     };
+    let programs = &written.programs;
+    let lists_programs = !programs.allow.is_empty() || !programs.deny.is_empty();
+    let actions = Actions::read(written.actions, lists_programs, actions::ALL)?;
     let mut hidden = resolve(written.paths.deny, home)?;
     hidden.extend(resolve(written.programs.deny, home)?);
     let mebibytes = written.scratch.mebibytes.unwrap_or(SCRATCH_MIB);
@@ -186,6 +195,7 @@ fn parse(text: &str, home: &Path) -> Result<Table, String> {
         readable: resolve(written.paths.allow, home)?,
         hidden,
         programs: resolve(written.programs.allow, home)?,
+        actions,
         users: written.users,
         scratch_bytes: mebibytes << 20,
     })
@@ -284,6 +294,8 @@ mod tests {
             deny = [\"~/share\"]
             [programs]
             allow = [\"/usr/bin\"]
+            [actions]
+            allow = [\"command\"]
             [scratch]
             mebibytes = 2",
         )
@@ -292,6 +304,22 @@ mod tests {
         assert_eq!(table.roots, [PathBuf::from("/usr")]);
         assert_eq!(table.hidden, [PathBuf::from("/usr/share")]);
         assert_eq!(table.scratch_bytes, 2 << 20);
+        assert_eq!(may_run(&table), ["command"]);
+    }
+
+    fn may_run(table: &Table) -> Vec<&'static str> {
+        let all = actions::ALL.iter();
+        all.filter(|kind| table.actions.refuse(kind).is_none())
+            .map(|kind| kind.name)
+            .collect()
+    }
+
+    #[test]
+    fn a_policy_that_lists_programs_means_commands_alone() {
+        for lists in ["allow = [\"/usr/bin\"]", "deny = [\"/usr/bin/env\"]"] {
+            let table = parsed(&format!("mode = \"edit\"\n[programs]\n{lists}")).unwrap();
+            assert_eq!(may_run(&table), ["command"]);
+        }
     }
 
     /// The sample that people copy: as it stands it says nothing, and every line of it is something that can be said.
@@ -330,6 +358,8 @@ mod tests {
             // Would be taken for a closed network, and closes nothing.
             "[network]\naccess = \"none\"",
             "[scratch]\nmebibytes = 0",
+            "[actions]\nallow = [\"shell\"]",
+            "[actions]\nonly = []",
         ] {
             assert!(parsed(text).is_err(), "{text}");
         }

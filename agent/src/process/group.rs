@@ -44,13 +44,21 @@ pub(crate) struct Group {
 }
 
 /// Whether any of the limits needs a group.
-pub(super) fn is_needed(limits: &Limits) -> bool {
+fn is_needed(limits: &Limits) -> bool {
     limits.memory_bytes > 0 || limits.processes > 0 || limits.cpu_millis > 0
 }
 
 impl Group {
+    /// The group of a task, if any of its limits needs one.
+    pub(super) fn wanted(task_id: TaskId, limits: &Limits) -> Result<Option<Self>, StartError> {
+        match is_needed(limits) {
+            true => Self::create(task_id, limits).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Makes the group of a task, with its limits.
-    pub(super) fn create(task_id: TaskId, limits: &Limits) -> Result<Self, StartError> {
+    fn create(task_id: TaskId, limits: &Limits) -> Result<Self, StartError> {
         let mount = Path::new(MOUNT);
         let is_v2 = statfs(mount).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
         if !is_v2 {

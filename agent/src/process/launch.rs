@@ -1,8 +1,8 @@
-//! Which way a process is started: as we are, changed first, or confined.
+//! Which way a process is started: as we are, or by a fork that changes it first or confines it.
 
 use std::{
     ffi::CStr,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
 };
 
@@ -11,24 +11,37 @@ use nix::{errno::Errno, unistd::Pid};
 
 use super::{
     StartError,
+    fork::{self, Failure, Stage},
     group::Group,
     lookup,
-    sandbox::{self, Failure, Layers, Sandbox, Stage},
+    sandbox::{self, Layers, Sandbox},
     spawn,
     user::User,
+    worker::Work,
 };
 
 /// A process that only lacks its streams.
 pub(super) struct Launch<'a> {
-    pub(super) prepared: &'a spawn::Prepared<'a>,
-    /// Whom it runs as.
+    pub(super) purpose: Purpose<'a>,
+    /// The user whom it runs as.
     pub(super) user: &'a User,
-    /// What changes before it becomes the program.
+    /// What changes before it comes to its purpose.
     pub(super) change: spawn::Change<'a>,
     pub(super) group: Option<&'a Group>,
     pub(super) sandbox: Option<&'a Sandbox>,
     pub(super) layers: &'a Layers,
-    /// The program and the directory, for words.
+}
+
+/// What it is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    Program(&'a Prepared<'a>),
+    Work(&'a Work<'a>),
+}
+
+/// A program as the kernel wants it, and as people name it.
+pub(super) struct Prepared<'a> {
+    pub(super) kernel: spawn::Prepared<'a>,
     pub(super) path: &'a Path,
     pub(super) cwd: &'a Path,
 }
@@ -43,10 +56,8 @@ pub(super) enum Given<'a> {
         /// Instead of the input.
         null: &'a OwnedFd,
     },
-    Terminal {
-        slave: &'a OwnedFd,
-        path: &'a CStr,
-    },
+    /// The one with this path, whose process's side is open.
+    Terminal { path: &'a CStr },
 }
 
 impl Launch<'_> {
@@ -57,34 +68,31 @@ impl Launch<'_> {
                 let (pid, confinement) = self.confined(sandbox, given)?;
                 Ok((pid, Some(confinement)))
             }
-            None => Ok((self.free(given)?, None)),
+            None => match self.purpose {
+                Purpose::Program(program) if !self.change.is_any() => {
+                    Ok((self.free(program, given)?, None))
+                }
+                _ => Ok((self.forked(None, given)?, None)),
+            },
         }
     }
 
-    fn free(&self, given: Given<'_>) -> Result<Pid, StartError> {
-        let (files, theirs, terminal): ([BorrowedFd<'_>; 3], _, _) = match given {
+    fn free(&self, program: &Prepared<'_>, given: Given<'_>) -> Result<Pid, StartError> {
+        let streams = match given {
             Given::Pipes {
                 stdin,
                 stdout,
                 stderr,
                 null,
-            } => {
-                let files = [
-                    stdin.unwrap_or(null).as_fd(),
-                    stdout.as_fd(),
-                    stderr.as_fd(),
-                ];
-                (files, spawn::Theirs::Files(files), false)
-            }
-            Given::Terminal { slave, path } => {
-                ([slave.as_fd(); 3], spawn::Theirs::Terminal(path), true)
-            }
+            } => spawn::Theirs::Files([
+                stdin.unwrap_or(null).as_fd(),
+                stdout.as_fd(),
+                stderr.as_fd(),
+            ]),
+            Given::Terminal { path } => spawn::Theirs::Terminal(path),
         };
-        let pid = self.within(|| match self.change.is_any() {
-            false => spawn::as_ourselves(self.prepared, theirs),
-            true => spawn::changed(self.prepared, files, terminal, self.change),
-        })?;
-        pid.map_err(|errno| lookup::diagnose(errno, self.path, self.cwd))
+        let pid = self.within(|| spawn::as_ourselves(&program.kernel, streams))?;
+        pid.map_err(|errno| lookup::diagnose(errno, program.path, program.cwd))
     }
 
     fn confined(
@@ -92,21 +100,9 @@ impl Launch<'_> {
         sandbox: &Sandbox,
         given: Given<'_>,
     ) -> Result<(Pid, Confinement), StartError> {
-        let (streams, terminal) = match given {
-            Given::Pipes {
-                stdin,
-                stdout,
-                stderr,
-                ..
-            } => {
-                let streams = sandbox::Streams::Pipes {
-                    stdin: stdin.map(OwnedFd::as_fd),
-                    stdout: stdout.as_fd(),
-                    stderr: stderr.as_fd(),
-                };
-                (streams, None)
-            }
-            Given::Terminal { path, .. } => (sandbox::Streams::Terminal(path), Some(path)),
+        let terminal = match given {
+            Given::Pipes { .. } => None,
+            Given::Terminal { path } => Some(path),
         };
         let ids = (self.user.uid.as_raw(), self.user.gid.as_raw());
         let closed = sandbox::Prepared::new(sandbox, ids, terminal, self.layers).map_err(
@@ -115,28 +111,57 @@ impl Launch<'_> {
                 (errno, None) => unenforceable(errno.desc()),
             },
         )?;
-        let (argv, environment) = (
-            spawn::pointers(&self.prepared.argv),
-            spawn::pointers(&self.prepared.environment),
-        );
-        let other = self.change.user.map(|user| {
+        let pid = self.forked(Some(&closed), given)?;
+        Ok((pid, sandbox.report(closed.features())))
+    }
+
+    fn forked(
+        &self,
+        sandbox: Option<&sandbox::Prepared>,
+        given: Given<'_>,
+    ) -> Result<Pid, StartError> {
+        let streams = match given {
+            Given::Pipes {
+                stdin,
+                stdout,
+                stderr,
+                ..
+            } => fork::Streams::Pipes {
+                stdin: stdin.map(OwnedFd::as_fd),
+                stdout: stdout.as_fd(),
+                stderr: stderr.as_fd(),
+            },
+            Given::Terminal { path } => fork::Streams::Terminal(path),
+        };
+        let (argv, environment);
+        let (purpose, cwd) = match self.purpose {
+            Purpose::Program(Prepared { kernel, .. }) => {
+                argv = spawn::pointers(&kernel.argv);
+                environment = spawn::pointers(&kernel.environment);
+                let purpose = fork::Purpose::Program {
+                    program: &kernel.program,
+                    argv: &argv,
+                    environment: &environment,
+                };
+                (purpose, kernel.cwd.as_c_str())
+            }
+            // A home directory that is not there is no obstacle to it.
+            Purpose::Work(work) => (fork::Purpose::Work(work), c"/"),
+        };
+        let user = self.change.user.map(|user| {
             let groups = user.groups.iter().map(|group| group.as_raw());
             (user.uid.as_raw(), user.gid.as_raw(), groups.collect())
         });
-        let plan = sandbox::Plan {
-            program: &self.prepared.program,
-            argv: &argv,
-            environment: &environment,
-            cwd: &self.prepared.cwd,
+        let plan = fork::Plan {
+            purpose,
+            cwd,
             streams,
             nice: self.change.nice,
-            user: other,
-            sandbox: &closed,
+            user,
+            sandbox,
         };
-        let pid = self
-            .within(|| sandbox::start(&plan))?
-            .map_err(|failure| self.diagnose(failure))?;
-        Ok((pid, sandbox.report(closed.features())))
+        self.within(|| fork::start(&plan))?
+            .map_err(|failure| self.diagnose(failure))
     }
 
     /// Starts something in the group of the task, if it has one.
@@ -147,29 +172,36 @@ impl Launch<'_> {
         }
     }
 
-    /// Says what stood in the way of a confined process: its sandbox, or what would have anyway.
+    /// Says what stood in the way: the sandbox, or what would have anyway.
     fn diagnose(&self, failure: Failure) -> StartError {
         let Failure { stage, errno } = failure;
-        let denied = matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT);
-        match stage {
-            Stage::Directory if denied && self.cwd.is_dir() => StartError::new(
-                Reason::PathDenied,
-                format!(
+        let is_confined = self.sandbox.is_some();
+        let denied = is_confined && matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT);
+        match (stage, self.purpose) {
+            (Stage::Directory, Purpose::Program(program)) if denied && program.cwd.is_dir() => {
+                let message = format!(
                     "the working directory {} is not open to a task of this mode on this host",
-                    self.cwd.display()
-                ),
-            ),
-            Stage::Program if denied && lookup::is_executable(&self.cwd.join(self.path)) => {
-                StartError::new(
-                    Reason::ProgramDenied,
-                    format!(
-                        "{} is not for a task of this mode to run on this host",
-                        self.path.display()
-                    ),
-                )
+                    program.cwd.display()
+                );
+                StartError::new(Reason::PathDenied, message)
             }
-            Stage::Directory | Stage::Program => lookup::diagnose(errno, self.path, self.cwd),
-            _ => unenforceable(&failure.words()),
+            (Stage::Program, Purpose::Program(program))
+                if denied && lookup::is_executable(&program.cwd.join(program.path)) =>
+            {
+                let message = format!(
+                    "{} is not for a task of this mode to run on this host",
+                    program.path.display()
+                );
+                StartError::new(Reason::ProgramDenied, message)
+            }
+            (Stage::Directory | Stage::Program, Purpose::Program(program)) => {
+                lookup::diagnose(errno, program.path, program.cwd)
+            }
+            _ if is_confined => unenforceable(&failure.words()),
+            _ => {
+                let message = format!("no process for the task: {}", failure.words());
+                StartError::new(Reason::StartFailed, message)
+            }
         }
     }
 }

@@ -5,11 +5,11 @@
 //! as free as it was. Each part is a layer with a name, which a test can leave out to see that it is missed.
 
 mod calls;
+mod enter;
 mod filter;
 mod landlock;
 mod mounts;
 mod probe;
-mod start;
 
 use std::ffi::CStr;
 
@@ -17,7 +17,6 @@ use muster_proto::v1::{Confinement, Mode, Network, network::Access};
 use nix::errno::Errno;
 
 pub(crate) use self::probe::{PROBED, probe};
-pub(super) use self::start::{Failure, Plan, Stage, Streams, start};
 use self::{filter::Instruction, landlock::Ruleset, mounts::Mounts};
 
 /// More roots than this no policy has.

@@ -4,11 +4,7 @@ use std::{
     borrow::Cow,
     ffi::{CStr, CString},
     io,
-    os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    process::Stdio,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -135,66 +131,6 @@ impl Change<'_> {
     }
 }
 
-/// Starts a process that changes first, in a session of its own.
-#[allow(unsafe_code)] // Groups, user and session change between fork and exec, which needs `pre_exec`.
-pub(super) fn changed(
-    prepared: &Prepared<'_>,
-    streams: [BorrowedFd<'_>; 3],
-    terminal: bool,
-    change: Change<'_>,
-) -> Result<Pid, Errno> {
-    use std::os::unix::ffi::OsStrExt;
-    let text = |value: &CString| std::ffi::OsStr::from_bytes(value.as_bytes()).to_owned();
-    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Stdio::from).map_err(errno);
-
-    #[allow(clippy::disallowed_methods)] // This is the module that starts processes.
-    let mut command = std::process::Command::new(text(&prepared.program));
-    command
-        .arg0(text(&prepared.argv[0]))
-        .args(prepared.argv[1..].iter().map(text))
-        .env_clear()
-        .stdin(own(streams[0])?)
-        .stdout(own(streams[1])?)
-        .stderr(own(streams[2])?);
-    for pair in &prepared.environment {
-        let pair = pair.to_bytes();
-        let at = pair
-            .iter()
-            .position(|byte| *byte == b'=')
-            .expect("a pair has one");
-        command.env(
-            std::ffi::OsStr::from_bytes(&pair[..at]),
-            std::ffi::OsStr::from_bytes(&pair[at + 1..]),
-        );
-    }
-    let Change { user, nice } = change;
-    let user = user.map(|user| (user.uid, user.gid, user.groups.clone()));
-    let cwd = prepared.cwd.clone();
-    // SAFETY: between fork and exec only plain system calls are made; nothing allocates or locks.
-    unsafe {
-        command.pre_exec(move || {
-            nix::unistd::setsid()?;
-            if terminal {
-                Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-            }
-            if nice > 0 {
-                Errno::result(libc::setpriority(libc::PRIO_PROCESS, 0, nice))?;
-            }
-            if let Some((uid, gid, groups)) = &user {
-                nix::unistd::setgroups(groups)?;
-                nix::unistd::setgid(*gid)?;
-                nix::unistd::setuid(*uid)?;
-            }
-            nix::unistd::chdir(cwd.as_c_str())?;
-            Ok(())
-        });
-    }
-    let child = command.spawn().map_err(errno)?;
-    Ok(Pid::from_raw(
-        i32::try_from(child.id()).expect("process ids are 31 bits"),
-    ))
-}
-
 /// Continues this process twice; the second one is born in this control group, if there is one.
 #[allow(unsafe_code)] // A new process with the same memory and files, which nothing safe makes.
 pub(crate) fn fork(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
@@ -223,8 +159,9 @@ pub(crate) fn fork(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
         }
     }
     // SAFETY: the nursery calls this, which has a single thread: there is no lock that another thread could hold, and
-    // all of our memory is as whole in the child as here. So do its supervisors for a confined task, whose child makes
-    // bare system calls only until it is another program.
+    // all of our memory is as whole in the child as here. So do its supervisors, which have one thread too: for a
+    // worker, and for a task that changes or is confined. `try` does so from among several threads, and for programs
+    // only: its child makes bare system calls until it is another program.
     unsafe { nix::unistd::fork() }
 }
 
@@ -279,7 +216,8 @@ impl Size {
 /// A new terminal. The process's side stays open until the process has it, so that it does not seem closed.
 pub(super) struct Terminal {
     pub(super) master: OwnedFd,
-    pub(super) slave: OwnedFd,
+    /// Held open only.
+    _slave: OwnedFd,
     pub(super) path: CString,
 }
 
@@ -301,7 +239,7 @@ impl Terminal {
         }
         Ok(Self {
             master: pair.master,
-            slave: pair.slave,
+            _slave: pair.slave,
             path,
         })
     }
@@ -363,7 +301,7 @@ mod tests {
         let terminal = Terminal::open(size, None).unwrap();
         nix::unistd::write(&terminal.master, "aé\x7f\n".as_bytes()).unwrap();
         let mut line = [0; 16];
-        let length = nix::unistd::read(&terminal.slave, &mut line).unwrap();
+        let length = nix::unistd::read(&terminal._slave, &mut line).unwrap();
         assert_eq!(&line[..length], b"a\n");
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     io::IoSlice,
+    mem,
     os::{
         fd::{AsFd as _, AsRawFd as _},
         unix::net::UnixStream as StdStream,
@@ -23,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::{ARGUMENT, Link};
 use crate::process::{self, Host};
 
-/// Supervisors that wait for a task though nothing has happened for long.
+/// Supervisors that wait for a task though nothing has happened for long; one of them has never had any.
 const SPARE: usize = 2;
+const SPARE_NEW: usize = 1;
 
 /// So often a supervisor is asked for before it is said that there is none.
 const TRIES: usize = 3;
@@ -49,9 +51,32 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct Inner {
-    /// The one that was used last is used next.
-    idle: Vec<Link>,
+    /// Idle supervisors that had a task before. The one that was used last is used next.
+    used: Vec<Link>,
+    /// Idle supervisors that never had a task.
+    new: Vec<Link>,
     demand: Demand,
+}
+
+impl Inner {
+    fn idle(&self) -> usize {
+        self.used.len() + self.new.len()
+    }
+
+    /// Whether another one should be made.
+    fn lacks(&self) -> bool {
+        self.idle() < SPARE || self.new.len() < SPARE_NEW
+    }
+
+    /// Takes out those that are more than `wanted`, those that have waited longest first.
+    fn surplus(&mut self, wanted: usize) -> Vec<Link> {
+        let mut surplus = self.idle().saturating_sub(wanted);
+        let new = surplus.min(self.new.len().saturating_sub(SPARE_NEW));
+        let mut leaving: Vec<Link> = self.new.drain(..new).collect();
+        surplus -= new;
+        leaving.extend(self.used.drain(..surplus.min(self.used.len())));
+        leaving
+    }
 }
 
 /// How many supervisors were in use at once. Pure.
@@ -124,18 +149,27 @@ impl Pool {
 
     /// A supervisor that waits for a task, if there is one.
     pub(crate) fn take(&self) -> Option<Link> {
+        self.give_out(|inner| inner.used.pop().or_else(|| inner.new.pop()))
+    }
+
+    /// One that never had a task, if there is one.
+    pub(crate) fn take_new(&self) -> Option<Link> {
+        self.give_out(|inner| inner.new.pop())
+    }
+
+    fn give_out(&self, choose: impl FnOnce(&mut Inner) -> Option<Link>) -> Option<Link> {
         let mut inner = self.inner.lock();
-        let link = inner.idle.pop();
+        let link = choose(&mut inner);
         if link.is_some() {
             inner.demand.taken();
         }
-        if inner.idle.len() < SPARE {
+        if inner.lacks() {
             self.short.notify_one();
         }
         link
     }
 
-    /// A new supervisor.
+    /// A supervisor that is made for the task.
     pub(crate) async fn fresh(&self) -> io::Result<Link> {
         let link = self.make().await?;
         self.inner.lock().demand.taken();
@@ -177,7 +211,10 @@ impl Pool {
     pub(crate) fn put(&self, link: Link) {
         let mut inner = self.inner.lock();
         inner.demand.returned();
-        inner.idle.push(link);
+        match link.is_new() {
+            true => inner.new.push(link),
+            false => inner.used.push(link),
+        }
     }
 
     /// A supervisor of an earlier agent is in use.
@@ -198,9 +235,9 @@ impl Pool {
                 () = tokio::time::sleep(LOOK_EVERY) => self.shrink(),
                 () = stop.cancelled() => return,
             }
-            while self.inner.lock().idle.len() < SPARE {
+            while self.inner.lock().lacks() {
                 match self.make().await {
-                    Ok(link) => self.inner.lock().idle.insert(0, link),
+                    Ok(link) => self.inner.lock().new.push(link),
                     Err(error) => {
                         tracing::warn!(%error, "no supervisor could be started: {error}");
                         break;
@@ -214,16 +251,17 @@ impl Pool {
         let mut inner = self.inner.lock();
         let wanted = inner.demand.idle();
         inner.demand.pass();
-        let surplus = inner.idle.len().saturating_sub(wanted);
-        // Those that have waited longest; each leaves when its connection closes.
-        let leaving: Vec<Link> = inner.idle.drain(..surplus).collect();
+        // Each leaves when its connection closes.
+        let leaving = inner.surplus(wanted);
         drop(inner);
         drop(leaving);
     }
 
     /// Lets go of all that wait for a task.
     pub(crate) fn close(&self) {
-        let leaving = std::mem::take(&mut self.inner.lock().idle);
+        let mut inner = self.inner.lock();
+        let leaving = (mem::take(&mut inner.used), mem::take(&mut inner.new));
+        drop(inner);
         drop(leaving);
         *self.nursery.lock() = None;
     }

@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 use super::{
     Tasks,
     execution::Over,
-    grace_of,
     journal::{Ended, Event, Held, Phase, Settled},
     task::Task,
 };
 use crate::{
-    failpoint,
+    actions, failpoint,
     process::{Tree, end_left_over},
     receipts::TaskEnd,
     supervision::{
@@ -89,7 +88,7 @@ impl Tasks {
     pub(super) async fn after_supervisor(&self, task: &Task, mine: bool) -> task_state::Ended {
         let (known, tree) = self.tree(task);
         end_left_over(task.id);
-        let mut found = tree.end(grace_of(&task.sealed_offer)).await;
+        let mut found = tree.end(actions::grace(&task.sealed_offer)).await;
         let supervisor = self
             .0
             .journal
@@ -135,14 +134,20 @@ impl Tasks {
             (Cause::TimedOut, _) => (State::TimedOut, Reason::Timeout),
             (Cause::Cancelled, _) => (State::Cancelled, Reason::CancelRequested),
             (Cause::ByItself, Some(0)) => (State::Succeeded, Reason::Unspecified),
-            (Cause::ByItself, _) => (State::Failed, Reason::Unspecified),
+            (Cause::ByItself, _) => (State::Failed, ended.reason()),
+        };
+        // A worker's words, or a note on the output.
+        let message = match ended.message.is_empty() {
+            true => ended.note,
+            false => ended.message,
         };
         task_state::Ended {
             exit_code: ended.exit_code,
             signal: ended.signal,
             run_time: Duration::from_micros(ended.run_time_us).try_into().ok(),
             time: ended.time,
-            ..self.over(state, reason, ended.note)
+            result: ended.result,
+            ..self.over(state, reason, message)
         }
     }
 
@@ -153,6 +158,7 @@ impl Tasks {
             | Reason::ModeUnenforceable
             | Reason::NetworkUnenforceable
             | Reason::PathDenied
+            | Reason::ActionDenied
             | Reason::ProgramDenied => State::Rejected,
             _ => State::Failed,
         };

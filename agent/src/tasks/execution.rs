@@ -1,18 +1,19 @@
 //! One task below a supervisor, from the agent's side: started, or taken up from an earlier agent; its output
 //! taken to the spool; its end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use muster_proto::{
     agent::v1::{Input, task_state},
     ids::TaskId,
-    v1::{Command, OutputStream, Reason},
+    v1::OutputStream,
 };
 use tokio::sync::mpsc;
 
-use super::{Tasks, grace_of, task::Task};
+use super::{Tasks, task::Task};
 use crate::{
+    actions::{self, Kind, Work},
     process::StartError,
     spool::{NOT_KEPT, Spool},
     supervision::{
@@ -22,12 +23,6 @@ use crate::{
         },
     },
 };
-
-/// How long a tree may take to end politely where nobody says otherwise.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
-
-/// Where a script names no shell.
-const SHELL: &str = "/bin/sh";
 
 /// After so much output, writing to the spool leaves the threads that others wait for: a busy disk
 /// may then hold up this task only.
@@ -49,56 +44,37 @@ pub(super) enum Over {
     Left,
 }
 
-/// A command as the contract has it, as a supervisor wants it.
-pub(super) fn start(task_id: TaskId, command: Command) -> Result<Start, StartError> {
-    let grace = grace(&command);
-    let argv = match command.script {
-        Some(script) if command.argv.is_empty() => {
-            let shell = if script.shell.is_empty() {
-                SHELL.to_owned()
-            } else {
-                script.shell
-            };
-            vec![shell, "-c".to_owned(), script.text]
-        }
-        None if !command.argv.is_empty() => command.argv,
-        _ => {
-            return Err(StartError {
-                reason: Reason::ArgumentInvalid,
-                message: "a command has either argv or a script".to_owned(),
-            });
-        }
-    };
-    let timeout: Option<Duration> = command.timeout.and_then(|timeout| timeout.try_into().ok());
-    let env = command.env.into_iter();
-    Ok(Start {
+/// What a task wants, as a supervisor wants it.
+pub(super) fn start(task_id: TaskId, kind: Box<dyn Kind>) -> Result<Start, StartError> {
+    let start = Start {
         task_id: task_id.to_string(),
-        argv,
-        cwd: command.cwd,
-        env: env.map(|(name, value)| Variable { name, value }).collect(),
-        user: command.user,
-        stdin: command.stdin,
-        open_stdin: command.open_stdin,
-        terminal: command.terminal,
-        timeout_ms: timeout.map(millis),
-        grace_ms: millis(grace),
-        spool_bytes: 0,
-        spool_free_percent: 0,
-        keep_newest: false,
-        block_at_bytes: None,
-        spools_bytes: None,
-        inherited: command.environment,
-        limits: command.limits,
-        sandbox: None,
+        user: kind.user().to_owned(),
+        timeout_ms: kind.timeout().map(millis),
+        grace_ms: millis(kind.grace()),
+        ..Start::default()
+    };
+    Ok(match kind.work()? {
+        Work::Program(command) => Start {
+            argv: command.argv,
+            cwd: command.cwd,
+            env: variables(command.env),
+            stdin: command.stdin,
+            open_stdin: command.open_stdin,
+            terminal: command.terminal,
+            inherited: command.environment,
+            limits: command.limits,
+            ..start
+        },
+        Work::Worker(action) => Start {
+            worker: Some(*action),
+            ..start
+        },
     })
 }
 
-/// How long the command's tree may take to end politely.
-pub(crate) fn grace(command: &Command) -> Duration {
-    command
-        .grace
-        .and_then(|grace| grace.try_into().ok())
-        .unwrap_or(GRACE)
+fn variables(env: BTreeMap<String, String>) -> Vec<Variable> {
+    let env = env.into_iter();
+    env.map(|(name, value)| Variable { name, value }).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -122,7 +98,7 @@ impl Tasks {
                 changed = cancel.changed() => {
                     let grace = *cancel.borrow_and_update();
                     if let (Ok(()), Some(grace)) = (changed, grace) {
-                        // Of a supervisor that is gone, the next news is just that.
+                        // That the supervisor is gone, if it is, is the next news.
                         let _ = link.send(Order::Cancel(Cancel { grace_ms: millis(grace) }));
                     }
                     continue;
@@ -132,7 +108,7 @@ impl Tasks {
                     continue;
                 }
                 () = task.spool.has_room(overflow.bytes), if full => continue,
-                // Of a supervisor that nobody listens to, the process waits.
+                // The process waits while nobody listens to its supervisor.
                 news = link.next(), if !full => news,
             };
             match news {
@@ -146,7 +122,7 @@ impl Tasks {
                         && task.spool.waiting() >= overflow.bytes
                         && task.overflows()
                     {
-                        let grace_ms = millis(grace_of(&task.sealed_offer));
+                        let grace_ms = millis(actions::grace(&task.sealed_offer));
                         let _ = link.send(Order::Cancel(Cancel { grace_ms }));
                     }
                 }
@@ -294,7 +270,7 @@ impl Taken {
         if self.bytes >= TELL_BYTES || self.pieces >= TELL_PIECES {
             self.bytes = 0;
             self.pieces = 0;
-            // Of a supervisor that is gone, the next news is just that.
+            // That the supervisor is gone, if it is, is the next news.
             let _: io::Result<()> = link.send(Order::Taken(Reached::new(self.reached)));
         }
     }

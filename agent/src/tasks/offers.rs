@@ -6,21 +6,27 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{Cancel, Offer, SealedOffer, task_state},
     ids::TaskId,
-    v1::{Reason, action, task::State},
+    v1::{Reason, task::State},
 };
 use muster_runtime::telemetry::trace;
 use prost::Message;
 use tracing::info_span;
 
 use super::{
-    Admitted, Tasks, grace_of,
+    Admitted, Tasks,
     journal::{Accepted, Barred, Ended, Event, Held, Phase},
     not_after_ms,
     overflow::Overflow,
     starting,
     task::Task,
 };
-use crate::{failpoint, session::Session, spool::Spool, supervision::Link};
+use crate::{
+    actions::{self, Kind},
+    failpoint,
+    session::Session,
+    spool::Spool,
+    supervision::Link,
+};
 
 /// Where the environment of a process carries the trace that asked for it.
 const TRACE_VARIABLES: [(&str, &str); 2] =
@@ -33,7 +39,7 @@ impl Tasks {
             // Not taken, so that it is offered again.
             return;
         }
-        let sealed = match SealedOffer::decode(offer.sealed_offer.clone()) {
+        let mut sealed = match SealedOffer::decode(offer.sealed_offer.clone()) {
             Ok(sealed) => sealed,
             Err(error) => {
                 tracing::error!(%error, "an offer cannot be read: {error}");
@@ -58,7 +64,9 @@ impl Tasks {
             seal: offer.seal.clone(),
             not_after_ms,
         };
-        let overflow = Overflow::of(&sealed, self.0.limits.task_spool);
+        let kind = sealed.action.take().and_then(actions::of);
+        let wanted = kind.as_ref().map(|kind| kind.output_limit());
+        let overflow = Overflow::of(wanted.unwrap_or_default(), self.0.limits.task_spool);
         let spool = Arc::new(Spool::new(
             task_id,
             Arc::clone(&self.0.room),
@@ -67,19 +75,18 @@ impl Tasks {
         let task = Task::new(task_id, offer.sealed_offer, offer.seal, spool);
         self.0.held.lock().insert(task_id, Arc::clone(&task));
 
-        match self.admit(&sealed, not_after_ms, offer.secret_env) {
+        match self.admit(&sealed, kind, not_after_ms, offer.secret_env) {
             Ok(mut admitted) => {
                 for (key, variable) in TRACE_VARIABLES {
-                    if let Some(value) = offer.trace.get(key) {
-                        admitted
-                            .command
-                            .env
-                            .entry(variable.to_owned())
+                    if let Some(env) = admitted.kind.environment()
+                        && let Some(value) = offer.trace.get(key)
+                    {
+                        env.entry(variable.to_owned())
                             .or_insert_with(|| value.clone());
                     }
                 }
                 // Both in one write where a supervisor waits: a task that is taken is started at once.
-                let link = self.supervisor_at_hand();
+                let link = self.supervisor_at_hand(admitted.kind.declared().worker());
                 let mut events = vec![Event::Accepted(accepted)];
                 events.extend(link.as_ref().map(|link| starting(task_id, link.id())));
                 match self.write(events) {
@@ -111,11 +118,13 @@ impl Tasks {
         self.report(task, session, true);
     }
 
-    /// The command of an offer, or why it is not started. `secret_env`: values that are said beside the sealed offer.
+    /// What an offer comes to, or why it is not started. `kind`: its action, if this agent knows the kind. `secret_env`:
+    /// values that are said beside the sealed offer.
     #[allow(clippy::result_large_err)] // An end is what an offer comes to, not a rare error.
     pub(super) fn admit(
         &self,
         sealed: &SealedOffer,
+        kind: Option<Box<dyn Kind>>,
         not_after_ms: i64,
         mut secret_env: HashMap<String, String>,
     ) -> Result<Admitted, task_state::Ended> {
@@ -128,9 +137,7 @@ impl Tasks {
             let message = "the offer came after the start deadline".to_owned();
             return refuse(State::Expired, Reason::StartDeadlinePassed, message);
         }
-        let Some(action::Kind::Command(mut command)) =
-            sealed.action.clone().and_then(|action| action.kind)
-        else {
+        let Some(mut kind) = kind else {
             let message = "this agent does not know this kind of action; update it".to_owned();
             return refuse(State::Rejected, Reason::ActionUnsupported, message);
         };
@@ -142,7 +149,9 @@ impl Tasks {
                 );
                 return refuse(State::Rejected, Reason::StartFailed, message);
             };
-            command.env.insert(name.clone(), value);
+            if let Some(env) = kind.environment() {
+                env.insert(name.clone(), value);
+            }
         }
         let limit = self.0.limits.tasks;
         if self.0.running.len() >= limit {
@@ -150,18 +159,27 @@ impl Tasks {
             return refuse(State::Rejected, Reason::HostBusy, message);
         }
         let asked = sealed.confinement.clone().unwrap_or_default();
-        match self.0.policy.confine(&asked, &command.user) {
-            Ok(sandbox) => Ok(Admitted { command, sandbox }),
+        match self.0.policy.confine(&asked, kind.as_ref()) {
+            Ok(sandbox) => Ok(Admitted { kind, sandbox }),
             Err(refusal) => refuse(State::Rejected, refusal.reason, refusal.message),
         }
     }
 
-    /// A supervisor that waits for a task, if there is one. A failpoint that stands before the start takes the
-    /// slow road, which has a place to hold.
-    fn supervisor_at_hand(&self) -> Option<Link> {
-        match failpoint::is_armed() {
-            true => None,
-            false => self.0.supervisors.take(),
+    /// A supervisor that waits for a task, if there is one; for a `worker` of this kind, one that may fork it. A failpoint
+    /// that stands before the start takes the slow road, which has a place to hold.
+    fn supervisor_at_hand(&self, worker: Option<&str>) -> Option<Link> {
+        let supervisors = &self.0.supervisors;
+        match worker {
+            _ if failpoint::is_armed() => None,
+            None => supervisors.take(),
+            Some(kind) => {
+                let link = supervisors.take_new()?;
+                if link.can_work(kind) {
+                    return Some(link);
+                }
+                supervisors.put(link);
+                None
+            }
         }
     }
 
@@ -238,7 +256,7 @@ impl Tasks {
         if let Some(task) = self.find(&task_id) {
             let grace = match cancel.grace {
                 Some(grace) => grace.try_into().unwrap_or_default(),
-                None => grace_of(&task.sealed_offer),
+                None => actions::grace(&task.sealed_offer),
             };
             tracing::info!(task.id = %task_id, "cancelling");
             task.cancel.send_replace(Some(grace));

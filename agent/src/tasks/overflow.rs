@@ -1,11 +1,6 @@
 //! What becomes of output that is more than a host keeps until the control plane has it.
 
-use bytes::Bytes;
-use muster_proto::{
-    agent::v1::SealedOffer,
-    v1::{action, output_limit::Policy},
-};
-use prost::Message;
+use muster_proto::v1::{OutputLimit, output_limit::Policy};
 
 use crate::spool::Keep;
 
@@ -21,16 +16,8 @@ pub(crate) struct Overflow {
 }
 
 impl Overflow {
-    /// As an offer asks for, within what the host keeps for one task.
-    pub(crate) fn of(sealed: &SealedOffer, host_bytes: u64) -> Self {
-        let kind = sealed
-            .action
-            .as_ref()
-            .and_then(|action| action.kind.as_ref());
-        let wanted = match kind {
-            Some(action::Kind::Command(command)) => command.output_limit.unwrap_or_default(),
-            _ => Default::default(),
-        };
+    /// As is asked for, within what the host keeps for one task.
+    pub(crate) fn of(wanted: OutputLimit, host_bytes: u64) -> Self {
         let most = u64::try_from(wanted.max_bytes).unwrap_or(0);
         Self {
             policy: wanted.policy(),
@@ -39,12 +26,6 @@ impl Overflow {
                 most => most.min(host_bytes),
             },
         }
-    }
-
-    /// The same, of an offer as it came.
-    pub(crate) fn of_bytes(sealed_offer: &Bytes, host_bytes: u64) -> Self {
-        let sealed = SealedOffer::decode(sealed_offer.clone()).unwrap_or_default();
-        Self::of(&sealed, host_bytes)
     }
 
     /// The process waits until there is room again.
@@ -72,25 +53,14 @@ impl Overflow {
 
 #[cfg(test)]
 mod tests {
-    use muster_proto::v1::{Action, Command, OutputLimit};
-
     use super::*;
 
     fn overflow(policy: Policy, max_bytes: i64) -> Overflow {
-        let command = Command {
-            output_limit: Some(OutputLimit {
-                policy: policy.into(),
-                max_bytes,
-            }),
-            ..Command::default()
+        let wanted = OutputLimit {
+            policy: policy.into(),
+            max_bytes,
         };
-        let sealed = SealedOffer {
-            action: Some(Action {
-                kind: Some(action::Kind::Command(command)),
-            }),
-            ..SealedOffer::default()
-        };
-        Overflow::of_bytes(&sealed.encode_to_vec().into(), 1000)
+        Overflow::of(wanted, 1000)
     }
 
     #[test]

@@ -14,13 +14,14 @@ use tracing::{Instrument, info_span};
 
 use super::{
     Tasks,
-    execution::{GRACE, Over, Taken},
+    execution::{Over, Taken},
     journal::{Held, Phase},
     not_after_ms,
     overflow::Overflow,
     task::Task,
 };
 use crate::{
+    actions::{self, GRACE},
     spool::{Content, Next, Piece, Position, Room, Spool},
     supervision::{
         Left, Link, SupervisorId,
@@ -39,7 +40,8 @@ impl Tasks {
         for held in unsettled {
             let task_id = held.task_id;
             let _entered = info_span!("task", task.id = %task_id).entered();
-            let overflow = Overflow::of_bytes(&held.sealed_offer, self.0.limits.task_spool);
+            let wanted = actions::output_limit(&held.sealed_offer);
+            let overflow = Overflow::of(wanted, self.0.limits.task_spool);
             let spool = Spool::recover(
                 task_id,
                 Arc::clone(&self.0.room),
@@ -110,7 +112,10 @@ impl Tasks {
         for task in waiting {
             let admitted = SealedOffer::decode(task.sealed_offer.clone())
                 .map_err(|error| self.over(State::Rejected, Reason::SealInvalid, error.to_string()))
-                .and_then(|sealed| self.admit(&sealed, not_after_ms(&sealed), HashMap::new()));
+                .and_then(|mut sealed| {
+                    let kind = sealed.action.take().and_then(actions::of);
+                    self.admit(&sealed, kind, not_after_ms(&sealed), HashMap::new())
+                });
             match admitted {
                 Err(refusal) => {
                     self.finish(&task, refusal);

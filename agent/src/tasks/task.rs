@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::overflow::Overflow;
-use crate::{spool::Spool, supervision::Link};
+use crate::{actions, spool::Spool, supervision::Link};
 
 /// Inputs that wait for the supervisor; more are refused.
 const INPUTS: usize = 64;
@@ -89,7 +89,7 @@ impl Task {
 
     /// What becomes of output that is more than is kept, on a host that keeps so much for one task.
     pub(crate) fn overflow(&self, host_bytes: u64) -> Overflow {
-        let read = || Overflow::of_bytes(&self.sealed_offer, host_bytes);
+        let read = || Overflow::of(actions::output_limit(&self.sealed_offer), host_bytes);
         *self.overflow.get_or_init(read)
     }
 

@@ -92,6 +92,7 @@ fn code(reason: Reason) -> Code {
         | Reason::ModeDisabled
         | Reason::PathDenied
         | Reason::ProgramDenied
+        | Reason::ActionDenied
         | Reason::PolicyDenied
         | Reason::SelfApproval
         | Reason::PrincipalSuspended

@@ -7,8 +7,11 @@ use nix::{
     sys::wait::{WaitStatus, waitpid},
 };
 
-use super::{Layers, Plan, Prepared, Sandbox, Streams, missing, start};
-use crate::process::spawn;
+use super::{Layers, Prepared, Sandbox, missing};
+use crate::process::{
+    fork::{Plan, Purpose, Streams, start},
+    spawn,
+};
 
 /// The argument with which our program does nothing but succeed.
 pub(crate) const PROBED: &str = "supervise-probed";
@@ -51,9 +54,11 @@ fn confine() -> Result<(), String> {
         .open("/dev/null")
         .map_err(words)?;
     let plan = Plan {
-        program: &program,
-        argv: &argv,
-        environment: &spawn::pointers::<CString>(&[]),
+        purpose: Purpose::Program {
+            program: &program,
+            argv: &argv,
+            environment: &spawn::pointers::<CString>(&[]),
+        },
         cwd: c"/",
         streams: Streams::Pipes {
             stdin: None,
@@ -62,7 +67,7 @@ fn confine() -> Result<(), String> {
         },
         nice: 0,
         user: None,
-        sandbox: &prepared,
+        sandbox: Some(&prepared),
     };
     let pid = start(&plan).map_err(|failure| failure.words())?;
     loop {

@@ -137,6 +137,7 @@ mod tests {
                 limit: None,
                 roots: vec!["/home/ada".to_owned()],
                 network: "all".to_owned(),
+                actions: Vec::new(),
                 unenforceable: None,
             }),
             no_agent: false,

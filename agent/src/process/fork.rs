@@ -1,6 +1,6 @@
-//! A fork whose child closes itself in and becomes the program.
+//! A fork whose child changes itself, closes itself in if it is to, and becomes the program or does the work.
 //!
-//! Between fork and exec only bare system calls are made: nothing allocates, locks or looks up a name.
+//! Until then only bare system calls are made: nothing allocates, locks or looks up a name.
 
 use std::{
     ffi::CStr,
@@ -11,30 +11,40 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
-    libc::{self, sock_fprog},
+    libc,
     sys::stat::Mode,
     unistd::{ForkResult, Pid, dup2_raw, pipe2, read},
 };
 
-use super::Prepared;
-use crate::process::spawn;
+use super::{sandbox::Prepared, spawn, worker::Work};
 
-/// What the process becomes, as the kernel wants it.
-pub(in crate::process) struct Plan<'a> {
-    pub(in crate::process) program: &'a CStr,
-    pub(in crate::process) argv: &'a [*mut libc::c_char],
-    pub(in crate::process) environment: &'a [*mut libc::c_char],
-    pub(in crate::process) cwd: &'a CStr,
+/// What a child is for.
+pub(super) enum Purpose<'a> {
+    /// A program, as the kernel wants it.
+    Program {
+        program: &'a CStr,
+        argv: &'a [*mut libc::c_char],
+        environment: &'a [*mut libc::c_char],
+    },
+    /// Work of our own. The process that forks has one thread, and no memory of anybody else's task.
+    Work(&'a Work<'a>),
+}
+
+/// What the process becomes.
+pub(super) struct Plan<'a> {
+    pub(super) purpose: Purpose<'a>,
+    pub(super) cwd: &'a CStr,
     /// Input, output and error; without an input it reads nothing.
-    pub(in crate::process) streams: Streams<'a>,
-    pub(in crate::process) nice: i32,
+    pub(super) streams: Streams<'a>,
+    pub(super) nice: i32,
     /// Becomes this user and group, with these groups beside.
-    pub(in crate::process) user: Option<(u32, u32, Vec<libc::gid_t>)>,
-    pub(in crate::process) sandbox: &'a Prepared,
+    pub(super) user: Option<(u32, u32, Vec<libc::gid_t>)>,
+    /// How far it is confined; `None` is not at all.
+    pub(super) sandbox: Option<&'a Prepared>,
 }
 
 /// What the process gets as its standard streams.
-pub(in crate::process) enum Streams<'a> {
+pub(super) enum Streams<'a> {
     Pipes {
         stdin: Option<BorrowedFd<'a>>,
         stdout: BorrowedFd<'a>,
@@ -47,7 +57,7 @@ pub(in crate::process) enum Streams<'a> {
 /// How far the child came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::process) enum Stage {
+pub(super) enum Stage {
     Session = 0,
     Namespaces,
     Mounts,
@@ -58,9 +68,10 @@ pub(in crate::process) enum Stage {
     Landlock,
     Filter,
     Program,
+    Work,
 }
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::Session,
     Stage::Namespaces,
     Stage::Mounts,
@@ -71,18 +82,19 @@ const STAGES: [Stage; 10] = [
     Stage::Landlock,
     Stage::Filter,
     Stage::Program,
+    Stage::Work,
 ];
 
-/// Why the child did not become the program.
+/// Why the child did not come to its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::process) struct Failure {
-    pub(in crate::process) stage: Stage,
-    pub(in crate::process) errno: Errno,
+pub(super) struct Failure {
+    pub(super) stage: Stage,
+    pub(super) errno: Errno,
 }
 
 impl Failure {
     /// What could not be done, for whoever has to make it possible.
-    pub(in crate::process) fn words(self) -> String {
+    pub(super) fn words(self) -> String {
         let what = match self.stage {
             Stage::Session => "start a session",
             Stage::Namespaces => "make namespaces for the task",
@@ -94,14 +106,15 @@ impl Failure {
             Stage::Landlock => "enter the Landlock rules",
             Stage::Filter => "set the filter of system calls",
             Stage::Program => "start the program",
+            Stage::Work => "begin the work",
         };
         format!("it cannot {what}: {}", self.errno.desc())
     }
 }
 
-/// Forks; the child has become the program when this returns.
+/// Forks; the child has become the program, or is at work, when this returns.
 #[allow(unsafe_code)] // A child that changes itself before it becomes the program.
-pub(in crate::process) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
+pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let failed = |errno| Failure {
         stage: Stage::Session,
         errno,
@@ -109,7 +122,7 @@ pub(in crate::process) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let (heard, told) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     match spawn::fork(None).map_err(failed)? {
         ForkResult::Child => {
-            let failure = plan.become_program();
+            let failure = plan.fulfil();
             let mut message = [0; 5];
             message[0] = failure.stage as u8;
             message[1..].copy_from_slice(&(failure.errno as i32).to_le_bytes());
@@ -132,7 +145,7 @@ pub(in crate::process) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     }
 }
 
-/// What the child says; nothing once it is the program, which closes the pipe.
+/// What the child says; nothing once it has come to its purpose, which closes the pipe.
 fn hear(pipe: &OwnedFd) -> Option<Failure> {
     let mut message = [0; 5];
     loop {
@@ -151,7 +164,7 @@ fn hear(pipe: &OwnedFd) -> Option<Failure> {
 
 impl Plan<'_> {
     /// Returns only if something failed.
-    fn become_program(&self) -> Failure {
+    fn fulfil(&self) -> Failure {
         let mut stage = Stage::Session;
         let result = self.steps(&mut stage);
         let Err(errno) = result;
@@ -160,76 +173,61 @@ impl Plan<'_> {
 
     fn steps(&self, stage: &mut Stage) -> Result<std::convert::Infallible, Errno> {
         let sandbox = self.sandbox;
-        let has = |layer| sandbox.layers.has(layer);
         reset_signals();
         nix::unistd::setsid()?;
         if self.nice > 0 {
             lower_priority(self.nice)?;
         }
 
-        *stage = Stage::Namespaces;
-        self.make_namespaces()?;
-        *stage = Stage::Mounts;
-        let scratch = sandbox.mounts.enter()?;
-
+        let mut scratch = None;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Namespaces;
+            sandbox.make_namespaces()?;
+            *stage = Stage::Mounts;
+            scratch = Some(sandbox.mount()?);
+        }
         // Opened here, they belong to this namespace: what is read-only in it can be changed through none of them.
         *stage = Stage::Streams;
         self.open_streams()?;
-
-        *stage = Stage::Capabilities;
-        if has("capabilities") {
-            drop_bounding_set()?;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Capabilities;
+            sandbox.drop_bounding_set()?;
         }
         *stage = Stage::User;
         if let Some((user, group, groups)) = &self.user {
             become_user(*user, *group, groups)?;
         }
-        *stage = Stage::Capabilities;
-        if has("capabilities") {
-            drop_capabilities()?;
+        if let Some(sandbox) = sandbox {
+            *stage = Stage::Capabilities;
+            sandbox.drop_capabilities()?;
         }
         // Without them: with them, root would enter what is closed to the task.
         *stage = Stage::Directory;
         nix::unistd::chdir(self.cwd)?;
-        *stage = Stage::Capabilities;
-        if has("no-new-privileges") {
-            no_new_privileges()?;
+        if let (Some(sandbox), Some(scratch)) = (sandbox, &scratch) {
+            *stage = Stage::Capabilities;
+            sandbox.forbid_privileges()?;
+            *stage = Stage::Landlock;
+            sandbox.enter_rules(scratch)?;
+            sandbox.close_files()?;
+            *stage = Stage::Filter;
+            sandbox.set_filter()?;
         }
-        *stage = Stage::Landlock;
-        if has("landlock") {
-            sandbox
-                .ruleset
-                .allow_scratch(std::os::fd::AsFd::as_fd(&scratch))?;
-            sandbox.ruleset.enter()?;
+        match self.purpose {
+            Purpose::Program {
+                program,
+                argv,
+                environment,
+            } => {
+                *stage = Stage::Program;
+                Err(execute(program, argv, environment))
+            }
+            Purpose::Work(work) => {
+                *stage = Stage::Work;
+                work.prepare()?;
+                work.run()
+            }
         }
-        if has("descriptors") {
-            spawn::keep_files_to_ourselves()?;
-        }
-        *stage = Stage::Filter;
-        if has("seccomp") {
-            set_filter(&sandbox.filter)?;
-        }
-        *stage = Stage::Program;
-        Err(execute(self.program, self.argv, self.environment))
-    }
-
-    fn make_namespaces(&self) -> Result<(), Errno> {
-        let sandbox = self.sandbox;
-        let mut kinds = libc::CLONE_NEWNS;
-        if sandbox.layers.has("ipc") {
-            kinds |= libc::CLONE_NEWIPC;
-        }
-        let Some((user, group)) = sandbox.user_namespace else {
-            return unshare(kinds);
-        };
-        unshare(kinds | libc::CLONE_NEWUSER)?;
-        write_file(c"/proc/self/setgroups", b"deny")?;
-        let mut line = [0; 32];
-        let map = map_line(&mut line, user);
-        write_file(c"/proc/self/uid_map", map)?;
-        let mut line = [0; 32];
-        let map = map_line(&mut line, group);
-        write_file(c"/proc/self/gid_map", map)
     }
 
     fn open_streams(&self) -> Result<(), Errno> {
@@ -258,23 +256,9 @@ impl Plan<'_> {
     }
 }
 
-/// "ID ID 1", without an allocation.
-fn map_line(line: &mut [u8; 32], id: u32) -> &[u8] {
-    use std::io::Write as _;
-    let mut rest = &mut line[..];
-    let _ = writeln!(rest, "{id} {id} 1");
-    let left = rest.len();
-    &line[..32 - left]
-}
-
-fn write_file(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
-    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    nix::unistd::write(&file, bytes).map(drop)
-}
-
-#[allow(unsafe_code)] // The numbers of the standard streams belong to nobody.
-fn put(file: RawFd, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: this process is about to become another program; nobody here uses these descriptors any more.
+#[allow(unsafe_code)] // These numbers belong to nobody.
+pub(super) fn put(file: RawFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: this process is about to become another program, or to do its work; nobody uses these descriptors any more.
     let file = unsafe {
         let file = BorrowedFd::borrow_raw(file);
         dup2_raw(file, number)?
@@ -302,12 +286,6 @@ fn lower_priority(nice: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
 }
 
-#[allow(unsafe_code)] // nix takes flags that it knows only.
-fn unshare(kinds: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: the call takes an integer.
-    Errno::result(unsafe { libc::unshare(kinds) }).map(drop)
-}
-
 #[allow(unsafe_code)] // nix takes its own types, which would have to be made first.
 fn become_user(user: u32, group: u32, groups: &[libc::gid_t]) -> Result<(), Errno> {
     // SAFETY: the list is as long as it says. The calls of the kernel, not of the C library, which would take
@@ -318,74 +296,6 @@ fn become_user(user: u32, group: u32, groups: &[libc::gid_t]) -> Result<(), Errn
         Errno::result(libc::syscall(libc::SYS_setresgid, group, group, group))?;
         Errno::result(libc::syscall(libc::SYS_setresuid, user, user, user)).map(drop)
     }
-}
-
-/// What no program that is started from here on can get back, not even one of root.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_bounding_set() -> Result<(), Errno> {
-    for capability in 0..64 {
-        // SAFETY: the call takes integers.
-        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        match Errno::result(dropped) {
-            Ok(_) => {}
-            // That was the last one.
-            Err(Errno::EINVAL) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// What this process has of them.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_capabilities() -> Result<(), Errno> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
-    let none = [0u32; 6];
-    // SAFETY: the structures have the layout that this version of the call takes, and are read during it only.
-    unsafe {
-        Errno::result(libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        ))?;
-        let set = libc::syscall(libc::SYS_capset, &header, none.as_ptr());
-        Errno::result(set).map(drop)
-    }
-}
-
-#[allow(unsafe_code)] // nix's call is behind a feature that nobody else needs.
-fn no_new_privileges() -> Result<(), Errno> {
-    // SAFETY: the call takes integers.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map(drop)
-}
-
-#[allow(unsafe_code)] // Neither the standard library nor nix has this call.
-fn set_filter(filter: &[super::Instruction]) -> Result<(), Errno> {
-    let program = sock_fprog {
-        len: u16::try_from(filter.len()).map_err(|_| Errno::E2BIG)?,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: the program is as long as it says, and the kernel copies it.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &program,
-        )
-    };
-    Errno::result(set).map(drop)
 }
 
 #[allow(unsafe_code)] // nix takes lists that would have to be made first.
