@@ -21,7 +21,6 @@ mod model;
 mod oauth;
 mod output;
 mod policy;
-mod redaction;
 mod restores;
 mod rights;
 mod rotation;

@@ -15,6 +15,7 @@ mod order;
 mod output;
 mod policies;
 mod principal;
+pub(crate) mod redaction;
 mod refusal;
 pub(crate) mod state;
 mod task;

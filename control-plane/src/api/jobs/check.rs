@@ -13,7 +13,7 @@ use muster_proto::{
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{jobs::digest, redaction::REDACTED, selector::Selector, times, wire::status};
+use crate::{jobs::digest, model::redaction::REDACTED, selector::Selector, times, wire::status};
 
 /// Characters of a request id.
 const REQUEST_ID_MAX: usize = 128;
