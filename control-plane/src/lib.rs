@@ -22,7 +22,6 @@ mod oauth;
 mod orders;
 mod output;
 mod policy;
-mod redaction;
 mod restores;
 mod rights;
 mod rotation;

@@ -16,6 +16,7 @@ mod order;
 mod output;
 mod policies;
 mod principal;
+pub(crate) mod redaction;
 mod refusal;
 pub(crate) mod state;
 mod task;

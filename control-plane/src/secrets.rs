@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::now,
-    redaction::{self, CLOSED_START, is_closed},
+    model::redaction::{self, CLOSED_START, is_closed},
 };
 
 /// The file of the keys.

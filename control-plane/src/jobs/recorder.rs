@@ -22,8 +22,8 @@ use tokio::{
 
 use super::Job;
 use crate::{
+    model::redaction,
     model::{EntryText, JobState},
-    redaction,
     store::{
         Durable, Intake, StoreError, Writer,
         jobs::{self as rows, Heard, JobChange, Placed},

@@ -11,8 +11,8 @@ use muster_proto::{
 use prost::Message as _;
 
 use crate::{
+    model::redaction::{REDACTED, is_closed},
     model::{Order, Task},
-    redaction::{REDACTED, is_closed},
     seal::Sealer,
     secrets::Secrets,
     times,

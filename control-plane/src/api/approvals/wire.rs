@@ -9,11 +9,12 @@ use prost::Message as _;
 
 use crate::{
     jobs::Job,
+    model::redaction,
     model::{
         approval::{Approval, State, Subject},
         mode_out,
     },
-    redaction, times,
+    times,
 };
 
 fn state(state: State) -> approval::State {

@@ -10,11 +10,11 @@ use crate::api::output;
 use crate::{
     hosts::Inventory,
     jobs::Job,
+    model::redaction,
     model::{
         JobState, State, Summary, Task,
         dispatch::{Decision, HostView, TaskView, Wait, decide},
     },
-    redaction,
     times::{duration, duration_ms, timestamp},
 };
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_proto::v1::Command;
 
-use crate::{model::Refusal, redaction::REDACTED};
+use crate::model::{Refusal, redaction::REDACTED};
 
 /// Bytes of arguments and environment, as of standard input.
 const TEXT_MAX: usize = 1 << 20;
