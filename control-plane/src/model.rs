@@ -3,6 +3,7 @@
 //! They point nowhere: no room is looked up here, nothing is read or written. Rooms keep them, change them and pass them
 //! on; the store writes them down and gives them back.
 
+mod action;
 pub(crate) mod approval;
 mod counts;
 pub(crate) mod dispatch;
@@ -11,7 +12,7 @@ mod explain;
 mod host;
 mod mode;
 mod names;
-mod order;
+pub(crate) mod order;
 mod output;
 mod policies;
 mod principal;
@@ -21,6 +22,7 @@ pub(crate) mod state;
 mod task;
 
 pub(crate) use self::{
+    action::{Action, Values},
     counts::{Counts, JobState},
     entry::{Entry, EntryText},
     explain::Explain,

@@ -15,7 +15,7 @@ use futures_util::Stream;
 use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::{
-        AttachTaskRequest, AttachTaskResponse, CancelJobRequest, CancelJobResponse,
+        AttachTaskRequest, AttachTaskResponse, CancelJobRequest, CancelJobResponse, Confinement,
         CreateJobRequest, CreateJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
         ListJobsResponse, ListTasksRequest, ListTasksResponse, ReadOutputRequest,
         ReadOutputResponse, Reason, ReleaseJobsRequest, ReleaseJobsResponse, RunJobRequest,
@@ -24,6 +24,7 @@ use muster_proto::{
     },
 };
 use muster_runtime::telemetry::trace;
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::check::Checked;
@@ -36,8 +37,10 @@ use super::{
 use crate::{
     approvals::Approvals,
     audit,
+    clock::now,
     hosts::{Host, Inventory},
     jobs::{CreateError, Created, Jobs, NewJob, Target},
+    model::{Action, Order},
     output::OutputStore,
     selector::Selector,
     store::{
@@ -106,20 +109,30 @@ impl JobDoor {
         let about = awaited.map(|approval| (approval, permit::about(&checked, &permitted)));
         let mut context = HashMap::new();
         trace::inject(&mut context);
-        let new = NewJob {
+        let (action, values) = Action::new(checked.kind);
+        let secrets = self.jobs.encrypted(values).map_err(|e| status::of(&e))?;
+        let time = now();
+        // The latest that it can be: an approval sets it anew.
+        let start_deadline = checked.start_deadline
+            + awaited.map_or(0, |approval| approval.expire_time - approval.create_time);
+        let order = Order {
+            job_id: self.jobs.id_of(&caller.principal, &checked.request_id),
             principal: Arc::clone(&caller.principal),
             request_id: checked.request_id,
             request_digest: checked.digest,
             selector: checked.selector_text,
-            action: checked.action,
-            confinement: permitted.confinement.clone(),
+            action,
+            secrets,
+            confinement: Confinement::decode(permitted.confinement.clone()).unwrap_or_default(),
             reason: checked.reason,
             approval_id: awaited
                 .map_or_else(|| "".into(), |approval| approval.id.to_string().into()),
-            // The latest that it can be: an approval sets it anew.
-            start_deadline: checked.start_deadline
-                + awaited.map_or(0, |approval| approval.expire_time - approval.create_time),
+            create_time: time,
+            start_deadline_time: time.saturating_add(start_deadline),
             lost_after: checked.lost_after,
+        };
+        let new = NewJob {
+            order,
             awaits: awaited.map(|approval| approval.awaits(&caller.rights.answerers(approval))),
             targets: permitted
                 .hosts

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use muster_proto::v1::Action as WireAction;
 use prost::Message as _;
 
 use super::ApprovalDoor;
@@ -40,13 +39,17 @@ impl ApprovalDoor {
         if let Some(cause) = self.rights.access.barred(&order.principal) {
             return Some(cause);
         }
-        let action = self.approvals.action_of(order);
-        let Some(action) = action.and_then(|action| WireAction::decode(action).ok()) else {
-            return Some("its action cannot be read, or a secret in it is gone".to_owned());
+        let Some(action) = self.approvals.action_of(order) else {
+            return Some("a secret in its action is gone".to_owned());
         };
         let tasks = job.tasks(|_| true);
         let ids = tasks.iter().map(|(_, task)| task.host_id);
-        let digest = permit::bound_digest(&order.principal, ids, &action, &order.confinement);
+        let digest = permit::bound_digest(
+            &order.principal,
+            ids,
+            &action,
+            &order.confinement.encode_to_vec(),
+        );
         if digest != approval.digest {
             return Some("its hosts, command or mode are not those that were asked for".to_owned());
         }
@@ -82,7 +85,7 @@ impl ApprovalDoor {
     ) -> Option<String> {
         let order = &job.order;
         let who = self.rights.access.who(&order.principal);
-        let asked = permit::reach(&order.confinement);
+        let asked = permit::reach(&order.confinement.encode_to_vec().into());
         let with = |approvals| {
             let how = Circumstances {
                 source: Source::from_text(&approval.source),

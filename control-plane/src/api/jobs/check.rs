@@ -43,8 +43,7 @@ pub(super) struct Checked {
     pub(super) digest: [u8; 32],
     pub(super) selector_text: Arc<str>,
     pub(super) selector: Selector,
-    pub(super) action: Bytes,
-    /// The same, as it came.
+    /// What is to be done, as it came.
     pub(super) kind: Action,
     /// What a person confirmed; empty if nobody did.
     pub(super) confirmed_digest: Bytes,
@@ -121,12 +120,6 @@ pub(super) fn create(request: CreateJobRequest) -> Result<Checked, Status> {
     Ok(Checked {
         digest,
         selector,
-        action: request
-            .action
-            .as_ref()
-            .map(Action::encode_to_vec)
-            .unwrap_or_default()
-            .into(),
         kind: request.action.unwrap_or_default(),
         confirmed_digest: request.confirmed_digest,
         confinement,
