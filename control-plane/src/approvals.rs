@@ -8,10 +8,9 @@ pub(crate) mod webhook;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use muster_proto::{
     ids::{ApprovalId, JobId},
-    v1::Reason,
+    v1::{Action, Reason},
 };
 use parking_lot::Mutex;
 
@@ -161,8 +160,8 @@ impl Approvals {
         i64::try_from(self.0.expires_after.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// What a job is to do, serialized, with its secrets; `None` if one of them is gone.
-    pub(crate) fn action_of(&self, order: &Order) -> Option<Bytes> {
+    /// What a job is to do, with its secrets; `None` if one of them is gone.
+    pub(crate) fn action_of(&self, order: &Order) -> Option<Action> {
         self.0.jobs.action_of(order)
     }
 

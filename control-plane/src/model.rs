@@ -3,6 +3,7 @@
 //! They point nowhere: no room is looked up here, nothing is read or written. Rooms keep them, change them and pass them
 //! on; the store writes them down and gives them back.
 
+mod action;
 pub(crate) mod approval;
 mod counts;
 pub(crate) mod dispatch;
@@ -12,7 +13,7 @@ mod host;
 mod kind;
 mod mode;
 mod names;
-mod order;
+pub(crate) mod order;
 mod output;
 mod policies;
 mod principal;
@@ -22,6 +23,7 @@ pub(crate) mod state;
 mod task;
 
 pub(crate) use self::{
+    action::{Action, Values},
     counts::{Counts, JobState},
     entry::{Entry, EntryText},
     explain::Explain,

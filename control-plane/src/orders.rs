@@ -13,6 +13,7 @@ mod wanted;
 
 use std::{collections::HashMap, sync::Arc};
 
+use muster_proto::v1::Confinement;
 use muster_runtime::telemetry::trace;
 use prost::Message as _;
 
@@ -20,9 +21,10 @@ pub(crate) use self::wanted::Wanted;
 use crate::{
     approvals::Approvals,
     audit,
+    clock::now,
     hosts::Inventory,
     jobs::{Created, Jobs, NewJob, Target},
-    model::Refusal,
+    model::{Action, Order, Refusal},
     rights::{Asker, Rights},
 };
 
@@ -61,20 +63,29 @@ impl Orders {
         let about = awaited.map(|approval| (approval, held::about(&wanted, &permitted)));
         let mut context = HashMap::new();
         trace::inject(&mut context);
-        let new = NewJob {
+        let (action, values) = Action::new(wanted.action);
+        let time = now();
+        // The latest that it can be: an approval sets it anew.
+        let start_deadline = wanted.start_deadline
+            + awaited.map_or(0, |approval| approval.expire_time - approval.create_time);
+        let order = Order {
+            job_id: self.jobs.id_of(&asker.principal, &wanted.request_id),
             principal: Arc::clone(&asker.principal),
             request_id: wanted.request_id,
             request_digest: wanted.digest,
             selector: wanted.selector_text,
-            action: wanted.action.encode_to_vec().into(),
-            confinement: permitted.confinement.clone(),
+            action,
+            secrets: self.jobs.encrypted(values)?,
+            confinement: Confinement::decode(permitted.confinement.clone()).unwrap_or_default(),
             reason: wanted.reason,
             approval_id: awaited
                 .map_or_else(|| "".into(), |approval| approval.id.to_string().into()),
-            // The latest that it can be: an approval sets it anew.
-            start_deadline: wanted.start_deadline
-                + awaited.map_or(0, |approval| approval.expire_time - approval.create_time),
+            create_time: time,
+            start_deadline_time: time.saturating_add(start_deadline),
             lost_after: wanted.lost_after,
+        };
+        let new = NewJob {
+            order,
             awaits: awaited.map(|approval| approval.awaits(&asker.rights.answerers(approval))),
             targets: permitted
                 .hosts

@@ -5,6 +5,7 @@
 //! forgotten: with it goes what may be left of values in pages that were freed.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -15,16 +16,19 @@ use std::{
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use muster_client::identity::write_file;
+use muster_proto::v1::Action;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::now,
-    model::redaction::{self, CLOSED_START, is_closed},
+    model::{
+        Order, Values,
+        redaction::{CLOSED_START, is_closed},
+    },
 };
 
 /// The file of the keys.
@@ -168,10 +172,13 @@ impl Secrets {
         }
     }
 
-    /// A serialized action in which each value that looks secret is encrypted.
-    pub(crate) fn close(&self, action: Bytes) -> Result<Bytes, NotEncrypted> {
-        let closed = redaction::replaced(&action, |name, value| self.encrypt(name, value))?;
-        Ok(closed.unwrap_or(action))
+    /// Encrypts values, each for the name of its variable.
+    pub(crate) fn close(&self, values: Values) -> Result<Values, NotEncrypted> {
+        let closed = values.into_iter().map(|(name, value)| {
+            let text = self.encrypt(&name, &value)?;
+            Ok((name, text))
+        });
+        closed.collect()
     }
 
     fn encrypt(&self, name: &str, value: &str) -> Result<String, NotEncrypted> {
@@ -191,18 +198,26 @@ impl Secrets {
         ))
     }
 
-    /// The action as it was given; `None` if a value in it is gone.
-    pub(crate) fn open_action(&self, action: &Bytes) -> Option<Bytes> {
-        let opened = redaction::replaced(action, |name, value| match is_closed(value) {
-            true => self.open_value(name, value).ok_or(()),
-            false => Ok(value.to_owned()),
+    /// The values that stand apart from an order, by name, but for those that are gone.
+    pub(crate) fn values(&self, order: &Order) -> HashMap<String, String> {
+        let opened = order.secrets.iter().filter_map(|(name, text)| {
+            let value = match is_closed(text) {
+                true => self.open_value(name, text)?,
+                // As versions that did not encrypt wrote it.
+                false => text.clone(),
+            };
+            Some((name.clone(), value))
         });
-        let opened = opened.ok()?.unwrap_or_else(|| Bytes::clone(action));
-        (!redaction::lacks_secrets(&opened)).then_some(opened)
+        opened.collect()
+    }
+
+    /// The action as it was given; `None` if a value in it is gone.
+    pub(crate) fn open_action(&self, order: &Order) -> Option<Action> {
+        order.action.with(&self.values(order))
     }
 
     /// The value of a variable that was encrypted; `None` if it is not, or its key is gone.
-    pub(crate) fn open_value(&self, name: &str, text: &str) -> Option<String> {
+    fn open_value(&self, name: &str, text: &str) -> Option<String> {
         let (id, sealed) = text.strip_prefix(CLOSED_START)?.split_once(':')?;
         let sealed = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, bytes) = sealed.split_at_checked(NONCE_LEN)?;
@@ -219,37 +234,21 @@ impl Secrets {
 
 #[cfg(test)]
 mod tests {
-    use muster_proto::v1::{Action, Command, action};
-    use prost::Message as _;
-
     use super::*;
 
-    fn action(value: &str) -> Bytes {
-        let env = [("API_TOKEN", value), ("LANG", "C")];
-        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let command = Command {
-            env: env.into(),
-            ..Command::default()
-        };
-        let kind = Some(action::Kind::Command(command));
-        Action { kind }.encode_to_vec().into()
-    }
-
-    fn value(action: &Bytes) -> String {
-        match Action::decode(action.clone()).unwrap().kind {
-            Some(action::Kind::Command(command)) => command.env["API_TOKEN"].clone(),
-            _ => unreachable!("it is a command"),
-        }
+    fn closed(secrets: &Secrets, value: &str) -> String {
+        let values = [("API_TOKEN".to_owned(), value.to_owned())];
+        let mut closed = secrets.close(values.into()).unwrap();
+        closed.remove("API_TOKEN").unwrap()
     }
 
     #[test]
     fn a_value_is_encrypted_for_its_name_and_read_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let secrets = Secrets::open(directory.path()).unwrap();
-        let closed = secrets.close(action("hush")).unwrap();
-        assert!(!closed.windows(4).any(|window| window == b"hush"));
-        let text = value(&closed);
-        assert_ne!(value(&secrets.close(action("hush")).unwrap()), text);
+        let text = closed(&secrets, "hush");
+        assert!(!text.contains("hush"));
+        assert_ne!(closed(&secrets, "hush"), text);
 
         let again = Secrets::open(directory.path()).unwrap();
         assert_eq!(
@@ -265,27 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn an_action_is_opened_as_it_was_given_or_not_at_all() {
-        let directory = tempfile::tempdir().unwrap();
-        let secrets = Secrets::open(directory.path()).unwrap();
-        let closed = secrets.close(action("hush")).unwrap();
-        assert_eq!(value(&secrets.open_action(&closed).unwrap()), "hush");
-        let plain = action("");
-        assert_eq!(secrets.open_action(&plain), Some(plain.clone()));
-        let elsewhere = tempfile::tempdir().unwrap();
-        let other = Secrets::open(elsewhere.path()).unwrap();
-        assert_eq!(other.open_action(&closed), None);
-        let forgotten = redaction::without_secrets(&closed).unwrap();
-        assert_eq!(secrets.open_action(&forgotten), None);
-    }
-
-    #[test]
     fn what_a_caller_gives_as_encrypted_is_but_a_value() {
         let directory = tempfile::tempdir().unwrap();
         let secrets = Secrets::open(directory.path()).unwrap();
-        let stolen = value(&secrets.close(action("hush")).unwrap());
-        let closed = secrets.close(action(&stolen)).unwrap();
-        let opened = secrets.open_value("API_TOKEN", &value(&closed));
+        let stolen = closed(&secrets, "hush");
+        let opened = secrets.open_value("API_TOKEN", &closed(&secrets, &stolen));
         assert_eq!(opened, Some(stolen));
     }
 
@@ -310,7 +293,7 @@ mod tests {
     fn what_is_forgotten_cannot_be_read() {
         let directory = tempfile::tempdir().unwrap();
         let secrets = Secrets::open(directory.path()).unwrap();
-        let text = value(&secrets.close(action("hush")).unwrap());
+        let text = closed(&secrets, "hush");
         let time = now();
         secrets.turn(time + KEY_AGE_MS).unwrap();
         assert!(secrets.open_value("API_TOKEN", &text).is_some());

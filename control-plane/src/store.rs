@@ -18,6 +18,7 @@ mod policies;
 mod principals;
 pub(crate) mod restores;
 pub(crate) mod slot;
+mod take_up;
 mod tokens;
 mod writer;
 
@@ -235,6 +236,7 @@ impl Store {
         let path = directory.join("ledger.db");
         let fail = |error| OpenError::database(&path, error);
         let mut connection = database::connect(&path, &MIGRATIONS).await?;
+        take_up::orders(&mut connection).await.map_err(fail)?;
         let row = sqlx::query(
             "INSERT INTO ledger (one, control_plane_id, generation, starts, position)
              VALUES (1, ?, ?, 1, 1)

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use muster_proto::v1::{Confinement, Mode, Network, network::Access};
 use prost::Message as _;
 
-/// What is weaker about the confinement that a host reports than the one that was asked for, in words; both serialized,
-/// and empty where nothing was said.
-pub(super) fn weaker(asked: &Bytes, applied: &Bytes) -> Option<String> {
-    let asked = Confinement::decode(Bytes::clone(asked)).unwrap_or_default();
+/// What is weaker about the confinement that a host reports, serialized and empty where it says nothing, than the one that
+/// was asked for; in words.
+pub(super) fn weaker(asked: &Confinement, applied: &Bytes) -> Option<String> {
     let bounded = matches!(asked.mode(), Mode::ReadOnly | Mode::Edit | Mode::Disabled)
         || asked.network.is_some();
     if !bounded {
@@ -19,14 +18,14 @@ pub(super) fn weaker(asked: &Bytes, applied: &Bytes) -> Option<String> {
     if applied.is_empty() {
         return Some(format!(
             "{} was asked for, and the host does not say how the task is confined",
-            words(&asked)
+            words(asked)
         ));
     }
     let applied = Confinement::decode(Bytes::clone(applied)).unwrap_or_default();
     if asked.mode() != Mode::Unspecified && height(applied.mode()) > height(asked.mode()) {
         return Some(format!(
             "{} was asked for, and the host says {}",
-            words(&asked),
+            words(asked),
             words(&applied)
         ));
     }
@@ -104,13 +103,18 @@ mod tests {
         .into()
     }
 
+    fn found(asked: &Bytes, applied: &Bytes) -> Option<String> {
+        let asked = Confinement::decode(asked.clone()).unwrap();
+        weaker(&asked, applied)
+    }
+
     const MODES: [Mode; 3] = [Mode::ReadOnly, Mode::Edit, Mode::Unrestricted];
 
     #[test]
     fn a_higher_mode_than_was_asked_for_shows_and_a_lower_one_is_the_host_s_right() {
         for (place, asked) in MODES.iter().enumerate() {
             for (height, applied) in MODES.iter().enumerate() {
-                let found = weaker(
+                let found = found(
                     &confinement(*asked, None, &[]),
                     &confinement(*applied, None, &[]),
                 );
@@ -121,18 +125,18 @@ mod tests {
                 );
             }
         }
-        let silent = weaker(&confinement(Mode::Edit, None, &[]), &Bytes::new());
+        let silent = found(&confinement(Mode::Edit, None, &[]), &Bytes::new());
         assert!(silent.unwrap().contains("does not say"));
         let vague = confinement(Mode::Unspecified, None, &[]);
-        assert!(weaker(&confinement(Mode::Edit, None, &[]), &vague).is_some());
+        assert!(found(&confinement(Mode::Edit, None, &[]), &vague).is_some());
         for applied in [Bytes::new(), confinement(Mode::Unrestricted, None, &[])] {
             assert_eq!(
-                weaker(&Bytes::new(), &applied),
+                found(&Bytes::new(), &applied),
                 None,
                 "nothing was asked for"
             );
             let free = confinement(Mode::Unrestricted, None, &[]);
-            assert_eq!(weaker(&free, &applied), None);
+            assert_eq!(found(&free, &applied), None);
         }
     }
 
@@ -141,31 +145,31 @@ mod tests {
         let edit = |access, roots: &[&str]| confinement(Mode::Edit, access, roots);
         let asked = edit(Some(Access::None), &["/srv/app"]);
         assert_eq!(
-            weaker(&asked, &edit(Some(Access::None), &["/srv/app"])),
+            found(&asked, &edit(Some(Access::None), &["/srv/app"])),
             None
         );
         assert_eq!(
-            weaker(&asked, &edit(Some(Access::None), &["/srv/app/x"])),
+            found(&asked, &edit(Some(Access::None), &["/srv/app/x"])),
             None
         );
-        assert!(weaker(&asked, &edit(Some(Access::List), &["/srv/app"])).is_some());
-        assert!(weaker(&asked, &edit(None, &["/srv/app"])).is_some());
+        assert!(found(&asked, &edit(Some(Access::List), &["/srv/app"])).is_some());
+        assert!(found(&asked, &edit(None, &["/srv/app"])).is_some());
         for wide in ["/", "/srv", "/srv/"] {
             assert!(
-                weaker(&asked, &edit(Some(Access::None), &[wide])).is_some(),
+                found(&asked, &edit(Some(Access::None), &[wide])).is_some(),
                 "{wide}"
             );
         }
         // Read-only has no network unless it was asked for.
         let read_only = confinement(Mode::ReadOnly, None, &[]);
         assert!(
-            weaker(
+            found(
                 &read_only,
                 &confinement(Mode::ReadOnly, Some(Access::All), &[])
             )
             .is_some()
         );
         let listed = confinement(Mode::ReadOnly, Some(Access::List), &[]);
-        assert_eq!(weaker(&listed, &listed), None);
+        assert_eq!(found(&listed, &listed), None);
     }
 }

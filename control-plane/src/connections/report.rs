@@ -37,8 +37,9 @@ use super::{Rooms, confined, driver::refusal, renumber::Renumbering};
 use crate::{
     clock::now,
     jobs::{AdoptError, TaskRef},
+    model::order::record::OrderRecord,
     output::{Chunk, Gap},
-    sessions::{End, Session, offer::Unsealed},
+    sessions::{End, Session},
     times,
     wire::{heard, status, streams},
 };
@@ -94,7 +95,7 @@ pub(crate) async fn report(
     tokio::spawn(
         async move {
             let inputs = Inputs::new(rooms.jobs.open_road(id), wire.clone());
-            let recorded = task.job.order.records_times();
+            let recorded = task.job.order.action.records_times();
             let report = Report {
                 rooms,
                 session,
@@ -134,7 +135,7 @@ async fn task(
         .task_id
         .parse()
         .map_err(|_| status::invalid("open.task_id", "is no task id"))?;
-    let own = |offer: &Unsealed| offer.host_id == session.host_id && offer.task_id == id;
+    let own = |offer: &OrderRecord| offer.task() == Some((id, session.host_id));
     let unsealed = rooms.jobs.unseal(&open.sealed_offer, &open.seal);
     let unsealed = unsealed.filter(own);
     let digest = unsealed.as_ref().map(|_| sha256(&open.sealed_offer));
@@ -166,19 +167,10 @@ async fn task(
             "the task is unknown, and the offer is not sealed by this control plane for this host",
         )
     })?;
-    let adopted = rooms
-        .jobs
-        .adopt(
-            offer.order,
-            offer.task_id,
-            offer.host_id,
-            &offer.host_name,
-            session.fence.clone(),
-        )
-        .await;
+    let adopted = rooms.jobs.adopt(offer, session.fence.clone()).await;
     match adopted {
         Ok(task) => Ok((task, digest)),
-        Err(error @ AdoptError::Ids) => {
+        Err(error @ (AdoptError::Ids | AdoptError::Unreadable(_))) => {
             Err(status::refuse(Reason::SealInvalid, &error.to_string()))
         }
         Err(AdoptError::Store(error)) => Err(status::of(&error)),

@@ -39,9 +39,10 @@ use super::{ConnectionSettings, Rooms};
 use crate::{
     audit::Audit,
     authority::Authority,
+    clock::now,
     hosts::{Inventory, PresenceLimits},
     jobs::{CreateError, Job, Jobs, NewJob, Target, WatchEvent},
-    model::{Ending, Fence, JobState, Labels, NewHost, State, Task},
+    model::{self, Ending, Fence, JobState, Labels, NewHost, Order, State, Task},
     output::{Content, OutputLimits, OutputStore},
     restores::Restores,
     rotation::Rotation,
@@ -201,18 +202,25 @@ impl Plane {
                 ..Command::default()
             })),
         };
-        let new = NewJob {
+        let time = now();
+        let order = Order {
+            job_id: self.rooms.jobs.id_of("operator/ada", request_id),
             principal: "operator/ada".into(),
             request_id: request_id.into(),
             request_digest: [1; 32],
             selector: "all".into(),
-            action: action.encode_to_vec().into(),
+            action: model::Action::new(action).0,
+            secrets: Default::default(),
             confinement: Default::default(),
             reason: "".into(),
             approval_id: "".into(),
-            awaits: None,
-            start_deadline: 600_000,
+            create_time: time,
+            start_deadline_time: time + 600_000,
             lost_after: 86_400_000,
+        };
+        let new = NewJob {
+            order,
+            awaits: None,
             targets: hosts
                 .iter()
                 .map(|host_id| Target {

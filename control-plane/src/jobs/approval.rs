@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use muster_proto::{ids::JobId, v1::Reason};
+use muster_proto::{
+    ids::JobId,
+    v1::{Action, Reason},
+};
 
 use super::{Job, Jobs};
 use crate::{
@@ -30,9 +32,9 @@ impl Jobs {
         self.job(id).await
     }
 
-    /// What a job is to do, serialized, with its secrets; `None` if one of them is gone.
-    pub(crate) fn action_of(&self, order: &Order) -> Option<Bytes> {
-        self.0.dispatcher.secrets().open_action(&order.action)
+    /// What a job is to do, with its secrets; `None` if one of them is gone.
+    pub(crate) fn action_of(&self, order: &Order) -> Option<Action> {
+        self.0.dispatcher.secrets().open_action(order)
     }
 
     /// Every job of which some tasks await approval.

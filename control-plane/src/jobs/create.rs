@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use muster_proto::{
     ids::{HostId, JobId},
     v1::Reason,
@@ -17,7 +16,7 @@ use super::{Job, Jobs, ids, record};
 use crate::{
     clock::now,
     failpoint,
-    model::{Entry, EntryText, Explain, Order, State, Task},
+    model::{Entry, EntryText, Explain, Order, State, Task, Values},
     secrets::NotEncrypted,
     store::{
         Appended, Durable, StoreError,
@@ -25,29 +24,11 @@ use crate::{
     },
 };
 
-/// What a caller asks for. Times are milliseconds.
+/// An order with what is settled at the moment that it is accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct NewJob {
-    /// Who asks: `operator/ada`.
-    pub(crate) principal: Arc<str>,
-    /// Chosen by the caller.
-    pub(crate) request_id: Arc<str>,
-    /// SHA-256 of the request, whatever the order of its maps.
-    pub(crate) request_digest: [u8; 32],
-    /// As the caller gave it.
-    pub(crate) selector: Arc<str>,
-    /// A serialized `muster.v1.Action`. What looks secret in it is encrypted before it is written down.
-    pub(crate) action: Bytes,
-    /// A serialized `muster.v1.Confinement`; empty lets the host's ceiling decide.
-    pub(crate) confinement: Bytes,
-    /// Why, as the caller gave it; may be empty.
-    pub(crate) reason: Arc<str>,
-    /// The approval that it runs by; empty if it needs none.
-    pub(crate) approval_id: Arc<str>,
-    /// How long hosts may take to start.
-    pub(crate) start_deadline: i64,
-    /// How long a silent host keeps its task from being lost.
-    pub(crate) lost_after: i64,
+    /// What is asked for; its job's id is [`Jobs::id_of`] who asks.
+    pub(crate) order: Order,
     /// What its tasks wait for first, in words, if policy wants an approval.
     pub(crate) awaits: Option<String>,
     /// The hosts that match now, by name.
@@ -97,10 +78,9 @@ impl Jobs {
     /// Accepts a job and offers its tasks to the hosts that are attached. The same request id and
     /// digest give the same job.
     pub(crate) async fn create(&self, new: NewJob) -> Result<Created, CreateError> {
-        let control_plane_id = &self.0.store.control_plane_id;
-        let id = ids::job_id(control_plane_id, &new.principal, &new.request_id);
+        let id = new.order.job_id;
         let _turn = self.turn(id).await;
-        if let Some(earlier) = self.earlier_of(id, &new.request_digest).await? {
+        if let Some(earlier) = self.earlier_of(id, &new.order.request_digest).await? {
             return Ok(earlier);
         }
         if self.0.recorder.is_failing() || self.0.store.intake.is_full() {
@@ -123,6 +103,11 @@ impl Jobs {
     /// The id of the job that a principal asks for with this request id.
     pub(crate) fn id_of(&self, principal: &str, request_id: &str) -> JobId {
         ids::job_id(&self.0.store.control_plane_id, principal, request_id)
+    }
+
+    /// Encrypts the values that stand apart from an order.
+    pub(crate) fn encrypted(&self, values: Values) -> Result<Values, CreateError> {
+        Ok(self.0.dispatcher.secrets().close(values)?)
     }
 
     /// The job of an earlier request, if there was one.
@@ -174,22 +159,8 @@ impl Jobs {
     }
 
     async fn accept(&self, id: JobId, new: NewJob) -> Result<Created, CreateError> {
-        let time = now();
-        let action = self.0.dispatcher.secrets().close(new.action)?;
-        let order = Arc::new(Order {
-            job_id: id,
-            principal: new.principal,
-            request_id: new.request_id,
-            request_digest: new.request_digest,
-            selector: new.selector,
-            action,
-            confinement: new.confinement,
-            reason: new.reason,
-            approval_id: new.approval_id,
-            create_time: time,
-            start_deadline_time: time.saturating_add(new.start_deadline),
-            lost_after: new.lost_after,
-        });
+        let order = Arc::new(new.order);
+        let time = order.create_time;
         let tasks = new
             .targets
             .into_iter()

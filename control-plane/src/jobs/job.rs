@@ -331,6 +331,7 @@ impl Job {
                 task.signal = ending.signal;
                 task.run_time = ending.run_time;
                 task.receipt = ending.receipt;
+                task.result = ending.result;
             }
             if new {
                 inner.touch(ordinal);

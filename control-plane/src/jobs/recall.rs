@@ -7,9 +7,8 @@ use muster_proto::ids::{HostId, TaskId};
 
 use super::{AdoptError, Jobs};
 use crate::{
-    model::{Ending, Fence, GAP_CAUSE, State, Stream},
+    model::{Ending, Fence, GAP_CAUSE, State, Stream, order::record::OrderRecord},
     output::{Gap, OutputError},
-    sessions::offer::Unsealed,
     store::{
         StoreError,
         restores::{self as rows, Standing},
@@ -21,7 +20,7 @@ pub(crate) struct Recalled {
     /// The task.
     pub(crate) task_id: TaskId,
     /// Its offer, if its seal is ours.
-    pub(crate) offer: Option<Unsealed>,
+    pub(crate) offer: Option<OrderRecord>,
     /// When it started, if it did, and how far it was confined.
     pub(crate) started: Option<(i64, Bytes)>,
     /// How it ended.
@@ -98,7 +97,7 @@ impl Jobs {
         let id = recalled.task_id;
         let offer = recalled
             .offer
-            .filter(|offer| offer.host_id == host && offer.task_id == id);
+            .filter(|offer| offer.task() == Some((id, host)));
         let task = match (self.find(id).await?, offer) {
             (Some(task), _) if task.look(|task| task.host_id) != host => {
                 return Err(RecallError::Unsealed);
@@ -112,11 +111,9 @@ impl Jobs {
             }
             (None, None) => return Err(RecallError::Unsealed),
             (None, Some(offer)) => {
-                let adopted = self
-                    .adopt(offer.order, id, host, &offer.host_name, fence)
-                    .await;
+                let adopted = self.adopt(offer, fence).await;
                 adopted.map_err(|error| match error {
-                    AdoptError::Ids => RecallError::Unsealed,
+                    AdoptError::Ids | AdoptError::Unreadable(_) => RecallError::Unsealed,
                     AdoptError::Store(error) => error.into(),
                 })?
             }

@@ -22,11 +22,10 @@ use tokio::{
 
 use super::Job;
 use crate::{
-    model::redaction,
-    model::{EntryText, JobState},
+    model::EntryText,
     store::{
         Durable, Intake, StoreError, Writer,
-        jobs::{self as rows, Heard, JobChange, Placed},
+        jobs::{self as rows, Heard, Placed},
     },
 };
 
@@ -352,7 +351,7 @@ async fn write(
     let done: Vec<_> = jobs.iter().filter(|m| m.job.is_done()).collect();
     let summaries = |new: bool| {
         let of_kind = jobs.iter().filter(move |m| m.new == new);
-        of_kind.map(|m| change(&m.job)).collect::<Vec<_>>()
+        of_kind.map(|m| m.job.summary()).collect::<Vec<_>>()
     };
     let (new, changed) = (summaries(true), summaries(false));
     let placed = |marked: &Marked, ordinal: u32| Placed {
@@ -395,17 +394,6 @@ async fn write(
     Ok(durable)
 }
 
-/// How a job stands now. What looks secret in its action stays in the ledger only as long as somebody needs it.
-pub(super) fn change(job: &Job) -> JobChange {
-    let summary = job.summary();
-    let needed = matches!(summary.state, JobState::Pending | JobState::Running);
-    let action = (!needed).then(|| redaction::without_secrets(&summary.order.action));
-    JobChange {
-        action: action.flatten(),
-        summary,
-    }
-}
-
 /// Lets go of records in the intake once the ledger has their jobs durably.
 async fn release(intake: Intake, durable: Durable, positions: Vec<i64>) {
     if durable.wait_patiently().await.is_ok()
@@ -417,13 +405,12 @@ async fn release(intake: Intake, durable: Durable, positions: Vec<i64>) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use muster_proto::v1::Reason;
 
     use super::*;
     use crate::{
         jobs::ids,
-        model::{Order, Task, Withdrawal},
+        model::{Action, Order, Task, Withdrawal},
     };
 
     fn job(number: u8) -> Arc<Job> {
@@ -434,8 +421,9 @@ mod tests {
             request_id: "r-1".into(),
             request_digest: [2; 32],
             selector: "all".into(),
-            action: Bytes::new(),
-            confinement: Bytes::new(),
+            action: Action::new(Default::default()).0,
+            secrets: Default::default(),
+            confinement: Default::default(),
             reason: "".into(),
             approval_id: "".into(),
             create_time: 5,

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use super::{record, recorder};
+use super::record;
 use crate::store::{
     Store, StoreError,
     jobs::{self as rows, Accepted, Placed},
@@ -55,7 +55,7 @@ fn accepted(bytes: &[u8]) -> Option<Accepted> {
     };
     Some(Accepted {
         tasks: job.tasks(|_| true).into_iter().map(placed).collect(),
-        job: recorder::change(&job),
+        job: job.summary(),
         entry,
     })
 }

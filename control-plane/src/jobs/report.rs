@@ -1,6 +1,6 @@
 //! What hosts say about their tasks.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use muster_client::audit::sha256;
@@ -8,12 +8,15 @@ use muster_proto::{
     ids::{HostId, TaskId},
     v1::Reason,
 };
+use prost::Message as _;
 
 use super::{Job, Jobs, ids};
 use crate::{
     clock::now,
-    model::{Ending, Entry, Fence, NotAllowed, Order, State, Task},
-    sessions::offer,
+    model::{
+        Ending, Entry, Fence, NotAllowed, State, Task,
+        order::record::{OrderRecord, Unreadable},
+    },
     store::{StoreError, jobs as rows},
 };
 
@@ -51,6 +54,9 @@ pub(crate) enum AdoptError {
     /// The ids in the offer do not follow from what it says.
     #[error("the offer's ids do not belong together")]
     Ids,
+    /// The offer says what this version does not understand.
+    #[error("the offer is not understood: {0}")]
+    Unreadable(#[from] Unreadable),
     /// The ledger does not work.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,12 +87,16 @@ impl Jobs {
     /// Takes in a task that a host holds under our seal and the ledger has lost, with its job.
     pub(crate) async fn adopt(
         &self,
-        mut order: Order,
-        task_id: TaskId,
-        host_id: HostId,
-        host_name: &str,
+        mut offer: OrderRecord,
         fence: Fence,
     ) -> Result<TaskRef, AdoptError> {
+        let (task_id, host_id) = offer.task().ok_or(AdoptError::Ids)?;
+        let host_name = mem::take(&mut offer.host_name);
+        // An agent that does not know better keeps secrets in the offer.
+        let values = offer.take_secrets()?;
+        let secrets = (self.0.dispatcher.secrets().close(values))
+            .map_err(|error| StoreError::Broken(error.to_string().into()))?;
+        let order = offer.read(secrets)?;
         let expected = ids::job_id(
             &self.0.store.control_plane_id,
             &order.principal,
@@ -99,11 +109,9 @@ impl Jobs {
         if let Some(task) = self.find(task_id).await? {
             return Ok(task);
         }
-        // An agent that does not know better keeps secrets in the offer.
-        order.action = (self.0.dispatcher.secrets().close(order.action))
-            .map_err(|error| StoreError::Broken(error.to_string().into()))?;
         let time = now();
-        let task = Task::new(task_id, host_id, host_name.into(), Some(fence), time);
+        let name = host_name.as_str().into();
+        let task = Task::new(task_id, host_id, name, Some(fence), time);
         let mut entry = Entry::new("task.adopt")
             .by(format!("host/{host_id}"))
             .on(host_id)
@@ -187,12 +195,9 @@ impl Jobs {
     /// The digest of the offer that this task was, or would be, sealed in.
     pub(crate) fn offer_digest(&self, task: &TaskRef) -> Bytes {
         let order = task.job.terms();
-        let (action, apart) = offer::action(self.0.dispatcher.secrets(), &order, true);
-        let said = (action, &*apart.names);
-        let control_plane_id = &self.0.store.control_plane_id;
-        let offer =
-            task.look(|kept| offer::bytes(control_plane_id, &order, said, task.ordinal, kept));
-        sha256(&offer)
+        let plane = &self.0.store.control_plane_id;
+        let offer = task.look(|kept| OrderRecord::offer(plane, &order, task.ordinal, kept));
+        sha256(&offer.encode_to_vec())
     }
 
     /// The host says how the task ended.
@@ -250,11 +255,7 @@ impl Jobs {
 
 impl Jobs {
     /// Opens the seal of an offer that came back.
-    pub(crate) fn unseal(
-        &self,
-        bytes: &[u8],
-        seal: &[u8],
-    ) -> Option<crate::sessions::offer::Unsealed> {
+    pub(crate) fn unseal(&self, bytes: &[u8], seal: &[u8]) -> Option<OrderRecord> {
         self.0.dispatcher.unseal(bytes, seal)
     }
 }

@@ -1,18 +1,15 @@
 //! What was asked for, and how a job that came of it stands.
 
+pub(crate) mod record;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
-use muster_proto::{
-    ids::JobId,
-    v1::{Action, action},
-};
-use prost::Message as _;
+use muster_proto::{ids::JobId, v1::Confinement};
 
-use super::{Counts, JobState, Kind};
+use super::{Action, Counts, JobState, Kind, Values};
 
 /// What was asked for. Never changes. Times are Unix milliseconds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Order {
     /// Follows from control plane, principal and request id.
     pub(crate) job_id: JobId,
@@ -20,14 +17,16 @@ pub(crate) struct Order {
     pub(crate) principal: Arc<str>,
     /// As the caller gave it.
     pub(crate) request_id: Arc<str>,
-    /// SHA-256 of the request.
+    /// SHA-256 of the request, whatever the order of its maps.
     pub(crate) request_digest: [u8; 32],
     /// As the caller gave it.
     pub(crate) selector: Arc<str>,
-    /// A serialized `muster.v1.Action`: the rooms carry it, they do not look inside.
-    pub(crate) action: Bytes,
-    /// A serialized `muster.v1.Confinement`: how far tasks may reach. Empty lets the host's ceiling decide.
-    pub(crate) confinement: Bytes,
+    /// What is to be done on each host.
+    pub(crate) action: Action,
+    /// The values that look secret, encrypted, by their names in the action; none once they are forgotten.
+    pub(crate) secrets: Values,
+    /// How far tasks may reach. One that says nothing lets the host's ceiling decide.
+    pub(crate) confinement: Confinement,
     /// Why, as the caller gave it; may be empty.
     pub(crate) reason: Arc<str>,
     /// The approval that it runs by; empty if it needs none.
@@ -41,17 +40,9 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Whether the output of its tasks is kept with its times.
-    pub(crate) fn records_times(&self) -> bool {
-        let action = Action::decode(Bytes::clone(&self.action)).ok();
-        let kind = action.and_then(|action| action.kind);
-        matches!(kind, Some(action::Kind::Command(command)) if command.record)
-    }
-
     /// What its tasks do; `None` if this version does not know that kind.
     pub(crate) fn kind(&self) -> Option<Kind> {
-        let action = Action::decode(self.action.as_ref()).ok()?;
-        Kind::of(&action)
+        Kind::of(self.action.said())
     }
 }
 

@@ -2,9 +2,9 @@
 //! needed (`secrets.rs`), and then the ledger forgets them. By looks only: what is secret and looks like nothing special
 //! stays.
 
-use bytes::Bytes;
+use std::{collections::BTreeMap, mem};
+
 use muster_proto::v1::{Action, Command, action};
-use prost::Message as _;
 
 /// What stands in the place of such a value.
 pub(crate) const REDACTED: &str = "[redacted]";
@@ -67,86 +67,42 @@ fn looks_secret(name: &str, value: &str) -> bool {
     (by_name || by_value || in_address) && !value.is_empty() && value != REDACTED
 }
 
-fn redact(action: &mut Action) -> bool {
+/// Takes the values that look secret out of an action, and puts [`REDACTED`] in their places. Returns them by the names of
+/// their variables.
+pub(crate) fn take(action: &mut Action) -> BTreeMap<String, String> {
+    let mut taken = BTreeMap::new();
     let Some(action::Kind::Command(Command { env, .. })) = &mut action.kind else {
-        return false;
+        return taken;
     };
-    let mut any = false;
     for (name, value) in env.iter_mut() {
         if looks_secret(name, value) {
-            REDACTED.clone_into(value);
-            any = true;
+            taken.insert(name.clone(), mem::replace(value, REDACTED.to_owned()));
         }
     }
-    any
-}
-
-/// A serialized action with something else in the place of each value that looks secret; `None` if none does.
-pub(crate) fn replaced<E>(
-    action: &Bytes,
-    mut other: impl FnMut(&str, &str) -> Result<String, E>,
-) -> Result<Option<Bytes>, E> {
-    let Ok(mut action) = Action::decode(Bytes::clone(action)) else {
-        return Ok(None);
-    };
-    let Some(action::Kind::Command(Command { env, .. })) = &mut action.kind else {
-        return Ok(None);
-    };
-    let mut any = false;
-    for (name, value) in env.iter_mut() {
-        if looks_secret(name, value) {
-            *value = other(name, value)?;
-            any = true;
-        }
-    }
-    Ok(any.then(|| action.encode_to_vec().into()))
-}
-
-/// Whether values were taken out of an action for good.
-pub(crate) fn lacks_secrets(action: &Bytes) -> bool {
-    let kind = Action::decode(Bytes::clone(action)).map(|action| action.kind);
-    match kind {
-        Ok(Some(action::Kind::Command(command))) => {
-            command.env.values().any(|value| value == REDACTED)
-        }
-        _ => false,
-    }
-}
-
-/// The action as history shows it.
-pub(crate) fn shown(mut action: Action) -> Action {
-    redact(&mut action);
-    action
-}
-
-/// A serialized action without what looks secret; `None` if nothing in it does.
-pub(crate) fn without_secrets(action: &Bytes) -> Option<Bytes> {
-    let mut action = Action::decode(Bytes::clone(action)).ok()?;
-    redact(&mut action).then(|| action.encode_to_vec().into())
+    taken
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn action(env: &[(&str, &str)]) -> Action {
-        Action {
+    fn shown_value(name: &str, value: &str) -> String {
+        let mut action = Action {
             kind: Some(action::Kind::Command(Command {
-                argv: vec!["deploy".to_owned()],
-                env: env
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                    .collect(),
+                env: [(name.to_owned(), value.to_owned())].into(),
                 ..Command::default()
             })),
-        }
-    }
-
-    fn shown_value(name: &str, value: &str) -> String {
-        match shown(action(&[(name, value)])).kind {
-            Some(action::Kind::Command(command)) => command.env[name].clone(),
-            _ => unreachable!("it is a command"),
-        }
+        };
+        let taken = take(&mut action);
+        let Some(action::Kind::Command(command)) = action.kind else {
+            unreachable!("it is a command");
+        };
+        let shown = command.env[name].clone();
+        assert_eq!(
+            taken.get(name).map(|_| &*shown),
+            (shown == REDACTED).then_some(REDACTED)
+        );
+        shown
     }
 
     #[test]
@@ -172,15 +128,5 @@ mod tests {
         ] {
             assert_eq!(shown_value(name, value), value);
         }
-    }
-
-    #[test]
-    fn an_action_without_secrets_stays_as_it_is() {
-        let bytes = |action: &Action| Bytes::from(action.encode_to_vec());
-        assert_eq!(without_secrets(&bytes(&action(&[("LANG", "C")]))), None);
-        let redacted = without_secrets(&bytes(&action(&[("TOKEN", "hush")]))).unwrap();
-        assert!(!redacted.windows(4).any(|window| window == b"hush"));
-        assert_eq!(without_secrets(&redacted), None, "once is enough");
-        assert_eq!(without_secrets(&Bytes::from_static(b"\xff")), None);
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Ending {
     pub(crate) time: i64,
     /// The host's signed receipt, serialized; empty without one.
     pub(crate) receipt: Bytes,
+    /// A serialized `muster.v1.TaskResult`; empty without one.
+    pub(crate) result: Bytes,
 }
 
 /// A task. Times are Unix milliseconds by the control plane's clock.
@@ -100,6 +102,8 @@ pub(crate) struct Task {
     pub(crate) receipt: Bytes,
     /// A serialized `muster.v1.Confinement`: how far it is confined, as its host says; empty while that is not told.
     pub(crate) confinement: Bytes,
+    /// A serialized `muster.v1.TaskResult`: what it ended with beside exit code and streams; empty without one.
+    pub(crate) result: Bytes,
     /// What speaks against the host's word, for people; empty where nothing does.
     pub(crate) doubt: String,
     /// The audit log says how it ended. Not stored: it is in one transaction with the final state.
@@ -139,6 +143,7 @@ impl Task {
             hold: Hold::None,
             receipt: Bytes::new(),
             confinement: Bytes::new(),
+            result: Bytes::new(),
             doubt: String::new(),
             end_recorded: false,
         }

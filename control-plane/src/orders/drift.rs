@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use muster_proto::v1::Action as WireAction;
 use prost::Message as _;
 
 use super::{Orders, held::bound_digest, reach::reach};
@@ -39,13 +38,13 @@ impl Orders {
         if let Some(cause) = self.rights.access.barred(&order.principal) {
             return Some(cause);
         }
-        let action = self.approvals.action_of(order);
-        let Some(action) = action.and_then(|action| WireAction::decode(action).ok()) else {
-            return Some("its action cannot be read, or a secret in it is gone".to_owned());
+        let Some(action) = self.approvals.action_of(order) else {
+            return Some("a secret in its action is gone".to_owned());
         };
         let tasks = job.tasks(|_| true);
         let ids = tasks.iter().map(|(_, task)| task.host_id);
-        let digest = bound_digest(&order.principal, ids, &action, &order.confinement);
+        let confinement = order.confinement.encode_to_vec();
+        let digest = bound_digest(&order.principal, ids, &action, &confinement);
         if digest != approval.digest {
             return Some("its hosts, command or mode are not those that were asked for".to_owned());
         }
@@ -84,7 +83,7 @@ impl Orders {
             return Some("this version does not know its kind of action".to_owned());
         };
         let who = self.rights.access.who(&order.principal);
-        let asked = reach(&order.confinement);
+        let asked = reach(&order.confinement.encode_to_vec().into());
         let with = |approvals| {
             let how = Circumstances {
                 source: Source::from_text(&approval.source),

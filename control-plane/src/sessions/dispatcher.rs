@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     hosts::{Bar, Inventory},
-    model::{Fence, Order, Task, dispatch::HostView},
+    model::{Fence, Order, Task, dispatch::HostView, order::record::OrderRecord},
     seal::Sealer,
     secrets::Secrets,
     sessions::{Sessions, offer},
@@ -104,16 +104,14 @@ impl Dispatcher {
         {
             return false;
         }
-        let (action, apart) = offer::action(&self.secrets, order, session.keeps_secrets_apart);
-        let sealed = offer::seal(
-            &self.sealer,
-            &self.control_plane_id,
-            order,
-            (action, &apart.names),
-            ordinal,
-            task,
-        );
-        session.send(offer::message(sealed, apart.values, trace.clone()))
+        let mut offer = OrderRecord::offer(&self.control_plane_id, order, ordinal, task);
+        let mut values = self.secrets.values(order);
+        if !session.keeps_secrets_apart && order.action.withheld().next().is_some() {
+            offer = offer.with_values_inside(order.action.with(&values));
+            values.clear();
+        }
+        let sealed = offer::seal(&self.sealer, &offer);
+        session.send(offer::message(sealed, values, trace.clone()))
     }
 
     /// Tells a host to end a task; one that is away or busy is told when it looks.
@@ -134,7 +132,7 @@ impl Dispatcher {
     }
 
     /// Opens the seal of an offer that came back.
-    pub(crate) fn unseal(&self, bytes: &[u8], seal: &[u8]) -> Option<offer::Unsealed> {
+    pub(crate) fn unseal(&self, bytes: &[u8], seal: &[u8]) -> Option<OrderRecord> {
         offer::unseal(&self.sealer, &self.control_plane_id, bytes, seal)
     }
 }

@@ -13,72 +13,79 @@ use muster_proto::{
     ids::{HostId, JobId, TaskId},
     v1::Reason,
 };
+use prost::Message as _;
 use serde_json::{Value as Json, json};
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow};
+use sqlx::{
+    ColumnIndex, QueryBuilder, Row as _, Sqlite, SqliteExecutor, SqlitePool, sqlite::SqliteRow,
+};
 
-pub(crate) use self::put::{Accepted, JobChange, Placed, put, put_missing};
+pub(crate) use self::put::{Accepted, Placed, put, put_missing};
 use super::{Batch, StoreError};
-use crate::model::{Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task};
-
-const JOB_COLUMNS: &str = "job_id, principal, request_id, request_digest, selector, action, create_time, \
-     start_deadline_time, lost_after, cancel_time, cancelled_by, note, state, start_time, end_time, \
-     confinement, reason, approval_id";
-
-const TASK_COLUMNS: &str = "task_id, host_id, host_name, state, reason, message, state_time, offered_boot, \
-     offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete, \
-     stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result, \
-     job_id, create_time, ordinal, hold_time, released, receipt, confinement, doubt";
+use crate::model::{
+    Counts, Fence, Hold, JobState, Order, OutputSize, State, Summary, Task,
+    order::record::{OrderRecord, SecretsRecord},
+};
 
 fn read_task(row: &SqliteRow) -> Result<Task, sqlx::Error> {
     let offered: Option<(String, String)> = row
-        .try_get::<Option<String>, _>(7)?
-        .zip(row.try_get::<Option<String>, _>(8)?);
-    let state = State::from_name(row.try_get(3)?)
-        .ok_or_else(|| sqlx::Error::Decode("a state that this version does not know".into()))?;
+        .try_get::<Option<String>, _>("offered_boot")?
+        .zip(row.try_get::<Option<String>, _>("offered_journal")?);
+    let state = State::from_name(row.try_get("state")?).ok_or_else(unknown_state)?;
+    let reason = Reason::try_from(row.try_get::<i32, _>("reason")?);
     Ok(Task {
-        task_id: parsed(row, 0)?,
-        host_id: parsed(row, 1)?,
-        host_name: row.try_get::<String, _>(2)?.into(),
+        task_id: parsed(row, "task_id")?,
+        host_id: parsed(row, "host_id")?,
+        host_name: row.try_get::<String, _>("host_name")?.into(),
         end_recorded: state.is_final(),
-        receipt: row
-            .try_get::<Option<Vec<u8>>, _>(28)?
-            .map_or_else(Bytes::new, Bytes::from),
-        confinement: row
-            .try_get::<Option<Vec<u8>>, _>(29)?
-            .map_or_else(Bytes::new, Bytes::from),
-        doubt: row.try_get(30)?,
+        receipt: bytes(row, "receipt")?,
+        confinement: bytes(row, "confinement")?,
+        result: bytes(row, "result")?,
+        doubt: row.try_get("doubt")?,
         state,
-        reason: Reason::try_from(row.try_get::<i32, _>(4)?).unwrap_or(Reason::Unspecified),
-        message: row.try_get(5)?,
-        state_time: row.try_get(6)?,
+        reason: reason.unwrap_or(Reason::Unspecified),
+        message: row.try_get("message")?,
+        state_time: row.try_get("state_time")?,
         offered: offered.map(|(boot_id, journal_id)| Fence {
             boot_id: boot_id.into(),
             journal_id: journal_id.into(),
         }),
         offer_epoch: 0,
-        start_time: row.try_get(9)?,
-        end_time: row.try_get(10)?,
-        exit_code: row.try_get(11)?,
-        signal: row.try_get(12)?,
-        run_time: row.try_get(13)?,
-        output_end: row.try_get(14)?,
-        output_complete: row.try_get(15)?,
+        start_time: row.try_get("start_time")?,
+        end_time: row.try_get("end_time")?,
+        exit_code: row.try_get("exit_code")?,
+        signal: row.try_get("signal")?,
+        run_time: row.try_get("run_time")?,
+        output_end: row.try_get("output_end")?,
+        output_complete: row.try_get("output_complete")?,
         output_size: OutputSize {
-            stdout_bytes: row.try_get(16)?,
-            stderr_bytes: row.try_get(17)?,
-            dropped_bytes: row.try_get(18)?,
-            last_sequence: row.try_get(19)?,
+            stdout_bytes: row.try_get("stdout_bytes")?,
+            stderr_bytes: row.try_get("stderr_bytes")?,
+            dropped_bytes: row.try_get("dropped_bytes")?,
+            last_sequence: row.try_get("last_sequence")?,
         },
-        cancel_time: row.try_get(20)?,
-        cancel_grace: row.try_get(21)?,
-        late_result: row.try_get(22)?,
+        cancel_time: row.try_get("cancel_time")?,
+        cancel_grace: row.try_get("cancel_grace")?,
+        late_result: row.try_get("late_result")?,
         // Written where tasks are held and released, and nowhere else.
-        hold: match (row.try_get::<Option<i64>, _>(26)?, row.try_get(27)?) {
+        hold: match (
+            row.try_get::<Option<i64>, _>("hold_time")?,
+            row.try_get("released")?,
+        ) {
             (None, _) => Hold::None,
             (Some(_), false) => Hold::Held,
             (Some(_), true) => Hold::Released,
         },
     })
+}
+
+fn unknown_state() -> sqlx::Error {
+    sqlx::Error::Decode("a state that this version does not know".into())
+}
+
+/// Bytes that may be missing; empty then.
+fn bytes(row: &SqliteRow, column: &str) -> Result<Bytes, sqlx::Error> {
+    let bytes = row.try_get::<Option<Vec<u8>>, _>(column)?;
+    Ok(bytes.map_or_else(Bytes::new, Bytes::from))
 }
 
 struct JobRow {
@@ -91,41 +98,45 @@ struct JobRow {
 }
 
 fn read_job(row: &SqliteRow) -> Result<JobRow, sqlx::Error> {
-    let digest: Vec<u8> = row.try_get(3)?;
-    let state: &str = row.try_get(12)?;
-    let cancelled_by: String = row.try_get(10)?;
+    let state: &str = row.try_get("state")?;
+    let state = JobState::ALL.into_iter().find(|(_, name)| *name == state);
+    let cancelled_by: String = row.try_get("cancelled_by")?;
     Ok(JobRow {
-        order: Arc::new(Order {
-            job_id: parsed(row, 0)?,
-            principal: row.try_get::<String, _>(1)?.into(),
-            request_id: row.try_get::<String, _>(2)?.into(),
-            request_digest: digest
-                .try_into()
-                .map_err(|_| sqlx::Error::Decode("a digest has 32 bytes".into()))?,
-            selector: row.try_get::<String, _>(4)?.into(),
-            action: Bytes::from(row.try_get::<Vec<u8>, _>(5)?),
-            confinement: Bytes::from(row.try_get::<Vec<u8>, _>(15)?),
-            reason: row.try_get::<String, _>(16)?.into(),
-            approval_id: row.try_get::<String, _>(17)?.into(),
-            create_time: row.try_get(6)?,
-            start_deadline_time: row.try_get(7)?,
-            lost_after: row.try_get(8)?,
-        }),
+        order: Arc::new(read_order(row)?),
         cancel: row
-            .try_get::<Option<i64>, _>(9)?
+            .try_get::<Option<i64>, _>("cancel_time")?
             .map(|time| (time, cancelled_by.into())),
-        note: row.try_get::<String, _>(11)?.into(),
-        state: JobState::ALL
-            .into_iter()
-            .find(|(_, name)| *name == state)
-            .map(|(state, _)| state)
-            .ok_or_else(|| sqlx::Error::Decode("a state that this version does not know".into()))?,
-        start_time: row.try_get(13)?,
-        end_time: row.try_get(14)?,
+        note: row.try_get::<String, _>("note")?.into(),
+        state: state.map(|(state, _)| state).ok_or_else(unknown_state)?,
+        start_time: row.try_get("start_time")?,
+        end_time: row.try_get("end_time")?,
     })
 }
 
-pub(super) fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: usize) -> Result<T, sqlx::Error>
+fn read_order(row: &SqliteRow) -> Result<Order, sqlx::Error> {
+    let broken = |cause: String| {
+        let id = row.try_get::<&str, _>("job_id").unwrap_or_default();
+        sqlx::Error::Decode(format!("the order of job {id}: {cause}").into())
+    };
+    let record = row
+        .try_get::<Option<Vec<u8>>, _>("record")?
+        .ok_or_else(|| broken("it is missing".to_owned()))?;
+    let record = OrderRecord::decode(Bytes::from(record));
+    let record = record.map_err(|error| broken(error.to_string()))?;
+    let secrets = SecretsRecord::decode(bytes(row, "secrets")?);
+    let secrets = secrets.map_err(|error| broken(error.to_string()))?;
+    let order = record.read(secrets.values);
+    Ok(Order {
+        // An approval sets it anew.
+        start_deadline_time: row.try_get("start_deadline_time")?,
+        ..order.map_err(|error| broken(error.to_string()))?
+    })
+}
+
+pub(super) fn parsed<T: std::str::FromStr>(
+    row: &SqliteRow,
+    column: impl ColumnIndex<SqliteRow>,
+) -> Result<T, sqlx::Error>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -169,9 +180,9 @@ pub(crate) async fn load_one(
 
 async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<StoredJob>, StoreError> {
     let ids = json!(ids).to_string();
-    let mut query = QueryBuilder::<Sqlite>::new(format!(
-        "SELECT {TASK_COLUMNS} FROM tasks WHERE job_id IN (SELECT value FROM json_each("
-    ));
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT * FROM tasks WHERE job_id IN (SELECT value FROM json_each(",
+    );
     query.push_bind(ids.clone()).push(")) ORDER BY ordinal");
     let mut tasks: HashMap<String, Vec<Task>> = HashMap::new();
     for row in query.build().fetch_all(readers).await? {
@@ -180,9 +191,9 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<StoredJob>, St
             .or_default()
             .push(read_task(&row)?);
     }
-    let mut query = QueryBuilder::<Sqlite>::new(format!(
-        "SELECT {JOB_COLUMNS} FROM jobs WHERE job_id IN (SELECT value FROM json_each("
-    ));
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT * FROM jobs WHERE job_id IN (SELECT value FROM json_each(",
+    );
     query.push_bind(ids).push("))");
     let mut jobs = Vec::new();
     for row in query.build().fetch_all(readers).await? {
@@ -194,7 +205,9 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<StoredJob>, St
         } = read_job(&row)?;
         jobs.push(StoredJob {
             order,
-            tasks: tasks.remove(row.try_get::<&str, _>(0)?).unwrap_or_default(),
+            tasks: tasks
+                .remove(row.try_get::<&str, _>("job_id")?)
+                .unwrap_or_default(),
             cancel,
             note,
         });
@@ -214,7 +227,7 @@ pub(crate) async fn existing(
             .await?;
     Ok(found
         .iter()
-        .map(|row| parsed(row, 0))
+        .map(|row| parsed(row, "job_id"))
         .collect::<Result<_, _>>()?)
 }
 
@@ -233,7 +246,7 @@ pub(crate) async fn each_id(
 ) -> Result<(), StoreError> {
     let mut rows = sqlx::query("SELECT job_id FROM jobs").fetch(readers);
     while let Some(row) = rows.try_next().await? {
-        take(parsed(&row, 0)?);
+        take(parsed(&row, "job_id")?);
     }
     Ok(())
 }
@@ -294,8 +307,7 @@ pub(crate) async fn list(
     after: Option<&After>,
     limit: i64,
 ) -> Result<Vec<Summary>, StoreError> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE TRUE"));
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM jobs WHERE TRUE");
     if !filter.states.is_empty() {
         let names: Vec<_> = filter.states.iter().map(|state| state.name()).collect();
         query.push(" AND state IN (SELECT value FROM json_each(");
@@ -356,7 +368,7 @@ pub(crate) async fn list(
 
 async fn count(readers: &SqlitePool, ids: &[JobId]) -> Result<HashMap<JobId, Counts>, StoreError> {
     let rows = sqlx::query(
-        "SELECT job_id, state, count(*) FROM tasks
+        "SELECT job_id, state, count(*) AS tasks FROM tasks
          WHERE job_id IN (SELECT value FROM json_each(?)) GROUP BY job_id, state",
     )
     .bind(texts(ids))
@@ -364,11 +376,11 @@ async fn count(readers: &SqlitePool, ids: &[JobId]) -> Result<HashMap<JobId, Cou
     .await?;
     let mut counts: HashMap<JobId, Counts> = HashMap::new();
     for row in rows {
-        if let Some(state) = State::from_name(row.try_get(1)?) {
+        if let Some(state) = State::from_name(row.try_get("state")?) {
             counts
-                .entry(parsed(&row, 0)?)
+                .entry(parsed(&row, "job_id")?)
                 .or_default()
-                .add(state, row.try_get(2)?);
+                .add(state, row.try_get("tasks")?);
         }
     }
     Ok(counts)
@@ -408,8 +420,7 @@ pub(crate) async fn list_tasks(
     after: Option<&After>,
     limit: i64,
 ) -> Result<Vec<TaskRow>, StoreError> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new(format!("SELECT {TASK_COLUMNS} FROM tasks WHERE TRUE"));
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM tasks WHERE TRUE");
     if !filter.states.is_empty() {
         let names: Vec<_> = filter.states.iter().map(|state| state.name()).collect();
         query.push(" AND state IN (SELECT value FROM json_each(");
@@ -451,9 +462,9 @@ pub(crate) async fn list_tasks(
     let rows = query.build().fetch_all(readers).await?;
     let rows = rows.iter().map(|row| {
         Ok(TaskRow {
-            job_id: parsed(row, 23)?,
-            create_time: row.try_get(24)?,
-            ordinal: row.try_get(25)?,
+            job_id: parsed(row, "job_id")?,
+            create_time: row.try_get("create_time")?,
+            ordinal: row.try_get("ordinal")?,
             task: read_task(row)?,
         })
     });
@@ -475,7 +486,7 @@ pub(crate) async fn old_jobs(
     limit: i64,
 ) -> Result<Vec<OldJob>, StoreError> {
     let rows = sqlx::query(
-        "SELECT job_id, end_time, (SELECT json_group_array(task_id) FROM tasks WHERE tasks.job_id = jobs.job_id)
+        "SELECT job_id, end_time, (SELECT json_group_array(task_id) FROM tasks WHERE tasks.job_id = jobs.job_id) AS tasks
          FROM jobs WHERE end_time < ? AND (end_time, job_id) > (?, ?) AND state NOT IN ('pending', 'running')
          ORDER BY end_time, job_id LIMIT ?",
     )
@@ -488,9 +499,9 @@ pub(crate) async fn old_jobs(
     rows.iter()
         .map(|row| {
             Ok(OldJob {
-                job_id: row.try_get(0)?,
-                end_time: row.try_get(1)?,
-                tasks: serde_json::from_str(row.try_get(2)?).unwrap_or_default(),
+                job_id: row.try_get("job_id")?,
+                end_time: row.try_get("end_time")?,
+                tasks: serde_json::from_str(row.try_get("tasks")?).unwrap_or_default(),
             })
         })
         .collect()
@@ -523,12 +534,12 @@ pub(crate) async fn load_fences(
     let rows = rows.iter().map(|row| {
         let heard = Heard {
             fence: Fence {
-                boot_id: row.try_get::<String, _>(1)?.into(),
-                journal_id: row.try_get::<String, _>(2)?.into(),
+                boot_id: row.try_get::<String, _>("boot_id")?.into(),
+                journal_id: row.try_get::<String, _>("journal_id")?.into(),
             },
-            position: row.try_get(3)?,
+            position: row.try_get("journal_position")?,
         };
-        Ok((parsed(row, 0)?, heard))
+        Ok((parsed(row, "host_id")?, heard))
     });
     Ok(rows.collect::<Result<_, sqlx::Error>>()?)
 }

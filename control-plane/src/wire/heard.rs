@@ -15,6 +15,9 @@ const WORDS_MAX: usize = 1024;
 /// Bytes of a receipt, with a certificate: it has about 900.
 pub(crate) const RECEIPT_MAX: usize = 16 << 10;
 
+/// Bytes of what a task found out, serialized; the contract says so.
+const RESULT_MAX: usize = 64 << 10;
+
 /// Roots, features and addresses of a confinement that a host reports.
 const CONFINEMENT_PARTS_MAX: usize = 32;
 
@@ -43,6 +46,9 @@ pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
         // Whether it verifies is found out later; what is not kept is missed then.
         receipt: Some(ended.receipt.clone())
             .filter(|receipt| receipt.len() <= RECEIPT_MAX)
+            .unwrap_or_default(),
+        result: Some(ended.result.clone())
+            .filter(|result| result.len() <= RESULT_MAX)
             .unwrap_or_default(),
         state,
         reason: ended.reason(),

@@ -3,13 +3,11 @@
 use bytes::Bytes;
 use muster_proto::{
     ids::HostId,
-    v1::{self, Action as WireAction, ApprovalAnswer, Confinement, approval},
+    v1::{self, ApprovalAnswer, approval},
 };
-use prost::Message as _;
 
 use crate::{
     jobs::Job,
-    model::redaction,
     model::{
         approval::{Approval, State, Subject},
         mode_out,
@@ -78,13 +76,10 @@ pub(super) fn on_wire(approval: &Approval, job: Option<&Job>) -> v1::Approval {
     }
     if let Some(job) = job {
         let order = &job.order;
-        let confinement = Confinement::decode(Bytes::clone(&order.confinement)).unwrap_or_default();
         wire.selector = order.selector.to_string();
-        wire.action = WireAction::decode(Bytes::clone(&order.action))
-            .ok()
-            .map(redaction::shown);
-        wire.mode = confinement.mode;
-        wire.network = confinement.network;
+        wire.action = Some(order.action.said().clone());
+        wire.mode = order.confinement.mode;
+        wire.network = order.confinement.network.clone();
         wire.hosts = job
             .tasks(|_| true)
             .into_iter()

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_proto::v1::{self, Action, Confinement, job, task};
+use muster_proto::v1::{self, Confinement, TaskResult, job, task};
 use prost::Message as _;
 
 use crate::api::output;
 use crate::{
     hosts::Inventory,
     jobs::Job,
-    model::redaction,
     model::{
         JobState, State, Summary, Task,
         dispatch::{Decision, HostView, TaskView, Wait, decide},
@@ -65,16 +64,13 @@ pub(crate) fn job_state_in(number: i32) -> Option<JobState> {
 /// A job on the wire.
 pub(crate) fn job(job: &Summary) -> v1::Job {
     let order = &job.order;
-    let confinement = Confinement::decode(Bytes::clone(&order.confinement)).unwrap_or_default();
     let (cancel_time, cancelled_by) = job.cancel.clone().unzip();
     v1::Job {
         job_id: order.job_id.to_string(),
         request_id: order.request_id.to_string(),
         principal: order.principal.to_string(),
         selector: order.selector.to_string(),
-        action: Action::decode(Bytes::clone(&order.action))
-            .ok()
-            .map(redaction::shown),
+        action: Some(order.action.said().clone()),
         state: job_state(job.state).into(),
         counts: job
             .counts
@@ -92,8 +88,8 @@ pub(crate) fn job(job: &Summary) -> v1::Job {
         cancelled_by: cancelled_by.map(|by| by.to_string()).unwrap_or_default(),
         note: job.note.to_string(),
         lost_after: Some(duration_ms(order.lost_after)),
-        mode: confinement.mode,
-        network: confinement.network,
+        mode: order.confinement.mode,
+        network: order.confinement.network.clone(),
         approval_id: order.approval_id.to_string(),
         reason: order.reason.to_string(),
     }
@@ -157,6 +153,8 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
             .flatten(),
         receipt: Bytes::new(),
         doubt: task.doubt.clone(),
-        result: None,
+        result: (!task.result.is_empty())
+            .then(|| TaskResult::decode(Bytes::clone(&task.result)).ok())
+            .flatten(),
     }
 }

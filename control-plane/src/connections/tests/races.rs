@@ -97,6 +97,7 @@ async fn output_of_a_host_that_is_gone_is_still_shown() {
     plane.rooms.output.append(task_id, chunk).await.unwrap();
     let ending = Ending {
         receipt: bytes::Bytes::new(),
+        result: Bytes::new(),
         state: State::Succeeded,
         reason: Reason::Unspecified,
         message: String::new(),
@@ -137,6 +138,7 @@ async fn late_results_of_one_job_are_all_kept() {
     // The job is done and written. Now the hosts come back, the second while the first still reports.
     let late = || Ending {
         receipt: bytes::Bytes::new(),
+        result: Bytes::new(),
         state: State::Succeeded,
         reason: Reason::Unspecified,
         message: String::new(),
@@ -186,11 +188,7 @@ async fn a_new_job_that_is_written_twice_is_one_job() {
     plane.rooms.jobs.durable().await.unwrap();
     // As after a commit whose answer was an error.
     let summary = plane.rooms.jobs.get(id).await.unwrap().unwrap();
-    let same = store::jobs::JobChange {
-        summary,
-        action: None,
-    };
-    let again = store::jobs::put(&[same], &[], &[]);
+    let again = store::jobs::put(&[summary], &[], &[]);
     plane.store.writer.commit(again).await.unwrap();
     assert_eq!(plane.state(id).await, JobState::Pending);
 }

@@ -11,6 +11,7 @@ use crate::{
     model::{
         Hold, Order,
         dispatch::{Decision, HostView, TaskView, Wait, decide},
+        order::record::OrderRecord,
     },
     sessions::offer,
 };
@@ -256,7 +257,8 @@ fn recalled(plane: &Plane, sealer: &Sealer, number: u32) -> RecalledTask {
         request_id: request_id.into(),
         request_digest: [1; 32],
         selector: "all".into(),
-        action: action.encode_to_vec().into(),
+        action: crate::model::Action::new(action).0,
+        secrets: Default::default(),
         confinement: Default::default(),
         reason: "".into(),
         approval_id: "".into(),
@@ -266,14 +268,7 @@ fn recalled(plane: &Plane, sealer: &Sealer, number: u32) -> RecalledTask {
     };
     let task_id = jobs::task_id(job_id, host());
     let task = Task::new(task_id, host(), "web-1".into(), None, 0);
-    let sealed = offer::seal(
-        sealer,
-        plane_id,
-        &order,
-        (order.action.clone(), &[]),
-        0,
-        &task,
-    );
+    let sealed = offer::seal(sealer, &OrderRecord::offer(plane_id, &order, 0, &task));
     let message = offer::message(sealed, Default::default(), Default::default());
     let Some(Down::Offer(offer)) = message.message else {
         panic!("an offer is an offer");

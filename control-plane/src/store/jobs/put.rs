@@ -1,24 +1,22 @@
 //! Jobs and tasks on their way into the ledger, many in one statement.
 
-use std::{collections::HashSet, sync::Arc};
-
-use bytes::Bytes;
-use data_encoding::HEXLOWER;
-use muster_proto::ids::JobId;
-use serde::Serialize;
-
-use crate::{
-    model::{EntryText, Order, Summary, Task},
-    store::{Batch, Value},
+use std::{
+    collections::HashSet,
+    sync::{Arc, LazyLock},
 };
 
-/// A job as it stands now.
-pub(crate) struct JobChange {
-    /// The job without its tasks.
-    pub(crate) summary: Summary,
-    /// What stands in the place of its action from now on, serialized; `None` leaves it as it is.
-    pub(crate) action: Option<Bytes>,
-}
+use data_encoding::HEXLOWER;
+use muster_proto::ids::JobId;
+use prost::Message as _;
+use serde::{Serialize, Serializer, ser::SerializeSeq as _};
+
+use crate::{
+    model::{
+        EntryText, JobState, Order, Summary, Task,
+        order::record::{OrderRecord, SecretsRecord},
+    },
+    store::{Batch, Value},
+};
 
 /// A task with its place in a job.
 pub(crate) struct Placed {
@@ -33,7 +31,7 @@ pub(crate) struct Placed {
 /// A job as it was accepted, with what the audit log says of it.
 pub(crate) struct Accepted {
     /// The job without its tasks.
-    pub(crate) job: JobChange,
+    pub(crate) job: Summary,
     /// Each of its tasks.
     pub(crate) tasks: Vec<Placed>,
     /// What the audit log says of it; `None` in records of versions without one.
@@ -43,7 +41,7 @@ pub(crate) struct Accepted {
 impl Accepted {
     /// Names the job.
     pub(crate) fn job_id(&self) -> JobId {
-        self.job.summary.order.job_id
+        self.job.order.job_id
     }
 }
 
@@ -63,67 +61,82 @@ pub(crate) fn put_missing(accepted: Vec<Accepted>, there: &HashSet<JobId>) -> (B
 }
 
 /// Writes jobs and tasks as they stand now. `new` are not in the ledger, `changed` are.
-pub(crate) fn put(new: &[JobChange], tasks: &[Placed], changed: &[JobChange]) -> Batch {
+pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Batch {
     let mut batch = Batch::new();
     if !new.is_empty() {
         // Written again after a try that failed and yet was committed, a job is the same one.
-        batch.push(
-            "INSERT INTO jobs (job_id, principal, request_id, request_digest, selector, action, create_time,
-                 start_deadline_time, lost_after, note, state, start_time, end_time, cancel_time, cancelled_by,
-                 confinement, reason, approval_id)
-             SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
-                 value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-                 value ->> 13, value ->> 14, unhex(value ->> 15), value ->> 16, value ->> 17
-             FROM jsonb_each(?) WHERE TRUE
-             ON CONFLICT (job_id) DO UPDATE SET
-                 action = excluded.action, state = excluded.state, start_time = excluded.start_time, end_time = excluded.end_time,
-                 cancel_time = excluded.cancel_time, cancelled_by = excluded.cancelled_by",
-            [rows(new.iter().map(new_job_row))],
-        );
+        batch.push(&PUT_JOBS, [rows(new.iter().map(job_row))]);
     }
     if !tasks.is_empty() {
         // A task of a new job is new, one that was adopted may be, and any other is there.
-        batch.push(
-            "INSERT INTO tasks (task_id, host_id, host_name, state, reason, message, state_time, offered_boot,
-                 offered_journal, start_time, end_time, exit_code, signal, run_time, output_end, output_complete,
-                 stdout_bytes, stderr_bytes, dropped_bytes, last_sequence, cancel_time, cancel_grace, late_result,
-                 job_id, create_time, ordinal, receipt, confinement, doubt)
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-                 value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-                 value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20,
-                 value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25, unhex(value ->> 26),
-                 unhex(value ->> 27), value ->> 28
-             FROM jsonb_each(?) WHERE TRUE
-             ON CONFLICT (task_id) DO UPDATE SET
-                 state = excluded.state, reason = excluded.reason, message = excluded.message,
-                 state_time = excluded.state_time, offered_boot = excluded.offered_boot,
-                 offered_journal = excluded.offered_journal, start_time = excluded.start_time,
-                 end_time = excluded.end_time, exit_code = excluded.exit_code, signal = excluded.signal,
-                 run_time = excluded.run_time, output_end = excluded.output_end,
-                 output_complete = excluded.output_complete, stdout_bytes = excluded.stdout_bytes,
-                 stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
-                 last_sequence = excluded.last_sequence, cancel_time = excluded.cancel_time,
-                 cancel_grace = excluded.cancel_grace, late_result = excluded.late_result,
-                 receipt = excluded.receipt, confinement = excluded.confinement, doubt = excluded.doubt",
-            [rows(tasks.iter().map(task_row))],
-        );
+        batch.push(&PUT_TASKS, [rows(tasks.iter().map(task_row))]);
     }
     if !changed.is_empty() {
-        batch.push(
-            "UPDATE jobs SET
-                 state = new.state, start_time = new.start_time, end_time = new.end_time,
-                 cancel_time = new.cancel_time, cancelled_by = new.cancelled_by,
-                 action = coalesce(new.action, jobs.action)
-             FROM (SELECT
-                 value ->> 0 AS job_id, value ->> 1 AS state, value ->> 2 AS start_time,
-                 value ->> 3 AS end_time, value ->> 4 AS cancel_time, value ->> 5 AS cancelled_by,
-                 unhex(value ->> 6) AS action
-                 FROM jsonb_each(?)) AS new
-             WHERE jobs.job_id = new.job_id",
-            [rows(changed.iter().map(job_row))],
-        );
+        batch.push(&CHANGE_JOBS, [rows(changed.iter().map(change_row))]);
     }
     batch
+}
+
+static PUT_JOBS: LazyLock<String> = LazyLock::new(|| {
+    let fixed = [
+        "principal",
+        "create_time",
+        "start_deadline_time",
+        "note",
+        "record",
+    ];
+    upsert("jobs", "job_id", JobColumns::NAMES, &fixed)
+});
+
+static PUT_TASKS: LazyLock<String> = LazyLock::new(|| {
+    let fixed = ["host_id", "host_name", "job_id", "create_time", "ordinal"];
+    upsert("tasks", "task_id", TaskColumns::NAMES, &fixed)
+});
+
+// What looks secret stays in the ledger only as long as somebody needs it.
+static CHANGE_JOBS: LazyLock<String> = LazyLock::new(|| {
+    let changed = ChangeColumns::NAMES
+        .iter()
+        .filter(|name| **name != "job_id");
+    let changed: Vec<_> = changed.map(|name| format!("{name} = new.{name}")).collect();
+    format!(
+        "UPDATE jobs SET {}, secrets = iif(new.state IN ('pending', 'running'), secrets, NULL)
+         FROM (SELECT {} FROM jsonb_each(?)) AS new WHERE jobs.job_id = new.job_id",
+        changed.join(", "),
+        taken(ChangeColumns::NAMES),
+    )
+});
+
+/// Adds rows, or changes those that are there in all but these columns.
+fn upsert(table: &str, key: &str, names: &[&str], fixed: &[&str]) -> String {
+    let changes = names
+        .iter()
+        .filter(|name| **name != key && !fixed.contains(name));
+    let changes: Vec<_> = changes
+        .map(|name| format!("{name} = excluded.{name}"))
+        .collect();
+    format!(
+        "INSERT INTO {table} ({}) SELECT {} FROM jsonb_each(?) WHERE TRUE
+         ON CONFLICT ({key}) DO UPDATE SET {}",
+        names.join(", "),
+        taken(names),
+        changes.join(", "),
+    )
+}
+
+/// Columns that hold bytes: they travel in hex.
+const BYTES: [&str; 5] = ["record", "secrets", "receipt", "confinement", "result"];
+
+/// The columns of a row, taken by its place from the array that it travels in.
+fn taken(names: &[&str]) -> String {
+    let taken = names.iter().enumerate().map(|(place, name)| {
+        if BYTES.contains(name) {
+            format!("unhex(value ->> {place}) AS {name}")
+        } else {
+            format!("value ->> {place} AS {name}")
+        }
+    });
+    taken.collect::<Vec<_>>().join(", ")
 }
 
 /// A JSON array of these rows.
@@ -139,67 +152,129 @@ fn rows(rows: impl Iterator<Item = impl Serialize>) -> Value {
     text.into()
 }
 
-/// The columns of a new job.
-#[derive(Serialize)]
-struct JobColumns<'a>(
-    String,
-    &'a str,
-    &'a str,
-    String,
-    &'a str,
-    String,
-    i64,
-    i64,
-    i64,
-    &'a str,
-    &'static str,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
-    &'a str,
-    String,
-    &'a str,
-    &'a str,
-);
+/// A row of a table. Its columns are named once; it travels as an array, which takes fewer bytes than an object and is
+/// read faster.
+macro_rules! row {
+    ($(#[$about:meta])* struct $row:ident<$of:lifetime> { $($column:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        struct $row<$of> {
+            $($column: $kind,)*
+        }
 
-fn new_job_row(change: &JobChange) -> JobColumns<'_> {
-    let job = &change.summary;
-    let order = &job.order;
-    let (cancel_time, by) = cancel(job);
-    JobColumns(
-        order.job_id.to_string(),
-        &order.principal,
-        &order.request_id,
-        HEXLOWER.encode(&order.request_digest),
-        &order.selector,
-        HEXLOWER.encode(change.action.as_ref().unwrap_or(&order.action)),
-        order.create_time,
-        order.start_deadline_time,
-        order.lost_after,
-        &job.note,
-        job.state.name(),
-        job.start_time,
-        job.end_time,
-        cancel_time,
-        by,
-        HEXLOWER.encode(&order.confinement),
-        &order.reason,
-        &order.approval_id,
-    )
+        impl $row<'_> {
+            const NAMES: &'static [&'static str] = &[$(stringify!($column)),*];
+        }
+
+        impl Serialize for $row<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut columns = serializer.serialize_seq(Some(Self::NAMES.len()))?;
+                $(columns.serialize_element(&self.$column)?;)*
+                columns.end()
+            }
+        }
+    };
 }
 
-fn job_row(change: &JobChange) -> impl Serialize + '_ {
-    let job = &change.summary;
-    let (cancel_time, by) = cancel(job);
-    (
-        job.order.job_id.to_string(),
-        job.state.name(),
-        job.start_time,
-        job.end_time,
+row! {
+    /// A new job.
+    struct JobColumns<'a> {
+        job_id: String,
+        principal: &'a str,
+        create_time: i64,
+        start_deadline_time: i64,
+        note: &'a str,
+        state: &'static str,
+        start_time: Option<i64>,
+        end_time: Option<i64>,
+        cancel_time: Option<i64>,
+        cancelled_by: &'a str,
+        record: Option<String>,
+        secrets: Option<String>,
+    }
+}
+
+row! {
+    /// What may change of a job.
+    struct ChangeColumns<'a> {
+        job_id: String,
+        state: &'static str,
+        start_time: Option<i64>,
+        end_time: Option<i64>,
+        cancel_time: Option<i64>,
+        cancelled_by: &'a str,
+    }
+}
+
+row! {
+    /// A task. What holds it back is written elsewhere.
+    struct TaskColumns<'a> {
+        task_id: String,
+        host_id: String,
+        host_name: &'a str,
+        job_id: String,
+        create_time: i64,
+        ordinal: u32,
+        state: &'static str,
+        reason: i32,
+        message: &'a str,
+        state_time: i64,
+        offered_boot: Option<&'a str>,
+        offered_journal: Option<&'a str>,
+        start_time: Option<i64>,
+        end_time: Option<i64>,
+        exit_code: Option<i32>,
+        signal: &'a str,
+        run_time: Option<i64>,
+        output_end: Option<i64>,
+        output_complete: i32,
+        stdout_bytes: i64,
+        stderr_bytes: i64,
+        dropped_bytes: i64,
+        last_sequence: i64,
+        cancel_time: Option<i64>,
+        cancel_grace: Option<i64>,
+        late_result: &'a str,
+        receipt: Option<String>,
+        confinement: Option<String>,
+        result: Option<String>,
+        doubt: &'a str,
+    }
+}
+
+fn job_row(job: &Summary) -> JobColumns<'_> {
+    let order = &job.order;
+    let (cancel_time, cancelled_by) = cancel(job);
+    let over = !matches!(job.state, JobState::Pending | JobState::Running);
+    let values = &order.secrets;
+    let secrets = (!over && !values.is_empty()).then(|| SecretsRecord {
+        values: values.clone(),
+    });
+    JobColumns {
+        job_id: order.job_id.to_string(),
+        principal: &order.principal,
+        create_time: order.create_time,
+        start_deadline_time: order.start_deadline_time,
+        note: &job.note,
+        state: job.state.name(),
+        start_time: job.start_time,
+        end_time: job.end_time,
         cancel_time,
-        by,
-        change.action.as_ref().map(|action| HEXLOWER.encode(action)),
-    )
+        cancelled_by,
+        record: hex(&OrderRecord::of(order).encode_to_vec()),
+        secrets: secrets.and_then(|secrets| hex(&secrets.encode_to_vec())),
+    }
+}
+
+fn change_row(job: &Summary) -> ChangeColumns<'_> {
+    let (cancel_time, cancelled_by) = cancel(job);
+    ChangeColumns {
+        job_id: job.order.job_id.to_string(),
+        state: job.state.name(),
+        start_time: job.start_time,
+        end_time: job.end_time,
+        cancel_time,
+        cancelled_by,
+    }
 }
 
 fn cancel(job: &Summary) -> (Option<i64>, &str) {
@@ -210,40 +285,6 @@ fn cancel(job: &Summary) -> (Option<i64>, &str) {
     )
 }
 
-/// The columns of a task, in the order of `TASK_COLUMNS`.
-#[derive(Serialize)]
-struct TaskColumns<'a>(
-    String,
-    String,
-    &'a str,
-    &'static str,
-    i32,
-    &'a str,
-    i64,
-    Option<&'a str>,
-    Option<&'a str>,
-    Option<i64>,
-    Option<i64>,
-    Option<i32>,
-    &'a str,
-    Option<i64>,
-    Option<i64>,
-    i32,
-    i64,
-    i64,
-    i64,
-    i64,
-    Option<i64>,
-    Option<i64>,
-    &'a str,
-    String,
-    i64,
-    u32,
-    Option<String>,
-    Option<String>,
-    &'a str,
-);
-
 fn task_row(placed: &Placed) -> TaskColumns<'_> {
     let Placed {
         order,
@@ -251,37 +292,38 @@ fn task_row(placed: &Placed) -> TaskColumns<'_> {
         task,
     } = placed;
     let fence = task.offered.as_ref();
-    TaskColumns(
-        task.task_id.to_string(),
-        task.host_id.to_string(),
-        &task.host_name,
-        task.state.name(),
-        task.reason as i32,
-        &task.message,
-        task.state_time,
-        fence.map(|fence| &*fence.boot_id),
-        fence.map(|fence| &*fence.journal_id),
-        task.start_time,
-        task.end_time,
-        task.exit_code,
-        &task.signal,
-        task.run_time,
-        task.output_end,
-        i32::from(task.output_complete),
-        task.output_size.stdout_bytes,
-        task.output_size.stderr_bytes,
-        task.output_size.dropped_bytes,
-        task.output_size.last_sequence,
-        task.cancel_time,
-        task.cancel_grace,
-        &task.late_result,
-        order.job_id.to_string(),
-        order.create_time,
-        *ordinal,
-        hex(&task.receipt),
-        hex(&task.confinement),
-        &task.doubt,
-    )
+    TaskColumns {
+        task_id: task.task_id.to_string(),
+        host_id: task.host_id.to_string(),
+        host_name: &task.host_name,
+        job_id: order.job_id.to_string(),
+        create_time: order.create_time,
+        ordinal: *ordinal,
+        state: task.state.name(),
+        reason: task.reason as i32,
+        message: &task.message,
+        state_time: task.state_time,
+        offered_boot: fence.map(|fence| &*fence.boot_id),
+        offered_journal: fence.map(|fence| &*fence.journal_id),
+        start_time: task.start_time,
+        end_time: task.end_time,
+        exit_code: task.exit_code,
+        signal: &task.signal,
+        run_time: task.run_time,
+        output_end: task.output_end,
+        output_complete: i32::from(task.output_complete),
+        stdout_bytes: task.output_size.stdout_bytes,
+        stderr_bytes: task.output_size.stderr_bytes,
+        dropped_bytes: task.output_size.dropped_bytes,
+        last_sequence: task.output_size.last_sequence,
+        cancel_time: task.cancel_time,
+        cancel_grace: task.cancel_grace,
+        late_result: &task.late_result,
+        receipt: hex(&task.receipt),
+        confinement: hex(&task.confinement),
+        result: hex(&task.result),
+        doubt: &task.doubt,
+    }
 }
 
 /// `None` of nothing.
