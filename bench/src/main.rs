@@ -19,17 +19,22 @@ mod mcp;
 mod meter;
 mod policy;
 mod process;
+mod programs;
 mod reference;
 mod sandbox;
+mod simulated;
 mod ssh;
 mod stream;
 mod supervisors;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, programs::Programs};
 
 /// Measures Muster beside what bounds it
 #[derive(Parser)]
@@ -38,6 +43,12 @@ struct Settings {
     /// Directory of the release binaries `muster` and `muster-agent` [default: that of this program]
     #[arg(long, global = true)]
     binaries: Option<PathBuf>,
+    /// Another `muster`, as one that was kept
+    #[arg(long, global = true, value_name = "PATH")]
+    muster: Option<PathBuf>,
+    /// Another `muster-agent`
+    #[arg(long, global = true, value_name = "PATH")]
+    muster_agent: Option<PathBuf>,
     /// Measures OpenSSH too: arguments with which ssh reaches this machine without a password, as
     /// "-p 2222 root@127.0.0.1"
     #[arg(
@@ -171,15 +182,24 @@ enum Benchmark {
     All,
 }
 
+impl Settings {
+    fn programs(&self) -> anyhow::Result<Programs> {
+        let mut programs = match &self.binaries {
+            Some(binaries) => Programs::of(binaries),
+            None => {
+                let program = std::env::current_exe()?;
+                Programs::of(program.parent().unwrap_or(Path::new("")))
+            }
+        };
+        programs.muster = self.muster.clone().unwrap_or(programs.muster);
+        programs.agent = self.muster_agent.clone().unwrap_or(programs.agent);
+        Ok(programs)
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
-    let binaries = match settings.binaries {
-        Some(binaries) => binaries,
-        None => {
-            let program = std::env::current_exe()?;
-            program.parent().map(PathBuf::from).unwrap_or_default()
-        }
-    };
+    let programs = settings.programs()?;
     // Every connection of a simulated agent is a descriptor.
     let _ = process::raise_file_limit();
     // As a program that has the SDK in it: no work on the thread that only waits. Simulated agents are many programs.
@@ -188,17 +208,20 @@ fn main() -> anyhow::Result<()> {
         _ => 1,
     };
     let runtime = muster_runtime::threads::spread(threads)?;
-    let running = runtime.spawn(run(settings.benchmark, binaries, settings.ssh));
+    let running = runtime.spawn(run(settings.benchmark, programs, settings.ssh));
     runtime.block_on(running)?
 }
 
-async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> anyhow::Result<()> {
+async fn run(benchmark: Benchmark, programs: Programs, ssh: Option<String>) -> anyhow::Result<()> {
     // These start programs of their own.
     match benchmark {
-        Benchmark::Footprint { seconds } => return footprint::run(&binaries, seconds).await,
-        Benchmark::Supervisors { rounds } => return supervisors::run(&binaries, rounds).await,
+        Benchmark::Footprint { seconds } => return footprint::run(&programs, seconds).await,
+        Benchmark::Supervisors { rounds } => return supervisors::run(&programs, rounds).await,
         Benchmark::Sandbox { samples, rounds } => {
-            return sandbox::run(&binaries, samples, rounds).await;
+            return sandbox::run(&programs, samples, rounds).await;
+        }
+        Benchmark::Agents { count, at_once } => {
+            return agents::run(&programs, count, at_once).await;
         }
         Benchmark::Policy {
             hosts,
@@ -207,7 +230,7 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         } => return policy::run(hosts, policies, sets),
         _ => {}
     }
-    let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
+    let fleet = Fleet::start(&programs, ssh.as_deref()).await?;
     match benchmark {
         Benchmark::Latency { samples, pause } => {
             commands::latency(&fleet, samples, Duration::from_millis(pause)).await
@@ -225,12 +248,12 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
         Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
         Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
         Benchmark::Audit { entries, samples } => {
-            audit::run(&fleet, &binaries, entries, samples).await
+            audit::run(&fleet, &programs, entries, samples).await
         }
-        Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
         Benchmark::Footprint { .. }
         | Benchmark::Supervisors { .. }
         | Benchmark::Sandbox { .. }
+        | Benchmark::Agents { .. }
         | Benchmark::Policy { .. } => Ok(()),
         Benchmark::All => {
             commands::latency(&fleet, 500, Duration::ZERO).await?;
@@ -239,11 +262,11 @@ async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> an
             echo::run(&fleet, 1_000).await?;
             stream::run(&fleet, 256 << 20, 5, &[1, 64]).await?;
             accept::run(&fleet, 10_000, 64).await?;
-            audit::run(&fleet, &binaries, 1_000_000, 2_000).await?;
+            audit::run(&fleet, &programs, 1_000_000, 2_000).await?;
             drop(fleet);
-            supervisors::run(&binaries, 10).await?;
-            sandbox::run(&binaries, 300, 4).await?;
-            footprint::run(&binaries, 20).await?;
+            supervisors::run(&programs, 10).await?;
+            sandbox::run(&programs, 300, 4).await?;
+            footprint::run(&programs, 20).await?;
             policy::run(10_000, 100, 1_000)
         }
     }
