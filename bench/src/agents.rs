@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How often all of them run something.
 const ROUNDS: u32 = 5;
 
-/// What was put off is done by then.
+/// Until work that was put off is done.
 const SETTLED: Duration = Duration::from_secs(3);
 
 /// A ping of each end of each connection, and some heartbeats, fall into it.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// What was measured.
+/// Times, costs and memory, as measured.
 pub(crate) struct Figures {
     attached_in: Duration,
     turned_away: usize,

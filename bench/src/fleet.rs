@@ -16,7 +16,7 @@ use muster_proto::v1::{
 use tempfile::TempDir;
 use tokio::time;
 
-use crate::{process::Program, programs::Programs, ssh::Ssh};
+use crate::{meter::Meter, process::Program, programs::Programs};
 
 /// How long anything may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,19 +39,14 @@ pub(crate) struct Fleet {
     pub(crate) script_token: String,
     /// The token of an AI client, whose tasks are confined.
     pub(crate) ai_token: String,
-    /// OpenSSH, if it is to be measured too.
-    pub(crate) ssh: Option<Ssh>,
     _directory: TempDir,
 }
 
 impl Fleet {
     /// Starts everything and waits until the host is online and the gateway answers.
-    pub(crate) async fn start(programs: &Programs, ssh: Option<&str>) -> anyhow::Result<Fleet> {
+    pub(crate) async fn start(programs: &Programs) -> anyhow::Result<Fleet> {
         let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
         let root = directory.path();
-        let ssh = ssh
-            .map(|destination| Ssh::open(root, destination))
-            .transpose()?;
         let (control_plane, client) = start_control_plane(programs, root).await?;
         let agent = start_agent(programs, root, &client, HOST).await?;
         online(&client, HOST).await?;
@@ -79,9 +74,13 @@ impl Fleet {
             mcp,
             script_token,
             ai_token,
-            ssh,
             _directory: directory,
         })
+    }
+
+    /// Measures the CPU of control plane and agent from now on.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::start(&self.control_plane, &self.agent)
     }
 
     /// A directory of this fleet.
@@ -95,9 +94,17 @@ pub(crate) async fn start_control_plane(
     programs: &Programs,
     root: &Path,
 ) -> anyhow::Result<(Program, Client)> {
+    start_control_plane_at(programs, root, free_address()?).await
+}
+
+/// The same at an address, as one that has stopped and starts again there.
+pub(crate) async fn start_control_plane_at(
+    programs: &Programs,
+    root: &Path,
+    address: SocketAddr,
+) -> anyhow::Result<(Program, Client)> {
     let data = root.join("control-plane");
     fs::create_dir_all(&data)?;
-    let address = free_address()?;
     let log = root.join("control-plane.log");
     let mut program = Program::start(
         &programs.muster,
@@ -228,7 +235,8 @@ pub(crate) fn command(selector: &str, argv: &[&str]) -> CreateJobRequest {
     }
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

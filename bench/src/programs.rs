@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where the programs of a release are.
+/// Paths of the programs of a release.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     /// Control plane, gateway and command line.
@@ -12,7 +12,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Those in a directory.
+    /// The programs in a directory.
     pub(crate) fn of(directory: &Path) -> Programs {
         Programs {
             muster: directory.join("muster"),
