@@ -18,6 +18,7 @@ use crate::{
     figures::{Samples, heading, millis},
     fleet::{Fleet, HOST},
     process::Program,
+    programs::Programs,
 };
 
 /// Commands whose entries the long log is made of.
@@ -29,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Measures calls that are recorded beside such that are not, and verifies a log of so many entries.
 pub(crate) async fn run(
     fleet: &Fleet,
-    binaries: &Path,
+    programs: &Programs,
     entries: u64,
     samples: usize,
 ) -> anyhow::Result<()> {
@@ -48,7 +49,7 @@ pub(crate) async fn run(
         bytes as f64 / entries as f64,
         bytes as f64 / f64::from(1 << 20),
     );
-    verify(fleet, binaries, entries, &path).await
+    verify(fleet, programs, entries, &path).await
 }
 
 /// A look that finds nothing, and a change that finds nothing, in turn: the second one is recorded.
@@ -161,13 +162,18 @@ fn lengthen(real: &str, entries: u64, path: &Path) -> anyhow::Result<(u64, u64)>
 }
 
 /// Verifies the log as anybody does, by `muster audit verify`.
-async fn verify(fleet: &Fleet, binaries: &Path, entries: u64, path: &Path) -> anyhow::Result<()> {
+async fn verify(
+    fleet: &Fleet,
+    programs: &Programs,
+    entries: u64,
+    path: &Path,
+) -> anyhow::Result<()> {
     let nowhere = fleet.directory().join("nowhere");
     let log = fleet.directory().join("verify.log");
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     let started = Instant::now();
     let mut program = Program::start(
-        &binaries.join("muster"),
+        &programs.muster,
         &["audit", "verify", &path.to_string_lossy()],
         &[("MUSTER_DATA_DIR", &text(&nowhere))],
         &log,

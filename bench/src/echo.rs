@@ -4,20 +4,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use muster_client::{Attach, AttachEvent, Attachment, Writing};
+use muster_client::{Attach, AttachEvent, Attachment, Client, Writing};
 use muster_proto::v1::{
     Terminal, action::Kind, attach_open::Access, job_event::Event, task::State,
 };
 
 use crate::{
-    figures::{Samples, heading, millis},
-    fleet::{Fleet, HOST, command},
+    field::{Field, RELAY, SSH},
+    figures::{heading, millis},
+    first_byte::PIPE,
+    fleet::{self, command},
     meter::Meter,
     reference::Echo,
+    relay,
+    rounds::{Contest, Plan, Way},
 };
 
 const ARGV: [&str; 1] = ["cat"];
-const WARM_UP: usize = 20;
+
+/// Names of the ways in what is printed.
+pub(crate) const ATTACHED: &str = "gRPC, AttachTask, pipes";
+pub(crate) const ATTACHED_TO_TERMINAL: &str = "gRPC, AttachTask, a terminal";
+
+/// Samples in a round.
+const EACH: usize = 50;
 
 /// A task whose client goes away ends by itself after this long.
 const TASK_LIMIT: Duration = Duration::from_secs(600);
@@ -29,60 +39,79 @@ struct Session {
     has_terminal: bool,
 }
 
-/// One line after the other, through each way in turn.
-pub(crate) async fn run(fleet: &Fleet, samples: usize) -> anyhow::Result<()> {
-    let mut pipes = Session::open(fleet, false).await?;
-    let mut terminal = Session::open(fleet, true).await?;
-    let mut local = Echo::start(&ARGV)?;
-    let ssh = fleet.ssh.as_ref().map(|ssh| ssh.argv(&ARGV));
-    let mut ssh = ssh.as_deref().map(Echo::start).transpose()?;
-    let mut times: [Samples; 4] = Default::default();
-    let meter = Meter::start(fleet);
-    for round in 0..samples + WARM_UP {
+/// Ways to write a line to `cat` and have it back.
+pub(crate) struct Line {
+    to: To,
+    /// Lines so far, modulo ten.
+    count: u8,
+}
+
+enum To {
+    /// A program here, through pipes.
+    Here(Echo),
+    /// A task.
+    Attached(Box<Session>),
+}
+
+impl Way for Line {
+    async fn once(&mut self) -> anyhow::Result<f64> {
         // Another one each time, so that an old answer is not taken for this one's.
-        let line = [b'0' + (round % 10) as u8, b'\n'];
-        let [limit, through_pipes, through_terminal, through_ssh] = [
-            Some(local.line(&line)?),
-            Some(pipes.line(&line).await?),
-            Some(terminal.line(&line).await?),
-            ssh.as_mut().map(|ssh| ssh.line(&line)).transpose()?,
-        ];
-        if round >= WARM_UP {
-            let measured = [limit, through_pipes, through_terminal, through_ssh];
-            for (times, time) in times.iter_mut().zip(measured) {
-                time.into_iter().for_each(|time| times.add(time));
-            }
+        self.count = (self.count + 1) % 10;
+        let line = [b'0' + self.count, b'\n'];
+        let time = match &mut self.to {
+            To::Here(echo) => echo.line(&line)?,
+            To::Attached(session) => session.line(&line).await?,
+        };
+        Ok(millis(time))
+    }
+}
+
+/// One line after the other, through each way in turn. Prints what it came to.
+pub(crate) async fn run(field: &Field, samples: usize) -> anyhow::Result<Contest<Line>> {
+    let line = |to| Line { to, count: 0 };
+    let here = |argv: &[String]| anyhow::Ok(line(To::Here(Echo::start(argv)?)));
+    let session = Session::open(&field.relay.client, relay::HOST, false).await?;
+    let relay = line(To::Attached(Box::new(session)));
+    let mut contest = Contest::new("ms", (PIPE, here(&ARGV.map(str::to_owned))?), relay);
+    for side in &field.sides {
+        for (what, has_terminal) in [(ATTACHED, false), (ATTACHED_TO_TERMINAL, true)] {
+            let session = Session::open(&side.fleet.client, fleet::HOST, has_terminal).await?;
+            contest.add(what, &side.label, line(To::Attached(Box::new(session))));
         }
     }
-    let usage = meter.stop();
-    pipes.close().await?;
-    terminal.close().await?;
-
-    let [limit, through_pipes, through_terminal, through_ssh] = times;
+    if let Some(argv) = field.over_ssh(&ARGV) {
+        contest.add(SSH, "", here(&argv)?);
+    }
+    let meters: Vec<_> = field.sides.iter().map(|side| side.fleet.meter()).collect();
+    let relay = Meter::start(&field.relay.server, &field.relay.agent);
+    contest.run(Plan::of(samples, EACH)).await?;
     heading(&format!(
         "a line of one byte to cat and back, {samples} times"
     ));
-    limit.print("local pipe", &limit);
-    through_pipes.print("gRPC, AttachTask, pipes", &limit);
-    through_terminal.print("gRPC, AttachTask, a terminal", &limit);
-    if ssh.is_some() {
-        through_ssh.print("ssh over an open connection", &limit);
-        println!(
-            "gRPC through pipes takes {:.2} x of what ssh takes",
-            millis(through_pipes.median()) / millis(through_ssh.median())
-        );
+    contest.print();
+    println!("CPU us each:");
+    println!("  relay: {}", relay.stop().each(contest.done(RELAY, "")));
+    for (side, meter) in field.sides.iter().zip(meters) {
+        let done = |what| contest.done(what, &side.label);
+        let lines = done(ATTACHED) + done(ATTACHED_TO_TERMINAL);
+        println!("  {}: {}", side.name(), meter.stop().each(lines));
     }
-    let each = usage.each(2 * (samples + WARM_UP));
-    println!(
-        "CPU us each: {each}, client {:.0} with its share of the references",
-        each.micros(usage.client)
-    );
+    Ok(contest)
+}
+
+/// Ends every `cat` that was written to.
+pub(crate) async fn close(contest: Contest<Line>) -> anyhow::Result<()> {
+    for line in contest.into_ways() {
+        if let To::Attached(session) = line.to {
+            session.close().await?;
+        }
+    }
     Ok(())
 }
 
 impl Session {
-    async fn open(fleet: &Fleet, has_terminal: bool) -> anyhow::Result<Session> {
-        let mut request = command(HOST, &ARGV);
+    async fn open(client: &Client, host: &str, has_terminal: bool) -> anyhow::Result<Session> {
+        let mut request = command(host, &ARGV);
         if let Some(Kind::Command(command)) =
             request.action.as_mut().and_then(|it| it.kind.as_mut())
         {
@@ -90,7 +119,7 @@ impl Session {
             command.terminal = has_terminal.then(Terminal::default);
             command.timeout = Some(TASK_LIMIT.try_into()?);
         }
-        let mut watch = fleet.client.run(request).await?;
+        let mut watch = client.run(request).await?;
         let mut running = None;
         while running.is_none() {
             let update = watch.next().await.context("cat ended")??;
@@ -109,7 +138,7 @@ impl Session {
             access: Access::Write,
             ..Attach::default()
         };
-        let mut attachment = fleet.client.attach(&running.unwrap_or_default(), attach);
+        let mut attachment = client.attach(&running.unwrap_or_default(), attach);
         loop {
             match attachment.next().await.context("cat ended")?? {
                 AttachEvent::Attached(attached) => {

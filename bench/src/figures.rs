@@ -37,6 +37,60 @@ impl Samples {
     }
 }
 
+/// What was measured of one thing in rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    all: Vec<f64>,
+    /// The median of each round.
+    rounds: Vec<f64>,
+}
+
+impl Series {
+    /// Adds a round.
+    pub(crate) fn add_round(&mut self, figures: Vec<f64>) {
+        self.all.extend_from_slice(&figures);
+        self.rounds.push(median(figures));
+    }
+
+    /// The median of all.
+    pub(crate) fn median(&self) -> f64 {
+        median(self.all.clone())
+    }
+
+    /// What 99 of 100 do not exceed.
+    pub(crate) fn p99(&self) -> f64 {
+        let mut sorted = self.all.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = (sorted.len() * 99).div_ceil(100).saturating_sub(1);
+        sorted.get(at).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The median of what this is of the other, round by round.
+    pub(crate) fn ratio(&self, to: &Series) -> f64 {
+        let rounds = self.rounds.iter().zip(&to.rounds);
+        median(rounds.map(|(this, other)| this / other).collect())
+    }
+
+    /// In words: the median, and the 99th percentile where there are enough samples.
+    pub(crate) fn shown(&self, unit: &str) -> String {
+        match self.all.len() > self.rounds.len() {
+            true => format!(
+                "{:>8.3} {unit}  p99 {:>8.3} {unit}",
+                self.median(),
+                self.p99()
+            ),
+            false => format!("{:>8.0} {unit}", self.median()),
+        }
+    }
+}
+
+/// Nothing is done for so long.
+pub(crate) async fn wait(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// A duration in milliseconds.
 pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

@@ -16,7 +16,7 @@ use muster_proto::v1::{
 use tempfile::TempDir;
 use tokio::time;
 
-use crate::{process::Program, ssh::Ssh};
+use crate::{meter::Meter, process::Program, programs::Programs};
 
 /// How long anything may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,28 +39,23 @@ pub(crate) struct Fleet {
     pub(crate) script_token: String,
     /// The token of an AI client, whose tasks are confined.
     pub(crate) ai_token: String,
-    /// OpenSSH, if it is to be measured too.
-    pub(crate) ssh: Option<Ssh>,
     _directory: TempDir,
 }
 
 impl Fleet {
     /// Starts everything and waits until the host is online and the gateway answers.
-    pub(crate) async fn start(binaries: &Path, ssh: Option<&str>) -> anyhow::Result<Fleet> {
+    pub(crate) async fn start(programs: &Programs) -> anyhow::Result<Fleet> {
         let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
         let root = directory.path();
-        let ssh = ssh
-            .map(|destination| Ssh::open(root, destination))
-            .transpose()?;
-        let (control_plane, client) = start_control_plane(binaries, root).await?;
-        let agent = start_agent(binaries, root, &client, HOST).await?;
+        let (control_plane, client) = start_control_plane(programs, root).await?;
+        let agent = start_agent(programs, root, &client, HOST).await?;
         online(&client, HOST).await?;
 
         let join = join_string(&client, JoinKind::Gateway, "bench", 1).await?;
         enrollment::join(&root.join("gateway/gateway"), &join, "").await?;
         let mcp = free_address()?;
         let mut gateway = Program::start(
-            &binaries.join("muster"),
+            &programs.muster,
             &["gateway", "run"],
             &[
                 ("MUSTER_DATA_DIR", text(&root.join("gateway"))?),
@@ -79,9 +74,13 @@ impl Fleet {
             mcp,
             script_token,
             ai_token,
-            ssh,
             _directory: directory,
         })
+    }
+
+    /// Measures the CPU of control plane and agent from now on.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::start(&self.control_plane, &self.agent)
     }
 
     /// A directory of this fleet.
@@ -92,15 +91,23 @@ impl Fleet {
 
 /// Starts a control plane in `root` and connects to it as its operator.
 pub(crate) async fn start_control_plane(
-    binaries: &Path,
+    programs: &Programs,
     root: &Path,
+) -> anyhow::Result<(Program, Client)> {
+    start_control_plane_at(programs, root, free_address()?).await
+}
+
+/// The same at an address, as one that has stopped and starts again there.
+pub(crate) async fn start_control_plane_at(
+    programs: &Programs,
+    root: &Path,
+    address: SocketAddr,
 ) -> anyhow::Result<(Program, Client)> {
     let data = root.join("control-plane");
     fs::create_dir_all(&data)?;
-    let address = free_address()?;
     let log = root.join("control-plane.log");
     let mut program = Program::start(
-        &binaries.join("muster"),
+        &programs.muster,
         &["control-plane"],
         &[
             ("MUSTER_DATA_DIR", text(&data)?),
@@ -123,7 +130,7 @@ pub(crate) async fn start_control_plane(
 
 /// Joins a host and starts its agent.
 pub(crate) async fn start_agent(
-    binaries: &Path,
+    programs: &Programs,
     root: &Path,
     client: &Client,
     name: &str,
@@ -136,19 +143,18 @@ pub(crate) async fn start_agent(
         ("MUSTER_DATA_DIR", text(&data)?),
         ("MUSTER_JOIN", &answer.into_inner().join_string),
     ];
-    let program = binaries.join("muster-agent");
     let log = root.join(format!("{name}.log"));
-    Program::start(&program, &["join"], &variables, &log)?
+    Program::start(&programs.agent, &["join"], &variables, &log)?
         .finish()
         .with_context(|| format!("{name} does not join:\n{}", read(&log)))?;
-    run_agent(binaries, root, name)
+    run_agent(programs, root, name)
 }
 
 /// Starts the agent of a host that has joined.
-pub(crate) fn run_agent(binaries: &Path, root: &Path, name: &str) -> anyhow::Result<Program> {
+pub(crate) fn run_agent(programs: &Programs, root: &Path, name: &str) -> anyhow::Result<Program> {
     let data = root.join(name);
     Program::start(
-        &binaries.join("muster-agent"),
+        &programs.agent,
         &["run"],
         &[("MUSTER_DATA_DIR", text(&data)?)],
         &root.join(format!("{name}.log")),
@@ -229,7 +235,8 @@ pub(crate) fn command(selector: &str, argv: &[&str]) -> CreateJobRequest {
     }
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

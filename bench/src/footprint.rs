@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -13,15 +12,16 @@ use crate::{
     figures::{heading, millis},
     fleet::{HOST, online, run_agent, start_agent, start_control_plane},
     process::Program,
+    programs::Programs,
 };
 
 /// Starts control plane and agent, and then watches them do nothing.
-pub(crate) async fn run(binaries: &Path, seconds: u64) -> anyhow::Result<()> {
+pub(crate) async fn run(programs: &Programs, seconds: u64) -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
     let started = Instant::now();
-    let (control_plane, client) = start_control_plane(binaries, directory.path()).await?;
+    let (control_plane, client) = start_control_plane(programs, directory.path()).await?;
     let ready = started.elapsed();
-    let agent = start_agent(binaries, directory.path(), &client, HOST).await?;
+    let agent = start_agent(programs, directory.path(), &client, HOST).await?;
     online(&client, HOST).await?;
     run_true(&client, HOST).await?;
     drop(agent);
@@ -33,7 +33,7 @@ pub(crate) async fn run(binaries: &Path, seconds: u64) -> anyhow::Result<()> {
     );
     // Joined before: from the start of the agent to the first result.
     let started = Instant::now();
-    let agent = run_agent(binaries, directory.path(), HOST)?;
+    let agent = run_agent(programs, directory.path(), HOST)?;
     run_true(&client, HOST).await?;
     println!(
         "agent, from its start to the first result  {:>8.0} ms",
@@ -42,8 +42,11 @@ pub(crate) async fn run(binaries: &Path, seconds: u64) -> anyhow::Result<()> {
     idle(&control_plane, &agent, &client, seconds).await?;
 
     heading("size of the programs");
-    for name in ["muster", "muster-agent"] {
-        let bytes = fs::metadata(binaries.join(name))?.len();
+    for (name, path) in [
+        ("muster", &programs.muster),
+        ("muster-agent", &programs.agent),
+    ] {
+        let bytes = fs::metadata(path)?.len();
         println!("{name:<42} {:>8.1} MiB", bytes as f64 / f64::from(1 << 20));
     }
     Ok(())

@@ -6,10 +6,12 @@
 
 mod accept;
 mod agents;
+mod alone;
 mod audit;
 mod commands;
 mod echo;
 mod family;
+mod field;
 mod figures;
 mod first_byte;
 mod fleet;
@@ -19,232 +21,142 @@ mod mcp;
 mod meter;
 mod policy;
 mod process;
+mod programs;
+mod rate;
 mod reference;
+mod relay;
+mod remains;
+mod rounds;
 mod sandbox;
+mod settings;
+mod simulated;
 mod ssh;
 mod stream;
 mod supervisors;
+mod table;
+mod verdict;
+mod watchers;
 
-use std::{path::PathBuf, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::Parser as _;
 
-use crate::fleet::Fleet;
+use crate::{
+    field::Field,
+    fleet::Fleet,
+    programs::Programs,
+    settings::{Benchmark, Settings},
+    verdict::Void,
+};
 
-/// Measures Muster beside what bounds it
-#[derive(Parser)]
-#[command(version)]
-struct Settings {
-    /// Directory of the release binaries `muster` and `muster-agent` [default: that of this program]
-    #[arg(long, global = true)]
-    binaries: Option<PathBuf>,
-    /// Measures OpenSSH too: arguments with which ssh reaches this machine without a password, as
-    /// "-p 2222 root@127.0.0.1"
-    #[arg(
-        long,
-        global = true,
-        value_name = "ARGUMENTS",
-        allow_hyphen_values = true
-    )]
-    ssh: Option<String>,
-    #[command(subcommand)]
-    benchmark: Benchmark,
-}
+/// A run that is void.
+const VOID: u8 = 3;
 
-#[derive(Subcommand)]
-enum Benchmark {
-    /// `true` on one host, one after the other: over gRPC, over MCP, and beside them a local spawn
-    Latency {
-        /// How many of each
-        #[arg(long, default_value_t = 500)]
-        samples: usize,
-        /// Milliseconds without work before each, as between commands that a person or a model gives
-        #[arg(long, default_value_t = 0)]
-        pause: u64,
-    },
-    /// `true` per second, many in flight
-    Rate {
-        /// How many in all
-        #[arg(long, default_value_t = 4_000)]
-        samples: usize,
-        /// How many at once
-        #[arg(long, default_value_t = 32)]
-        in_flight: usize,
-    },
-    /// Output of tasks to a client that watches, verified, with the CPU time of each process
-    Stream {
-        /// MiB, of all tasks together
-        #[arg(long, default_value_t = 256)]
-        size: u64,
-        /// How many times
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
-        /// How many tasks at once, each number by itself
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 64])]
-        tasks: Vec<usize>,
-    },
-    /// From the call to the first byte of output
-    FirstByte {
-        /// How many
-        #[arg(long, default_value_t = 300)]
-        samples: usize,
-        /// Milliseconds without work before each
-        #[arg(long, default_value_t = 0)]
-        pause: u64,
-    },
-    /// A line to the standard input of a running task, and back as its output
-    Echo {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        samples: usize,
-    },
-    /// What a process between the agent and each task costs: memory of sleeping tasks, starts on new agents
-    Supervisors {
-        /// How many times the agent is started anew
-        #[arg(long, default_value_t = 10)]
-        rounds: usize,
-    },
-    /// From a lock to the last stream's end
-    Locks {
-        /// Streams that are open
-        #[arg(long, default_value_t = 1_000)]
-        streams: usize,
-        /// How many locks of each kind
-        #[arg(long, default_value_t = 20)]
-        rounds: usize,
-    },
-    /// `true` on a host without confinement, read-only and in edit, one after the other
-    Sandbox {
-        /// How many of each
-        #[arg(long, default_value_t = 300)]
-        samples: usize,
-        /// How often the host changes from one to the next
-        #[arg(long, default_value_t = 4)]
-        rounds: usize,
-    },
-    /// Jobs accepted per second, durably, for a host that is away
-    Accept {
-        /// How many in all
-        #[arg(long, default_value_t = 10_000)]
-        jobs: usize,
-        /// How many at once
-        #[arg(long, default_value_t = 64)]
-        in_flight: usize,
-    },
-    /// Memory and CPU of idle programs, sizes, and the time to the first result
-    Footprint {
-        /// Seconds to watch the idle programs
-        #[arg(long, default_value_t = 20)]
-        seconds: u64,
-    },
-    /// What policy takes to decide: once, and about a job on many hosts. Starts nothing
-    Policy {
-        /// Hosts of the job
-        #[arg(long, default_value_t = 10_000)]
-        hosts: usize,
-        /// Policies beside those that are shipped
-        #[arg(long, default_value_t = 100)]
-        policies: usize,
-        /// Different sets of labels
-        #[arg(long, default_value_t = 1_000)]
-        sets: usize,
-    },
-    /// What the audit log costs: on the way of a call, in the ledger, and to verify one that was written down
-    Audit {
-        /// Entries of the log that is verified
-        #[arg(long, default_value_t = 1_000_000)]
-        entries: u64,
-        /// Calls of each kind, and entries in a ledger of their own
-        #[arg(long, default_value_t = 2_000)]
-        samples: usize,
-    },
-    /// Many agents on one control plane: connections with an identity each, which answer without a process
-    Agents {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        count: usize,
-        /// How many dial at once
-        #[arg(long, default_value_t = 200)]
-        at_once: usize,
-    },
-    /// All of the above but the agents
-    All,
-}
-
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let settings = Settings::parse();
-    let binaries = match settings.binaries {
-        Some(binaries) => binaries,
-        None => {
-            let program = std::env::current_exe()?;
-            program.parent().map(PathBuf::from).unwrap_or_default()
-        }
-    };
     // Every connection of a simulated agent is a descriptor.
     let _ = process::raise_file_limit();
+    let error = match measure(settings) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    match error.downcast_ref::<Void>() {
+        Some(void) => {
+            eprintln!("\n{void}");
+            ExitCode::from(VOID)
+        }
+        None => {
+            eprintln!("Error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(settings: Settings) -> anyhow::Result<()> {
     // As a program that has the SDK in it: no work on the thread that only waits. Simulated agents are many programs.
     let threads = match settings.benchmark {
+        Benchmark::Relay(role) => return role.play(),
         Benchmark::Agents { .. } => 2,
         _ => 1,
     };
     let runtime = muster_runtime::threads::spread(threads)?;
-    let running = runtime.spawn(run(settings.benchmark, binaries, settings.ssh));
+    let running = runtime.spawn(run(settings));
     runtime.block_on(running)?
 }
 
-async fn run(benchmark: Benchmark, binaries: PathBuf, ssh: Option<String>) -> anyhow::Result<()> {
-    // These start programs of their own.
-    match benchmark {
-        Benchmark::Footprint { seconds } => return footprint::run(&binaries, seconds).await,
-        Benchmark::Supervisors { rounds } => return supervisors::run(&binaries, rounds).await,
-        Benchmark::Sandbox { samples, rounds } => {
-            return sandbox::run(&binaries, samples, rounds).await;
-        }
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    let programs = settings.programs()?;
+    // These start programs of their own, and compare them with nobody's.
+    match settings.benchmark {
+        Benchmark::Footprint { seconds } => footprint::run(&programs, seconds).await,
+        Benchmark::Supervisors { rounds } => supervisors::run(&programs, rounds).await,
+        Benchmark::Sandbox { samples, rounds } => sandbox::run(&programs, samples, rounds).await,
+        Benchmark::Agents { count, at_once } => agents::run(&programs, count, at_once).await,
+        Benchmark::Watchers { count, silent } => watchers::run(&programs, count, silent).await,
+        Benchmark::Remains { commands } => remains::run(&programs, commands).await,
         Benchmark::Policy {
             hosts,
             policies,
             sets,
-        } => return policy::run(hosts, policies, sets),
-        _ => {}
-    }
-    let fleet = Fleet::start(&binaries, ssh.as_deref()).await?;
-    match benchmark {
-        Benchmark::Latency { samples, pause } => {
-            commands::latency(&fleet, samples, Duration::from_millis(pause)).await
+        } => policy::run(hosts, policies, sets),
+        Benchmark::Accept { jobs, in_flight } => {
+            accept::run(&Fleet::start(&programs).await?, jobs, in_flight).await
         }
-        Benchmark::Rate { samples, in_flight } => commands::rate(&fleet, samples, in_flight).await,
+        Benchmark::Locks { streams, rounds } => {
+            locks::run(&Fleet::start(&programs).await?, streams, rounds).await
+        }
+        Benchmark::Audit { entries, samples } => {
+            audit::run(&Fleet::start(&programs).await?, &programs, entries, samples).await
+        }
+        Benchmark::Table => {
+            let (sides, ssh) = (settings.sides()?, settings.ssh.as_deref());
+            table::run(&sides, ssh, settings.even_if_void).await
+        }
+        _ => compare(settings, &programs).await,
+    }
+}
+
+/// Measures beside the relay.
+async fn compare(settings: Settings, programs: &Programs) -> anyhow::Result<()> {
+    let field = Field::start(&settings.sides()?, settings.ssh.as_deref()).await?;
+    let verdict = verdict::of(&field).await?;
+    if !settings.even_if_void {
+        verdict?;
+    }
+    match settings.benchmark {
+        Benchmark::Latency { samples, pause } => {
+            commands::latency(&field, samples, Duration::from_millis(pause)).await?;
+        }
+        Benchmark::Rate { samples, in_flight } => {
+            rate::rate(&field, samples, in_flight).await?;
+        }
         Benchmark::Stream {
             size,
             rounds,
             tasks,
-        } => stream::run(&fleet, size << 20, rounds, &tasks).await,
-        Benchmark::Echo { samples } => echo::run(&fleet, samples).await,
+        } => stream::run(&field, size << 20, rounds, &tasks).await?,
+        Benchmark::Echo { samples } => echo::close(echo::run(&field, samples).await?).await?,
         Benchmark::FirstByte { samples, pause } => {
-            first_byte::run(&fleet, samples, Duration::from_millis(pause)).await
+            first_byte::run(&field, samples, Duration::from_millis(pause)).await?;
         }
-        Benchmark::Accept { jobs, in_flight } => accept::run(&fleet, jobs, in_flight).await,
-        Benchmark::Locks { streams, rounds } => locks::run(&fleet, streams, rounds).await,
-        Benchmark::Audit { entries, samples } => {
-            audit::run(&fleet, &binaries, entries, samples).await
-        }
-        Benchmark::Agents { count, at_once } => agents::run(&fleet, count, at_once).await,
-        Benchmark::Footprint { .. }
-        | Benchmark::Supervisors { .. }
-        | Benchmark::Sandbox { .. }
-        | Benchmark::Policy { .. } => Ok(()),
-        Benchmark::All => {
-            commands::latency(&fleet, 500, Duration::ZERO).await?;
-            commands::rate(&fleet, 4_000, 32).await?;
-            first_byte::run(&fleet, 300, Duration::ZERO).await?;
-            echo::run(&fleet, 1_000).await?;
-            stream::run(&fleet, 256 << 20, 5, &[1, 64]).await?;
-            accept::run(&fleet, 10_000, 64).await?;
-            audit::run(&fleet, &binaries, 1_000_000, 2_000).await?;
-            drop(fleet);
-            supervisors::run(&binaries, 10).await?;
-            sandbox::run(&binaries, 300, 4).await?;
-            footprint::run(&binaries, 20).await?;
-            policy::run(10_000, 100, 1_000)
-        }
+        _ => all(field, programs).await?,
     }
+    Ok(verdict?)
+}
+
+async fn all(field: Field, programs: &Programs) -> anyhow::Result<()> {
+    commands::latency(&field, 500, Duration::ZERO).await?;
+    rate::rate(&field, 4_000, 32).await?;
+    first_byte::run(&field, 300, Duration::ZERO).await?;
+    echo::close(echo::run(&field, 1_000).await?).await?;
+    stream::run(&field, 256 << 20, 5, &[1, 64]).await?;
+    drop(field);
+    let fleet = Fleet::start(programs).await?;
+    accept::run(&fleet, 10_000, 64).await?;
+    audit::run(&fleet, programs, 1_000_000, 2_000).await?;
+    drop(fleet);
+    supervisors::run(programs, 10).await?;
+    sandbox::run(programs, 300, 4).await?;
+    footprint::run(programs, 20).await?;
+    policy::run(10_000, 100, 1_000)
 }

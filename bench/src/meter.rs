@@ -10,17 +10,20 @@ use tokio::task::JoinHandle;
 
 use crate::{
     family::{Cpu, FamilyCpu},
-    fleet::Fleet,
-    process::own_cpu,
+    process::{self, Program},
 };
 
 /// How often the supervisors are looked at, as some may end meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Until work that was put off is done.
+pub(crate) const SETTLED: Duration = Duration::from_secs(3);
+
 /// Measures from its start.
-pub(crate) struct Meter<'fleet> {
-    fleet: &'fleet Fleet,
-    before: [Duration; 3],
+pub(crate) struct Meter {
+    control_plane: u32,
+    agent: u32,
+    before: [Duration; 2],
     supervisors_before: Cpu,
     supervisors: Arc<Mutex<FamilyCpu>>,
     looking: JoinHandle<()>,
@@ -32,14 +35,14 @@ pub(crate) struct Usage {
     pub(crate) control_plane: Duration,
     pub(crate) agent: Duration,
     pub(crate) supervisors: Duration,
-    /// Of the programs that the tasks ran.
+    /// CPU time of the programs that the tasks ran.
     pub(crate) programs: Duration,
-    pub(crate) client: Duration,
 }
 
-impl<'fleet> Meter<'fleet> {
-    pub(crate) fn start(fleet: &'fleet Fleet) -> Self {
-        let agent = fleet.agent.id();
+impl Meter {
+    /// Measures a control plane, an agent, and the processes below the agent.
+    pub(crate) fn start(control_plane: &Program, agent: &Program) -> Self {
+        let (control_plane, agent) = (control_plane.id(), agent.id());
         let mut family = FamilyCpu::default();
         family.look(agent);
         let supervisors_before = family.sum();
@@ -53,23 +56,25 @@ impl<'fleet> Meter<'fleet> {
             }
         });
         Meter {
-            fleet,
-            before: Self::now(fleet),
+            control_plane,
+            agent,
+            before: Self::now(control_plane, agent),
             supervisors_before,
             supervisors,
             looking,
         }
     }
 
-    fn now(fleet: &Fleet) -> [Duration; 3] {
-        [fleet.control_plane.cpu(), fleet.agent.cpu(), own_cpu()]
+    fn now(control_plane: u32, agent: u32) -> [Duration; 2] {
+        let cpu = |pid| process::cpu(pid).unwrap_or_default();
+        [cpu(control_plane), cpu(agent)]
     }
 
-    /// What was used since.
+    /// The CPU time since the start.
     pub(crate) fn stop(self) -> Usage {
-        let now = Self::now(self.fleet);
+        let now = Self::now(self.control_plane, self.agent);
         self.looking.abort();
-        let supervisors = look(&self.supervisors, self.fleet.agent.id());
+        let supervisors = look(&self.supervisors, self.agent);
         let since = |index: usize| now[index].saturating_sub(self.before[index]);
         Usage {
             control_plane: since(0),
@@ -78,7 +83,6 @@ impl<'fleet> Meter<'fleet> {
             programs: supervisors
                 .children
                 .saturating_sub(self.supervisors_before.children),
-            client: since(2),
         }
     }
 }
@@ -94,26 +98,19 @@ impl Usage {
     pub(crate) fn each(self, count: usize) -> Each {
         Each(self, count.max(1) as f64)
     }
-
-    /// Both.
-    pub(crate) fn and(self, other: Usage) -> Usage {
-        Usage {
-            control_plane: self.control_plane + other.control_plane,
-            agent: self.agent + other.agent,
-            supervisors: self.supervisors + other.supervisors,
-            programs: self.programs + other.programs,
-            client: self.client + other.client,
-        }
-    }
 }
 
-/// Microseconds of CPU for one of many, without those of the client, which measures and starts references too.
+/// Microseconds of CPU for one of many.
 pub(crate) struct Each(Usage, f64);
 
 impl Each {
-    /// Those of one process.
-    pub(crate) fn micros(&self, time: Duration) -> f64 {
+    fn micros(&self, time: Duration) -> f64 {
         time.as_secs_f64() * 1e6 / self.1
+    }
+
+    /// CPU time of the programs that the tasks ran.
+    pub(crate) fn programs(&self) -> f64 {
+        self.micros(self.0.programs)
     }
 }
 

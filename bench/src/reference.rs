@@ -19,31 +19,32 @@ pub(crate) fn spawn_and_wait(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Resu
     Ok(time)
 }
 
-/// Starts a program here and waits for the first byte that it writes.
-pub(crate) fn first_byte(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<Duration> {
+/// Starts a program here and waits for the first byte that it writes; in the end that is `written`.
+pub(crate) fn first_byte(
+    argv: &[impl AsRef<OsStr> + Debug],
+    written: &[u8],
+) -> anyhow::Result<Duration> {
     let started = Instant::now();
     let mut child = local(argv).stdout(Stdio::piped()).spawn()?;
-    let mut byte = [0];
-    if let Some(stdout) = &mut child.stdout {
-        stdout.read_exact(&mut byte)?;
-    }
+    let mut stdout = child.stdout.take().context("it has no standard output")?;
+    let mut came = vec![0];
+    stdout.read_exact(&mut came)?;
     let time = started.elapsed();
+    stdout.read_to_end(&mut came)?;
     child.wait()?;
+    ensure!(came == written, "{came:?} was written");
     Ok(time)
 }
 
-/// Reads all that a program writes, through a pipe: bytes, checksum, and how long it took.
-pub(crate) fn read_pipe(
-    argv: &[impl AsRef<OsStr> + Debug],
-) -> anyhow::Result<(u64, u32, Duration)> {
-    let started = Instant::now();
+/// Reads all that a program writes, through a pipe: bytes and their checksum.
+pub(crate) fn read_pipe(argv: &[impl AsRef<OsStr> + Debug]) -> anyhow::Result<(u64, u32)> {
     let mut bytes = 0;
     let mut checksum = crc32fast::Hasher::new();
     each_piece(argv, |piece| {
         bytes += piece.len() as u64;
         checksum.update(piece);
     })?;
-    Ok((bytes, checksum.finalize(), started.elapsed()))
+    Ok((bytes, checksum.finalize()))
 }
 
 /// Calls `take` with each piece that a program writes.

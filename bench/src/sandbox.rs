@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -12,6 +11,7 @@ use crate::{
     commands::run_true,
     figures::{Samples, heading, millis},
     fleet::{HOST, away, online, run_agent, start_agent, start_control_plane},
+    programs::Programs,
 };
 
 /// In which order the host takes them.
@@ -21,11 +21,11 @@ const MODES: [&str; 3] = ["unrestricted", "read-only", "edit"];
 const WARM_UP: usize = 20;
 
 /// Runs `true` so many times in each mode, in some rounds, so that what disturbs disturbs all.
-pub(crate) async fn run(binaries: &Path, samples: usize, rounds: usize) -> anyhow::Result<()> {
+pub(crate) async fn run(programs: &Programs, samples: usize, rounds: usize) -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
     let root = directory.path();
-    let (_control_plane, client) = start_control_plane(binaries, root).await?;
-    let mut agent = start_agent(binaries, root, &client, HOST).await?;
+    let (_control_plane, client) = start_control_plane(programs, root).await?;
+    let mut agent = start_agent(programs, root, &client, HOST).await?;
     online(&client, HOST).await?;
     let policy = root.join(HOST).join("agent/policy.toml");
     let work = root.join("work");
@@ -37,7 +37,7 @@ pub(crate) async fn run(binaries: &Path, samples: usize, rounds: usize) -> anyho
             fs::write(&policy, text)?;
             drop(agent);
             away(&client, HOST).await?;
-            agent = run_agent(binaries, root, HOST)?;
+            agent = run_agent(programs, root, HOST)?;
             online(&client, HOST).await?;
             for _ in 0..WARM_UP {
                 one(&client).await?;

@@ -16,6 +16,7 @@ use crate::{
     figures::{Samples, heading, millis},
     fleet::{HOST, away, command, online, run_agent, start_agent, start_control_plane},
     process::{Program, memory},
+    programs::Programs,
 };
 
 /// How many tasks sleep while memory is looked at.
@@ -34,21 +35,21 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Restarts the agent `rounds` times for the starts, and then counts memory on one that is new.
-pub(crate) async fn run(binaries: &Path, rounds: usize) -> anyhow::Result<()> {
+pub(crate) async fn run(programs: &Programs, rounds: usize) -> anyhow::Result<()> {
     let directory = tempfile::Builder::new().prefix("muster-bench-").tempdir()?;
     let root = directory.path();
-    let (control_plane, client) = start_control_plane(binaries, root).await?;
-    let mut agent = start_agent(binaries, root, &client, HOST).await?;
+    let (control_plane, client) = start_control_plane(programs, root).await?;
+    let mut agent = start_agent(programs, root, &client, HOST).await?;
     online(&client, HOST).await?;
     let mut times: [Samples; 4] = Default::default();
     for _ in 0..rounds {
-        agent = restarted(agent, binaries, root, &client).await?;
+        agent = restarted(agent, programs, root, &client).await?;
         times[0].add(one(&client).await?);
         for _ in 0..20 {
             times[1].add(one(&client).await?);
         }
         // New again, so that no supervisor is left of anything before.
-        agent = restarted(agent, binaries, root, &client).await?;
+        agent = restarted(agent, programs, root, &client).await?;
         one(&client).await?;
         times[2].add(at_once(&client).await?);
         times[3].add(at_once(&client).await?);
@@ -64,19 +65,19 @@ pub(crate) async fn run(binaries: &Path, rounds: usize) -> anyhow::Result<()> {
         (millis(cold.median()) - millis(warm.median())) / BURST as f64
     );
 
-    let agent = restarted(agent, binaries, root, &client).await?;
+    let agent = restarted(agent, programs, root, &client).await?;
     memory_of(&control_plane, &agent, &client).await
 }
 
 async fn restarted(
     agent: Program,
-    binaries: &Path,
+    programs: &Programs,
     root: &Path,
     client: &Client,
 ) -> anyhow::Result<Program> {
     drop(agent);
     away(client, HOST).await?;
-    let agent = run_agent(binaries, root, HOST)?;
+    let agent = run_agent(programs, root, HOST)?;
     online(client, HOST).await?;
     Ok(agent)
 }
