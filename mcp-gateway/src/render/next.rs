@@ -31,7 +31,7 @@ pub(crate) fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::NetworkUnenforceable => {
             "ask for no network, for all of it, or for ports of every address (*:443)"
         }
-        Reason::PathDenied | Reason::ProgramDenied => {
+        Reason::ActionDenied | Reason::PathDenied | Reason::ProgramDenied => {
             "the host's own policy refuses this: do something else, or ask whoever owns the host"
         }
         Reason::FileNotFound => {

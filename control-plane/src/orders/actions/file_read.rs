@@ -30,6 +30,12 @@ pub(super) fn check(read: &FileRead) -> Result<(), Refusal> {
             "goes with stat_only: what a link leads to is what can be read",
         ));
     }
+    if read.no_follow && read.sha256 {
+        return Err(Refusal::invalid(
+            "action.file_read.sha256",
+            "goes without no_follow: a link has no content of its own",
+        ));
+    }
     if read.stat_only && read.part.is_some() {
         return Err(Refusal::invalid(
             "action.file_read.stat_only",
@@ -62,10 +68,6 @@ fn check_part(part: &Part) -> Result<(), Refusal> {
         Part::Bytes(range) if range.length < 0 => Err(Refusal::invalid(
             "action.file_read.bytes.length",
             "is not negative; 0 reads to the end",
-        )),
-        Part::Lines(range) if range.first == 0 => Err(Refusal::invalid(
-            "action.file_read.lines.first",
-            "counts from 1, or from -1 backwards",
         )),
         Part::Lines(range) if range.count < 0 => Err(Refusal::invalid(
             "action.file_read.lines.count",
@@ -125,7 +127,10 @@ mod tests {
                 read.timeout = Some(prost_types::Duration::default())
             }),
             read("/x", |read| {
-                read.part = Some(Part::Lines(LineRange { first: 0, count: 1 }));
+                read.part = Some(Part::Lines(LineRange {
+                    first: 0,
+                    count: -1,
+                }));
             }),
             read("/x", |read| {
                 read.part = Some(Part::Bytes(ByteRange {
