@@ -1,6 +1,6 @@
 //! What is tried.
 
-/// Attempts by system calls, whose names `examples/escape.rs` knows.
+/// Attempts by system calls, whose names `examples/escape` knows.
 pub(crate) const CALLS: &[&str] = &[
     // Files.
     "open-write",

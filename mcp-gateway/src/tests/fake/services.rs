@@ -1,6 +1,9 @@
 //! The doors of the fake control plane.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{StreamExt as _, stream};
 use muster_proto::v1::{
@@ -9,6 +12,20 @@ use muster_proto::v1::{
 use tonic::{Code, Request, Response, Status};
 
 use super::{Answers, Fake, chunk, error, timestamp};
+
+/// Methods that the gateway never calls. As `async_trait` would write them, which does not look into macros.
+macro_rules! refused {
+    ($($method:ident($request:ty) -> $response:ty;)*) => {$(
+        fn $method<'a, 'async_trait>(&'a self, _: Request<$request>) -> Answer<'async_trait, $response>
+        where
+            'a: 'async_trait,
+        {
+            Box::pin(async { Err(Status::unimplemented(stringify!($method))) })
+        }
+    )*};
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>>;
 
 #[tonic::async_trait]
 impl AccessService for Fake {
@@ -58,184 +75,36 @@ impl AccessService for Fake {
         }))
     }
 
-    async fn get_caller(
-        &self,
-        _: Request<GetCallerRequest>,
-    ) -> Result<Response<GetCallerResponse>, Status> {
-        Err(Status::unimplemented("get_caller"))
-    }
-
-    async fn create_token(
-        &self,
-        _: Request<CreateTokenRequest>,
-    ) -> Result<Response<CreateTokenResponse>, Status> {
-        Err(Status::unimplemented("create_token"))
-    }
-
-    async fn list_tokens(
-        &self,
-        _: Request<ListTokensRequest>,
-    ) -> Result<Response<ListTokensResponse>, Status> {
-        Err(Status::unimplemented("list_tokens"))
-    }
-
-    async fn revoke_token(
-        &self,
-        _: Request<RevokeTokenRequest>,
-    ) -> Result<Response<RevokeTokenResponse>, Status> {
-        Err(Status::unimplemented("revoke_token"))
-    }
-
-    async fn create_principal(
-        &self,
-        _: Request<CreatePrincipalRequest>,
-    ) -> Result<Response<CreatePrincipalResponse>, Status> {
-        Err(Status::unimplemented("create_principal"))
-    }
-
-    async fn update_principal(
-        &self,
-        _: Request<UpdatePrincipalRequest>,
-    ) -> Result<Response<UpdatePrincipalResponse>, Status> {
-        Err(Status::unimplemented("update_principal"))
-    }
-
-    async fn list_principals(
-        &self,
-        _: Request<ListPrincipalsRequest>,
-    ) -> Result<Response<ListPrincipalsResponse>, Status> {
-        Err(Status::unimplemented("list_principals"))
-    }
-
-    async fn lock_principal(
-        &self,
-        _: Request<LockPrincipalRequest>,
-    ) -> Result<Response<LockPrincipalResponse>, Status> {
-        Err(Status::unimplemented("lock_principal"))
-    }
-
-    async fn unlock_principal(
-        &self,
-        _: Request<UnlockPrincipalRequest>,
-    ) -> Result<Response<UnlockPrincipalResponse>, Status> {
-        Err(Status::unimplemented("unlock_principal"))
-    }
-
-    async fn lock_token(
-        &self,
-        _: Request<LockTokenRequest>,
-    ) -> Result<Response<LockTokenResponse>, Status> {
-        Err(Status::unimplemented("lock_token"))
-    }
-
-    async fn unlock_token(
-        &self,
-        _: Request<UnlockTokenRequest>,
-    ) -> Result<Response<UnlockTokenResponse>, Status> {
-        Err(Status::unimplemented("unlock_token"))
-    }
-
-    async fn get_authorities(
-        &self,
-        _: Request<GetAuthoritiesRequest>,
-    ) -> Result<Response<GetAuthoritiesResponse>, Status> {
-        Err(Status::unimplemented("get_authorities"))
-    }
-
-    async fn rotate_authority(
-        &self,
-        _: Request<RotateAuthorityRequest>,
-    ) -> Result<Response<RotateAuthorityResponse>, Status> {
-        Err(Status::unimplemented("rotate_authority"))
-    }
-
-    async fn get_policy(
-        &self,
-        _: Request<GetPolicyRequest>,
-    ) -> Result<Response<GetPolicyResponse>, Status> {
-        Err(Status::unimplemented("get_policy"))
-    }
-
-    async fn set_policy(
-        &self,
-        _: Request<SetPolicyRequest>,
-    ) -> Result<Response<SetPolicyResponse>, Status> {
-        Err(Status::unimplemented("set_policy"))
-    }
-
-    async fn list_policy_versions(
-        &self,
-        _: Request<ListPolicyVersionsRequest>,
-    ) -> Result<Response<ListPolicyVersionsResponse>, Status> {
-        Err(Status::unimplemented("list_policy_versions"))
-    }
-
-    async fn explain_access(
-        &self,
-        _: Request<ExplainAccessRequest>,
-    ) -> Result<Response<ExplainAccessResponse>, Status> {
-        Err(Status::unimplemented("explain_access"))
-    }
-
-    async fn resume_principal(
-        &self,
-        _: Request<ResumePrincipalRequest>,
-    ) -> Result<Response<ResumePrincipalResponse>, Status> {
-        Err(Status::unimplemented("resume_principal"))
-    }
-
-    async fn list_approvals(
-        &self,
-        _: Request<ListApprovalsRequest>,
-    ) -> Result<Response<ListApprovalsResponse>, Status> {
-        Err(Status::unimplemented("list_approvals"))
-    }
-
-    async fn get_approval(
-        &self,
-        _: Request<GetApprovalRequest>,
-    ) -> Result<Response<GetApprovalResponse>, Status> {
-        Err(Status::unimplemented("get_approval"))
-    }
-
-    async fn answer_approval(
-        &self,
-        _: Request<AnswerApprovalRequest>,
-    ) -> Result<Response<AnswerApprovalResponse>, Status> {
-        Err(Status::unimplemented("answer_approval"))
-    }
-
-    async fn request_grant(
-        &self,
-        _: Request<RequestGrantRequest>,
-    ) -> Result<Response<RequestGrantResponse>, Status> {
-        Err(Status::unimplemented("request_grant"))
-    }
-
-    async fn list_grants(
-        &self,
-        _: Request<ListGrantsRequest>,
-    ) -> Result<Response<ListGrantsResponse>, Status> {
-        Err(Status::unimplemented("list_grants"))
-    }
-
-    async fn revoke_grant(
-        &self,
-        _: Request<RevokeGrantRequest>,
-    ) -> Result<Response<RevokeGrantResponse>, Status> {
-        Err(Status::unimplemented("revoke_grant"))
+    refused! {
+        get_caller(GetCallerRequest) -> GetCallerResponse;
+        create_token(CreateTokenRequest) -> CreateTokenResponse;
+        list_tokens(ListTokensRequest) -> ListTokensResponse;
+        revoke_token(RevokeTokenRequest) -> RevokeTokenResponse;
+        create_principal(CreatePrincipalRequest) -> CreatePrincipalResponse;
+        update_principal(UpdatePrincipalRequest) -> UpdatePrincipalResponse;
+        list_principals(ListPrincipalsRequest) -> ListPrincipalsResponse;
+        lock_principal(LockPrincipalRequest) -> LockPrincipalResponse;
+        unlock_principal(UnlockPrincipalRequest) -> UnlockPrincipalResponse;
+        lock_token(LockTokenRequest) -> LockTokenResponse;
+        unlock_token(UnlockTokenRequest) -> UnlockTokenResponse;
+        get_authorities(GetAuthoritiesRequest) -> GetAuthoritiesResponse;
+        rotate_authority(RotateAuthorityRequest) -> RotateAuthorityResponse;
+        get_policy(GetPolicyRequest) -> GetPolicyResponse;
+        set_policy(SetPolicyRequest) -> SetPolicyResponse;
+        list_policy_versions(ListPolicyVersionsRequest) -> ListPolicyVersionsResponse;
+        explain_access(ExplainAccessRequest) -> ExplainAccessResponse;
+        resume_principal(ResumePrincipalRequest) -> ResumePrincipalResponse;
+        list_approvals(ListApprovalsRequest) -> ListApprovalsResponse;
+        get_approval(GetApprovalRequest) -> GetApprovalResponse;
+        answer_approval(AnswerApprovalRequest) -> AnswerApprovalResponse;
+        request_grant(RequestGrantRequest) -> RequestGrantResponse;
+        list_grants(ListGrantsRequest) -> ListGrantsResponse;
+        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse;
     }
 }
 
 #[tonic::async_trait]
 impl HostService for Fake {
-    async fn set_host_mode(
-        &self,
-        _: Request<SetHostModeRequest>,
-    ) -> Result<Response<SetHostModeResponse>, Status> {
-        Err(Status::unimplemented("set_host_mode"))
-    }
-
     async fn list_hosts(
         &self,
         request: Request<ListHostsRequest>,
@@ -334,44 +203,17 @@ impl HostService for Fake {
         }))
     }
 
-    async fn list_instructions(
-        &self,
-        _: Request<ListInstructionsRequest>,
-    ) -> Result<Response<ListInstructionsResponse>, Status> {
-        Err(Status::unimplemented("list_instructions"))
-    }
-
-    async fn lock_host(
-        &self,
-        _: Request<LockHostRequest>,
-    ) -> Result<Response<LockHostResponse>, Status> {
-        Err(Status::unimplemented("lock_host"))
-    }
-
-    async fn unlock_host(
-        &self,
-        _: Request<UnlockHostRequest>,
-    ) -> Result<Response<UnlockHostResponse>, Status> {
-        Err(Status::unimplemented("unlock_host"))
-    }
-
-    async fn remove_host(
-        &self,
-        _: Request<RemoveHostRequest>,
-    ) -> Result<Response<RemoveHostResponse>, Status> {
-        Err(Status::unimplemented("remove_host"))
+    refused! {
+        set_host_mode(SetHostModeRequest) -> SetHostModeResponse;
+        list_instructions(ListInstructionsRequest) -> ListInstructionsResponse;
+        lock_host(LockHostRequest) -> LockHostResponse;
+        unlock_host(UnlockHostRequest) -> UnlockHostResponse;
+        remove_host(RemoveHostRequest) -> RemoveHostResponse;
     }
 }
 
 #[tonic::async_trait]
 impl JobService for Fake {
-    async fn create_job(
-        &self,
-        _: Request<CreateJobRequest>,
-    ) -> Result<Response<CreateJobResponse>, Status> {
-        Err(Status::unimplemented("create_job"))
-    }
-
     type RunJobStream = Answers<RunJobResponse>;
 
     async fn run_job(
@@ -614,5 +456,9 @@ impl JobService for Fake {
             Reason::NotAllowed,
             "only an operator releases",
         ))
+    }
+
+    refused! {
+        create_job(CreateJobRequest) -> CreateJobResponse;
     }
 }
