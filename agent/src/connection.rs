@@ -44,7 +44,7 @@ pub(crate) use self::{
     session::Session,
 };
 use crate::{
-    facts,
+    actions, facts,
     heads::Heads,
     renewal::Renewal,
     standing::{Board, Standing},
@@ -218,7 +218,7 @@ impl Connection {
             journal_position: self.tasks.journal().position(),
             held_task_ids: self.tasks.held(),
             facts: Some(self.facts.look()),
-            capabilities: vec!["upload".to_owned(), "secrets".to_owned()],
+            capabilities: capabilities(),
             seen_generation: self.seen.generation.clone(),
             seen_ledger_position: self.seen.ledger_position,
             seen_ledger_seal: self.seen.seal.clone(),
@@ -227,6 +227,13 @@ impl Connection {
             authorities_version: self.taken.load(Ordering::Relaxed),
         }
     }
+}
+
+/// What this agent can do beyond the basics, a command among them.
+fn capabilities() -> Vec<String> {
+    let kinds = actions::workers().map(|kind| format!("action.{kind}"));
+    let others = ["upload", "secrets"].map(str::to_owned);
+    others.into_iter().chain(kinds).collect()
 }
 
 /// Opens the stream and waits for the welcome.

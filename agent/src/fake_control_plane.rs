@@ -22,8 +22,8 @@ use muster_proto::{
     },
     ids::TaskId,
     v1::{
-        Action, Command, Confinement, InputStatus, Mode, OutputStream, TaskInput, action, task,
-        task_input,
+        Action, Command, Confinement, FileRead, InputStatus, Mode, OutputStream, TaskInput, action,
+        task, task_input,
     },
 };
 use muster_runtime::tls::{AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind};
@@ -277,6 +277,14 @@ impl FakeControlPlane {
         command: Command,
         confinement: Option<Confinement>,
     ) -> (String, Offer) {
+        self.offer_of_kind(action::Kind::Command(command), confinement)
+    }
+
+    fn offer_of_kind(
+        &self,
+        kind: action::Kind,
+        confinement: Option<Confinement>,
+    ) -> (String, Offer) {
         let number = self.tasks_made.fetch_add(1, Ordering::Relaxed);
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&number.to_be_bytes());
@@ -285,9 +293,7 @@ impl FakeControlPlane {
         let sealed = SealedOffer {
             task_id: task_id.clone(),
             host_id: HOST.to_owned(),
-            action: Some(Action {
-                kind: Some(action::Kind::Command(command)),
-            }),
+            action: Some(Action { kind: Some(kind) }),
             not_after: Some((SystemTime::now() + Duration::from_secs(600)).into()),
             confinement,
             ..Default::default()
@@ -311,6 +317,14 @@ impl FakeControlPlane {
     /// Offers a command that is to be confined so far.
     pub(crate) async fn offer_with(&self, command: Command, confinement: Confinement) -> String {
         let (task_id, offer) = self.offer_confined(command, Some(confinement));
+        self.send(attach_response::Message::Offer(offer)).await;
+        task_id
+    }
+
+    /// Offers to read a file, confined so far.
+    pub(crate) async fn offer_read(&self, read: FileRead, confinement: Confinement) -> String {
+        let kind = action::Kind::FileRead(read);
+        let (task_id, offer) = self.offer_of_kind(kind, Some(confinement));
         self.send(attach_response::Message::Offer(offer)).await;
         task_id
     }
@@ -385,6 +399,11 @@ impl FakeControlPlane {
             message: Some(message),
         };
         let _ = session.send(Ok(message)).await;
+    }
+
+    /// The host is gone, and another one comes.
+    pub(crate) fn forget_session(&self) {
+        self.state.seen.send_modify(|seen| seen.session = None);
     }
 
     /// Cuts every connection of the host.

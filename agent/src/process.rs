@@ -2,7 +2,8 @@
 //!
 //! The agent starts one process, the [`nursery`](crate::supervision); its supervisors start those of tasks. Each of
 //! these leads a session of its own, carries its task in its environment ([`TASK_MARKER`]) and is a descendant of
-//! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started.
+//! its supervisor, which adopts what the task leaves behind: three ways to find everything that a task started. A
+//! [`worker`] has no environment, starts nothing, and ends with its supervisor.
 
 mod cell;
 mod environment;
@@ -17,6 +18,7 @@ mod spawn;
 mod start;
 mod tree;
 mod user;
+mod worker;
 
 use std::{
     borrow::Cow,
@@ -39,6 +41,8 @@ use nix::{
 };
 
 use self::environment::Variable;
+use crate::failpoint;
+
 pub(crate) use self::{
     cell::{Cell, Cells},
     exit::Exit,
@@ -48,6 +52,7 @@ pub(crate) use self::{
     spawn::{Size, fork, resize},
     tree::{Ending, Tree, lives, start_time},
     user::User,
+    worker::{Outcome, Place},
 };
 
 /// The environment variable that names the task to its processes, and its processes to us.
@@ -76,7 +81,7 @@ pub(crate) struct Program {
     pub(crate) cwd: Option<PathBuf>,
     /// Set over what the host gives.
     pub(crate) env: HashMap<String, String>,
-    /// Whom to run as; `None` means as ourselves.
+    /// The user to run as; `None` means ourselves.
     pub(crate) user: Option<String>,
     /// What it gets as standard input, output and error.
     pub(crate) streams: Wanted,
@@ -86,6 +91,20 @@ pub(crate) struct Program {
     pub(crate) limits: Limits,
     /// How far it is confined; `None` is not at all.
     pub(crate) sandbox: Option<Sandbox>,
+}
+
+/// Work that is no program.
+pub(crate) struct Worker<'a> {
+    /// The task that it belongs to.
+    pub(crate) task_id: TaskId,
+    /// The user to work as; `None` means ourselves.
+    pub(crate) user: Option<String>,
+    /// What it may use.
+    pub(crate) limits: Limits,
+    /// How far it is confined; `None` is not at all.
+    pub(crate) sandbox: Option<Sandbox>,
+    /// The work.
+    pub(crate) work: &'a dyn Fn(&Place<'_>) -> Outcome,
 }
 
 /// What a process is to have as its standard streams.
@@ -127,6 +146,8 @@ pub(crate) struct Child {
     pub(crate) group: Option<Group>,
     /// How far it is confined; `None` is not at all.
     pub(crate) confinement: Option<Confinement>,
+    /// Where it says what comes of its work, if it is a worker.
+    pub(crate) outcome: Option<OwnedFd>,
 }
 
 /// Our ends of a process's standard streams.
@@ -154,7 +175,8 @@ impl Host {
         })
     }
 
-    /// What processes may inherit. Made when it is needed first: what starts no program is to have none of it in its memory.
+    /// What processes may inherit. Made when it is needed first: a supervisor whose only task is a worker is to have none
+    /// of it in its memory.
     fn environment(&self) -> &[Variable] {
         self.environment.get_or_init(|| {
             let own = |name: &str| OWN_VARIABLES.iter().any(|own| name.starts_with(own));
@@ -180,7 +202,7 @@ impl Host {
         dup2_stdin(&self.null)
     }
 
-    /// Whom commands run as by default.
+    /// The user whom commands run as by default.
     pub(crate) fn user(&self) -> &User {
         &self.user
     }
@@ -199,14 +221,15 @@ impl Host {
             tracing::warn!(%errno, "files that whoever started this agent left open are open in tasks too: {errno}");
         }
         let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+        let failpoint = failpoint::variable().map(|variable| text(variable.as_bytes()));
+        let environment = self.environment().iter();
+        let environment = environment.map(|variable| Cow::Borrowed(variable.pair()));
         let prepared = spawn::Prepared {
             program: text(program.as_os_str().as_encoded_bytes())?,
             cwd: text(directory.as_os_str().as_encoded_bytes())?,
             argv: vec![text(b"muster-agent")?, text(argument.as_bytes())?],
-            environment: self
-                .environment()
-                .iter()
-                .map(|variable| Cow::Borrowed(variable.pair()))
+            environment: environment
+                .chain(failpoint.transpose()?.map(Cow::Owned))
                 .collect(),
         };
         // For writing as for reading; a file that was opened for one only would fail the other.

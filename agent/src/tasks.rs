@@ -71,10 +71,18 @@ struct Admitted {
     sandbox: Option<Sandbox>,
 }
 
+/// What a supervisor is told to start.
+struct Wanted {
+    /// The order as it is sent.
+    start: Bytes,
+    /// The kind of action that it has to have a worker for, if that is what is started.
+    worker: Option<&'static str>,
+}
+
 /// How long a task's tree may take to end when the control plane does not want this host any more.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// So many supervisors may end before they hear of a task that begins.
+/// Supervisors that are tried for a task before it is given up: each ended before it heard of the task.
 const STARTS: usize = 3;
 
 /// How long a stopping agent waits for its last reports to be taken.
@@ -109,7 +117,7 @@ struct Inner {
     limits: Limits,
     // A plain lock: it is held to look up, insert and remove.
     held: Mutex<HashMap<TaskId, Arc<Task>>>,
-    /// Of an earlier agent that took them and had not started them; they wait for the time to be told.
+    /// Tasks that an earlier agent took and did not start; they wait until the control plane has told the time.
     waiting: Mutex<Vec<Arc<Task>>>,
     running: TaskTracker,
     settled: Notify,
@@ -242,6 +250,7 @@ impl Tasks {
             self.finish(&task, self.cancelled_before_start());
             return self.give_back(link);
         }
+        let worker = admitted.kind.declared().worker();
         let mut start = match execution::start(task.id, admitted.kind) {
             Ok(start) => start,
             Err(StartError { reason, message }) => {
@@ -257,9 +266,12 @@ impl Tasks {
         start.block_at_bytes = overflow.blocks().then_some(overflow.bytes);
         start.spool_free_percent = self.0.limits.free_percent;
         start.spools_bytes = Some(self.0.limits.spool);
-        let start = protocol::frame(Order::Start(start));
+        let wanted = Wanted {
+            start: protocol::frame(Order::Start(start)),
+            worker,
+        };
         if let Some(waiting) = &mut link
-            && waiting.start(&start).is_err()
+            && waiting.start(&wanted.start, worker.is_some()).is_err()
         {
             // It is gone, and has not heard of the task.
             self.0.supervisors.lost();
@@ -267,14 +279,14 @@ impl Tasks {
         }
         let tasks = self.clone();
         let span = tracing::Span::current();
-        let executing = async move { tasks.execute(&task, start, link).await };
+        let executing = async move { tasks.execute(&task, wanted, link).await };
         self.0.running.spawn(executing.instrument(span));
     }
 
-    async fn execute(&self, task: &Arc<Task>, start: Bytes, link: Option<Link>) {
+    async fn execute(&self, task: &Arc<Task>, wanted: Wanted, link: Option<Link>) {
         let mut link = match link {
             Some(link) => link,
-            None => match self.start_below_a_new_one(task, start).await {
+            None => match self.start_below_a_new_one(task, wanted).await {
                 Ok(link) => link,
                 Err(refusal) => {
                     self.finish(task, refusal);
@@ -291,7 +303,7 @@ impl Tasks {
     async fn start_below_a_new_one(
         &self,
         task: &Task,
-        start: Bytes,
+        Wanted { start, worker }: Wanted,
     ) -> Result<Link, task_state::Ended> {
         failpoint::reached("accepted").await;
         let failed = |message| self.over(State::Failed, Reason::StartFailed, message);
@@ -305,12 +317,19 @@ impl Tasks {
                 self.0.supervisors.put(link);
                 return Err(self.cancelled_before_start());
             }
+            if worker.is_some_and(|kind| !link.can_work(kind)) {
+                self.0.supervisors.put(link);
+                let message =
+                    "the program of this agent was replaced by an older one: start the agent again";
+                let (state, reason) = (State::Rejected, Reason::ActionUnsupported);
+                return Err(self.over(state, reason, message.to_owned()));
+            }
             if let Err(error) = self.write(vec![starting(task.id, link.id())]) {
                 self.0.supervisors.put(link);
                 return Err(self.unwritten(task, &error));
             }
             failpoint::reached("starting").await;
-            if link.start(&start).is_ok() {
+            if link.start(&start, worker.is_some()).is_ok() {
                 return Ok(link);
             }
             self.0.supervisors.lost();

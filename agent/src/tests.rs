@@ -2,10 +2,12 @@
 
 mod ends;
 mod evil;
+mod files;
 mod limits;
 mod losses;
 mod modes;
 mod versions;
+mod worker;
 
 use std::{
     fs,
@@ -159,6 +161,11 @@ impl Drop for Process {
 
 impl Process {
     fn start(data_dir: &Path) -> Self {
+        Self::start_at(data_dir, None)
+    }
+
+    /// The same with a failpoint.
+    fn start_at(data_dir: &Path, failpoint: Option<&str>) -> Self {
         // So that a limit on its files is an error, as a full disk is, and not its end.
         let text = "trap '' XFSZ; exec \"$0\" --data-dir \"$1\" run";
         #[allow(clippy::disallowed_methods)] // the agent is a process here
@@ -168,6 +175,7 @@ impl Process {
             .arg(data_dir)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
+            .envs(failpoint.map(|place| ("MUSTER_FAILPOINT", place)))
             .stdin(process::Stdio::null())
             .stdout(process::Stdio::null())
             .stderr(process::Stdio::null())

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{actions, process::ROOTS};
 
-/// Of the whole host: it counts before that of the agent's directory.
+/// The policy of the whole host, which counts before that of the agent's directory.
 const SYSTEM: &str = "/etc/muster/policy.toml";
 
 /// In the agent's directory.

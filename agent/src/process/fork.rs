@@ -1,6 +1,6 @@
-//! A fork whose child changes itself, closes itself in if it is to, and becomes the program.
+//! A fork whose child changes itself, closes itself in if it is to, and becomes the program or does the work.
 //!
-//! Between fork and exec only bare system calls are made: nothing allocates, locks or looks up a name.
+//! Until then only bare system calls are made: nothing allocates, locks or looks up a name.
 
 use std::{
     ffi::CStr,
@@ -16,13 +16,23 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_raw, pipe2, read},
 };
 
-use super::{sandbox::Prepared, spawn};
+use super::{sandbox::Prepared, spawn, worker::Work};
 
-/// What the process becomes, as the kernel wants it.
+/// What a child is for.
+pub(super) enum Purpose<'a> {
+    /// A program, as the kernel wants it.
+    Program {
+        program: &'a CStr,
+        argv: &'a [*mut libc::c_char],
+        environment: &'a [*mut libc::c_char],
+    },
+    /// Work of our own. The process that forks has one thread, and no memory of anybody else's task.
+    Work(&'a Work<'a>),
+}
+
+/// What the process becomes.
 pub(super) struct Plan<'a> {
-    pub(super) program: &'a CStr,
-    pub(super) argv: &'a [*mut libc::c_char],
-    pub(super) environment: &'a [*mut libc::c_char],
+    pub(super) purpose: Purpose<'a>,
     pub(super) cwd: &'a CStr,
     /// Input, output and error; without an input it reads nothing.
     pub(super) streams: Streams<'a>,
@@ -58,9 +68,10 @@ pub(super) enum Stage {
     Landlock,
     Filter,
     Program,
+    Work,
 }
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage::Session,
     Stage::Namespaces,
     Stage::Mounts,
@@ -71,9 +82,10 @@ const STAGES: [Stage; 10] = [
     Stage::Landlock,
     Stage::Filter,
     Stage::Program,
+    Stage::Work,
 ];
 
-/// Why the child did not become the program.
+/// Why the child did not come to its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) stage: Stage,
@@ -94,12 +106,13 @@ impl Failure {
             Stage::Landlock => "enter the Landlock rules",
             Stage::Filter => "set the filter of system calls",
             Stage::Program => "start the program",
+            Stage::Work => "begin the work",
         };
         format!("it cannot {what}: {}", self.errno.desc())
     }
 }
 
-/// Forks; the child has become the program when this returns.
+/// Forks; the child has become the program, or is at work, when this returns.
 #[allow(unsafe_code)] // A child that changes itself before it becomes the program.
 pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let failed = |errno| Failure {
@@ -109,7 +122,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let (heard, told) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     match spawn::fork(None).map_err(failed)? {
         ForkResult::Child => {
-            let failure = plan.become_program();
+            let failure = plan.fulfil();
             let mut message = [0; 5];
             message[0] = failure.stage as u8;
             message[1..].copy_from_slice(&(failure.errno as i32).to_le_bytes());
@@ -132,7 +145,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
     }
 }
 
-/// What the child says; nothing once it is the program, which closes the pipe.
+/// What the child says; nothing once it has come to its purpose, which closes the pipe.
 fn hear(pipe: &OwnedFd) -> Option<Failure> {
     let mut message = [0; 5];
     loop {
@@ -151,7 +164,7 @@ fn hear(pipe: &OwnedFd) -> Option<Failure> {
 
 impl Plan<'_> {
     /// Returns only if something failed.
-    fn become_program(&self) -> Failure {
+    fn fulfil(&self) -> Failure {
         let mut stage = Stage::Session;
         let result = self.steps(&mut stage);
         let Err(errno) = result;
@@ -200,8 +213,21 @@ impl Plan<'_> {
             *stage = Stage::Filter;
             sandbox.set_filter()?;
         }
-        *stage = Stage::Program;
-        Err(execute(self.program, self.argv, self.environment))
+        match self.purpose {
+            Purpose::Program {
+                program,
+                argv,
+                environment,
+            } => {
+                *stage = Stage::Program;
+                Err(execute(program, argv, environment))
+            }
+            Purpose::Work(work) => {
+                *stage = Stage::Work;
+                work.prepare()?;
+                work.run()
+            }
+        }
     }
 
     fn open_streams(&self) -> Result<(), Errno> {
@@ -230,9 +256,9 @@ impl Plan<'_> {
     }
 }
 
-#[allow(unsafe_code)] // The numbers of the standard streams belong to nobody.
-fn put(file: RawFd, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: this process is about to become another program; nobody here uses these descriptors any more.
+#[allow(unsafe_code)] // These numbers belong to nobody.
+pub(super) fn put(file: RawFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: this process is about to become another program, or to do its work; nobody uses these descriptors any more.
     let file = unsafe {
         let file = BorrowedFd::borrow_raw(file);
         dup2_raw(file, number)?

@@ -17,19 +17,31 @@ use super::{
     sandbox::{self, Layers, Sandbox},
     spawn,
     user::User,
+    worker::Work,
 };
 
 /// A process that only lacks its streams.
 pub(super) struct Launch<'a> {
-    pub(super) prepared: &'a spawn::Prepared<'a>,
-    /// Whom it runs as.
+    pub(super) purpose: Purpose<'a>,
+    /// The user whom it runs as.
     pub(super) user: &'a User,
-    /// What changes before it becomes the program.
+    /// What changes before it comes to its purpose.
     pub(super) change: spawn::Change<'a>,
     pub(super) group: Option<&'a Group>,
     pub(super) sandbox: Option<&'a Sandbox>,
     pub(super) layers: &'a Layers,
-    /// The program and the directory, for words.
+}
+
+/// What it is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    Program(&'a Prepared<'a>),
+    Work(&'a Work<'a>),
+}
+
+/// A program as the kernel wants it, and as people name it.
+pub(super) struct Prepared<'a> {
+    pub(super) kernel: spawn::Prepared<'a>,
     pub(super) path: &'a Path,
     pub(super) cwd: &'a Path,
 }
@@ -56,12 +68,16 @@ impl Launch<'_> {
                 let (pid, confinement) = self.confined(sandbox, given)?;
                 Ok((pid, Some(confinement)))
             }
-            None if self.change.is_any() => Ok((self.forked(None, given)?, None)),
-            None => Ok((self.free(given)?, None)),
+            None => match self.purpose {
+                Purpose::Program(program) if !self.change.is_any() => {
+                    Ok((self.free(program, given)?, None))
+                }
+                _ => Ok((self.forked(None, given)?, None)),
+            },
         }
     }
 
-    fn free(&self, given: Given<'_>) -> Result<Pid, StartError> {
+    fn free(&self, program: &Prepared<'_>, given: Given<'_>) -> Result<Pid, StartError> {
         let streams = match given {
             Given::Pipes {
                 stdin,
@@ -75,8 +91,8 @@ impl Launch<'_> {
             ]),
             Given::Terminal { path } => spawn::Theirs::Terminal(path),
         };
-        let pid = self.within(|| spawn::as_ourselves(self.prepared, streams))?;
-        pid.map_err(|errno| lookup::diagnose(errno, self.path, self.cwd))
+        let pid = self.within(|| spawn::as_ourselves(&program.kernel, streams))?;
+        pid.map_err(|errno| lookup::diagnose(errno, program.path, program.cwd))
     }
 
     fn confined(
@@ -117,19 +133,28 @@ impl Launch<'_> {
             },
             Given::Terminal { path } => fork::Streams::Terminal(path),
         };
-        let (argv, environment) = (
-            spawn::pointers(&self.prepared.argv),
-            spawn::pointers(&self.prepared.environment),
-        );
+        let (argv, environment);
+        let (purpose, cwd) = match self.purpose {
+            Purpose::Program(Prepared { kernel, .. }) => {
+                argv = spawn::pointers(&kernel.argv);
+                environment = spawn::pointers(&kernel.environment);
+                let purpose = fork::Purpose::Program {
+                    program: &kernel.program,
+                    argv: &argv,
+                    environment: &environment,
+                };
+                (purpose, kernel.cwd.as_c_str())
+            }
+            // A home directory that is not there is no obstacle to it.
+            Purpose::Work(work) => (fork::Purpose::Work(work), c"/"),
+        };
         let user = self.change.user.map(|user| {
             let groups = user.groups.iter().map(|group| group.as_raw());
             (user.uid.as_raw(), user.gid.as_raw(), groups.collect())
         });
         let plan = fork::Plan {
-            program: &self.prepared.program,
-            argv: &argv,
-            environment: &environment,
-            cwd: &self.prepared.cwd,
+            purpose,
+            cwd,
             streams,
             nice: self.change.nice,
             user,
@@ -152,24 +177,26 @@ impl Launch<'_> {
         let Failure { stage, errno } = failure;
         let is_confined = self.sandbox.is_some();
         let denied = is_confined && matches!(errno, Errno::EACCES | Errno::EPERM | Errno::ENOENT);
-        match stage {
-            Stage::Directory if denied && self.cwd.is_dir() => StartError::new(
-                Reason::PathDenied,
-                format!(
+        match (stage, self.purpose) {
+            (Stage::Directory, Purpose::Program(program)) if denied && program.cwd.is_dir() => {
+                let message = format!(
                     "the working directory {} is not open to a task of this mode on this host",
-                    self.cwd.display()
-                ),
-            ),
-            Stage::Program if denied && lookup::is_executable(&self.cwd.join(self.path)) => {
-                StartError::new(
-                    Reason::ProgramDenied,
-                    format!(
-                        "{} is not for a task of this mode to run on this host",
-                        self.path.display()
-                    ),
-                )
+                    program.cwd.display()
+                );
+                StartError::new(Reason::PathDenied, message)
             }
-            Stage::Directory | Stage::Program => lookup::diagnose(errno, self.path, self.cwd),
+            (Stage::Program, Purpose::Program(program))
+                if denied && lookup::is_executable(&program.cwd.join(program.path)) =>
+            {
+                let message = format!(
+                    "{} is not for a task of this mode to run on this host",
+                    program.path.display()
+                );
+                StartError::new(Reason::ProgramDenied, message)
+            }
+            (Stage::Directory | Stage::Program, Purpose::Program(program)) => {
+                lookup::diagnose(errno, program.path, program.cwd)
+            }
             _ if is_confined => unenforceable(&failure.words()),
             _ => {
                 let message = format!("no process for the task: {}", failure.words());

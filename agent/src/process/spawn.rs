@@ -159,8 +159,9 @@ pub(crate) fn fork(group: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
         }
     }
     // SAFETY: the nursery calls this, which has a single thread: there is no lock that another thread could hold, and
-    // all of our memory is as whole in the child as here. So do its supervisors for a task that changes or is confined,
-    // whose child makes bare system calls only until it is another program.
+    // all of our memory is as whole in the child as here. So do its supervisors, which have one thread too: for a
+    // worker, and for a task that changes or is confined. `try` does so from among several threads, and for programs
+    // only: its child makes bare system calls until it is another program.
     unsafe { nix::unistd::fork() }
 }
 

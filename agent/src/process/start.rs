@@ -15,11 +15,12 @@ use nix::{
 };
 
 use super::{
-    Child, Host, Program, Size, StartError, Streams, TASK_MARKER, Tree, User, Wanted,
+    Child, Host, Program, Size, StartError, Streams, TASK_MARKER, Tree, User, Wanted, Worker,
     environment::{self, Variables},
     group::Group,
-    launch::{Given, Launch},
+    launch::{Given, Launch, Prepared, Purpose},
     lookup, spawn, start_time,
+    worker::{Place, Work},
 };
 
 /// A process that has begun, how far it is confined, and our ends of its streams.
@@ -35,7 +36,7 @@ impl Host {
 
         let cwd = program.cwd.unwrap_or_else(|| user.home.clone());
         let path = lookup::find(&program.argv[0], &cwd, variables.get("PATH"))?;
-        let prepared = spawn::Prepared {
+        let kernel = spawn::Prepared {
             program: c_string(path.as_os_str().as_encoded_bytes())?,
             cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
             argv: program
@@ -47,9 +48,11 @@ impl Host {
         };
         let group = Group::wanted(program.task_id, &program.limits)?;
         let launch = Launch {
-            prepared: &prepared,
-            path: &path,
-            cwd: &cwd,
+            purpose: Purpose::Program(&Prepared {
+                kernel,
+                path: &path,
+                cwd: &cwd,
+            }),
             user,
             change: spawn::Change {
                 user: other.as_ref(),
@@ -70,10 +73,46 @@ impl Host {
             streams,
             group,
             confinement,
+            outcome: None,
         })
     }
 
-    /// Whom a process runs as, if not as ourselves.
+    /// Forks a worker for a task. It is at work when this returns. This process has one thread and has not served anybody
+    /// before, since the worker has a copy of its memory.
+    pub(crate) fn start_worker(&self, worker: Worker<'_>) -> Result<Child, StartError> {
+        let other = self.other(worker.user.as_deref())?;
+        let user = other.as_ref().unwrap_or(&self.user);
+        let group = Group::wanted(worker.task_id, &worker.limits)?;
+        let (outcome, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+        let place = Place {
+            user: &user.name,
+            home: &user.home,
+            sandbox: worker.sandbox.as_ref(),
+        };
+        let work = || (worker.work)(&place);
+        let launch = Launch {
+            purpose: Purpose::Work(&Work::new(theirs.as_fd(), &work)),
+            user,
+            change: spawn::Change {
+                user: other.as_ref(),
+                nice: worker.limits.nice,
+            },
+            group: group.as_ref(),
+            sandbox: worker.sandbox.as_ref(),
+            layers: &self.layers,
+        };
+        let (pid, confinement, streams) = self.on_pipes(&launch, false)?;
+        Ok(Child {
+            pid,
+            tree: Tree::new(pid, start_time(pid), worker.task_id).with_our_children(),
+            streams,
+            group,
+            confinement,
+            outcome: Some(outcome),
+        })
+    }
+
+    /// The user whom a process runs as, if not ourselves.
     fn other(&self, user: Option<&str>) -> Result<Option<User>, StartError> {
         match user {
             Some(name) if name != self.user.name => self.user.switch_to(name).map(Some),

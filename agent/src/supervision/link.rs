@@ -57,8 +57,11 @@ pub(crate) struct Link {
     is_busy: bool,
     /// It was started by an earlier agent: it leaves once its task is done.
     adopted: bool,
-    /// It has been given a task.
+    /// It has been given a task, and that was a worker's.
     served: bool,
+    works: bool,
+    /// The kinds of action that it has workers for.
+    workers: Vec<String>,
 }
 
 impl Link {
@@ -100,9 +103,12 @@ impl Link {
             is_busy: false,
             adopted,
             served: false,
+            works: false,
+            workers: Vec::new(),
         };
         match tokio::time::timeout(HELLO_LIMIT, link.next()).await?? {
             News::Hello(hello) => {
+                link.workers.clone_from(&hello.workers);
                 link.id = SupervisorId {
                     pid: hello.pid,
                     start_time: hello.start_time,
@@ -120,7 +126,7 @@ impl Link {
 
     /// Whether it can be used for another task.
     pub(crate) fn is_reusable(&self) -> bool {
-        !self.adopted
+        !self.adopted && !self.works
     }
 
     /// Sends an order as far as the socket takes it; the rest goes with [`next`](Self::next). An error is a
@@ -135,9 +141,15 @@ impl Link {
         !self.served && !self.adopted
     }
 
-    /// Gives it a task: a start, as a frame.
-    pub(crate) fn start(&mut self, frame: &[u8]) -> io::Result<()> {
+    /// Whether it has a worker for this kind of action, and may fork it.
+    pub(crate) fn can_work(&self, kind: &str) -> bool {
+        self.is_new() && self.workers.iter().any(|known| known == kind)
+    }
+
+    /// Gives it a task: a start, as a frame. `is_work`: that of a worker.
+    pub(crate) fn start(&mut self, frame: &[u8], is_work: bool) -> io::Result<()> {
         self.served = true;
+        self.works = is_work;
         self.outbox.extend_from_slice(frame);
         self.flush()
     }
@@ -300,6 +312,8 @@ mod tests {
             is_busy: false,
             adopted: false,
             served: false,
+            works: false,
+            workers: Vec::new(),
         };
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();

@@ -20,7 +20,10 @@ use nix::{
 };
 
 use super::supervisor;
-use crate::process::{Cells, Host, fork};
+use crate::{
+    failpoint,
+    process::{Cells, Host, fork},
+};
 
 /// Forks supervisors until the agent is gone. Returns in each supervisor too, at its end.
 pub(super) fn run() -> ExitCode {
@@ -32,6 +35,8 @@ pub(super) fn run() -> ExitCode {
     let Ok(host) = Host::new() else {
         return ExitCode::FAILURE;
     };
+    // Read once, before there are workers, which have no environment.
+    let _ = failpoint::is_armed();
     let mut cells = Cells::open();
     loop {
         let connection = match wanted() {

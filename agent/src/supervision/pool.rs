@@ -51,9 +51,9 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct Inner {
-    /// Those that had a task before. The one that was used last is used next.
+    /// Idle supervisors that had a task before. The one that was used last is used next.
     used: Vec<Link>,
-    /// Those that never had any.
+    /// Idle supervisors that never had a task.
     new: Vec<Link>,
     demand: Demand,
 }
@@ -149,8 +149,17 @@ impl Pool {
 
     /// A supervisor that waits for a task, if there is one.
     pub(crate) fn take(&self) -> Option<Link> {
+        self.give_out(|inner| inner.used.pop().or_else(|| inner.new.pop()))
+    }
+
+    /// One that never had a task, if there is one.
+    pub(crate) fn take_new(&self) -> Option<Link> {
+        self.give_out(|inner| inner.new.pop())
+    }
+
+    fn give_out(&self, choose: impl FnOnce(&mut Inner) -> Option<Link>) -> Option<Link> {
         let mut inner = self.inner.lock();
-        let link = inner.used.pop().or_else(|| inner.new.pop());
+        let link = choose(&mut inner);
         if link.is_some() {
             inner.demand.taken();
         }

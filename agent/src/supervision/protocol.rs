@@ -101,7 +101,7 @@ pub(crate) struct Resume {
     pub(crate) reached: Reached,
 }
 
-/// A process to start.
+/// A process to start: a program by `argv` and what follows it, or a worker.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Start {
     #[prost(string, tag = "1")]
@@ -141,7 +141,7 @@ pub(crate) struct Start {
     /// The process waits while so many bytes of output are kept, and nothing is dropped.
     #[prost(uint64, optional, tag = "15")]
     pub(crate) block_at_bytes: Option<u64>,
-    /// Of what is kept, the newest matters.
+    /// The newest output matters most where not all is kept.
     #[prost(bool, tag = "16")]
     pub(crate) keep_newest: bool,
     /// How far the process is confined; `None` is not at all.
@@ -150,6 +150,10 @@ pub(crate) struct Start {
     /// Bytes that the agent's spools and those of all supervisors may take together.
     #[prost(uint64, optional, tag = "18")]
     pub(crate) spools_bytes: Option<u64>,
+    /// The work of a worker; there is no program then. Only for a supervisor that has never had a task, and that says
+    /// that it knows this kind.
+    #[prost(message, optional, tag = "19")]
+    pub(crate) worker: Option<muster_proto::v1::Action>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -181,6 +185,9 @@ pub(crate) struct Hello {
     /// Empty if it holds none.
     #[prost(string, tag = "4")]
     pub(crate) task_id: String,
+    /// The kinds of action that it has workers for, by their names.
+    #[prost(string, repeated, tag = "5")]
+    pub(crate) workers: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -247,12 +254,21 @@ pub(crate) struct Ended {
     pub(crate) note: String,
     #[prost(message, optional, tag = "6")]
     pub(crate) time: Option<prost_types::Timestamp>,
-    /// Something of the task goes on below the supervisor, which therefore takes no other task.
+    /// The supervisor takes no other task: something of this one goes on below it, or it was a worker's.
     #[prost(bool, tag = "7")]
     pub(crate) leaves: bool,
     /// How much it wrote, so that a loss shows; `None` of a supervisor that does not say.
     #[prost(message, optional, tag = "8")]
     pub(crate) written: Option<Reached>,
+    /// Why a worker could not do its work; `UNSPECIFIED` if it could.
+    #[prost(enumeration = "muster_proto::v1::Reason", tag = "9")]
+    pub(crate) reason: i32,
+    /// The same in words.
+    #[prost(string, tag = "10")]
+    pub(crate) message: String,
+    /// What a worker found out: a serialized `muster.v1.TaskResult`, or nothing.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub(crate) result: Bytes,
 }
 
 /// How a task ended while its agent was away: a file.
@@ -394,6 +410,7 @@ mod tests {
             pid: 4711,
             start_time: 99,
             task_id: "t-1".to_owned(),
+            workers: Vec::new(),
         };
         let output = Output {
             stream: 1,

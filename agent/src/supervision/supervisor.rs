@@ -5,7 +5,9 @@
 //! task nor an agent.
 
 mod answers;
+mod begin;
 mod input;
+mod outcome;
 mod output;
 mod peer;
 mod running;
@@ -36,12 +38,15 @@ use nix::{
     unistd::geteuid,
 };
 
-use self::{peer::Peer, running::Running};
+use self::{outcome::Pipe, peer::Peer, running::Running};
 use super::{
     SupervisorId,
     protocol::{Hello, News, Order, Start, VERSION},
 };
-use crate::process::{Cell, Exit, Host};
+use crate::{
+    actions, failpoint,
+    process::{Cell, Exit, Host},
+};
 
 /// Serves the agent at the other end, and others after it, until there is nothing to serve.
 pub(super) fn run(host: Host, connection: OwnedFd) -> ExitCode {
@@ -67,6 +72,8 @@ struct Supervisor {
     children: SignalFd,
     agent: Option<Peer>,
     task: Option<Running>,
+    /// It has had a task.
+    served: bool,
 }
 
 /// What a poll can find.
@@ -77,10 +84,11 @@ enum What {
     Children,
     Input,
     Source(usize),
+    Outcome,
 }
 
 /// All that a supervisor ever waits for.
-const FILES: usize = 6;
+const FILES: usize = 7;
 
 impl Supervisor {
     fn new(host: Host, connection: OwnedFd) -> io::Result<Self> {
@@ -115,6 +123,7 @@ impl Supervisor {
             children,
             agent: Some(agent),
             task: None,
+            served: false,
         })
     }
 
@@ -146,6 +155,9 @@ impl Supervisor {
         if let Some(task) = &self.task {
             if let Some(file) = task.input.waits_for() {
                 add(What::Input, file, PollFlags::POLLOUT);
+            }
+            if let Some(file) = task.outcome.as_ref().and_then(Pipe::file) {
+                add(What::Outcome, file, PollFlags::POLLIN);
             }
             if task.may_read(self.agent.as_ref()) {
                 for (index, source) in task.sources.iter().enumerate() {
@@ -181,6 +193,11 @@ impl Supervisor {
             What::Input => {
                 if let Some(task) = &mut self.task {
                     task.input.feed();
+                }
+            }
+            What::Outcome => {
+                if let Some(outcome) = self.task.as_mut().and_then(|task| task.outcome.as_mut()) {
+                    outcome.read();
                 }
             }
             What::Source(index) => {
@@ -247,15 +264,15 @@ impl Supervisor {
 
     fn start(&mut self, start: Start) {
         let Some(agent) = &mut self.agent else { return };
-        let Some(task_id) = start
-            .task_id
-            .parse()
-            .ok()
-            .filter(|_| !start.argv.is_empty())
-        else {
-            agent.say(running::refused());
+        let task_id = start.task_id.parse().ok();
+        let Some(task_id) = task_id.filter(|_| begin::makes_sense(&start)) else {
+            agent.say(begin::refused());
             return;
         };
+        if std::mem::replace(&mut self.served, true) && start.worker.is_some() {
+            agent.say(begin::used());
+            return;
+        }
         let mut task = Running::start(&self.host, task_id, start);
         if task.is_refused() {
             task.introduce(agent);
@@ -332,6 +349,10 @@ fn hello(id: SupervisorId, task: Option<&Running>) -> News {
         pid: id.pid,
         start_time: id.start_time,
         task_id: task.map_or_else(String::new, |task| task.task_id.to_string()),
+        workers: match failpoint::is_at("supervisor-is-old") {
+            true => Vec::new(),
+            false => actions::workers().map(str::to_owned).collect(),
+        },
     })
 }
 

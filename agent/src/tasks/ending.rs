@@ -133,14 +133,20 @@ impl Tasks {
             (Cause::TimedOut, _) => (State::TimedOut, Reason::Timeout),
             (Cause::Cancelled, _) => (State::Cancelled, Reason::CancelRequested),
             (Cause::ByItself, Some(0)) => (State::Succeeded, Reason::Unspecified),
-            (Cause::ByItself, _) => (State::Failed, Reason::Unspecified),
+            (Cause::ByItself, _) => (State::Failed, ended.reason()),
+        };
+        // A worker's words, or a note on the output.
+        let message = match ended.message.is_empty() {
+            true => ended.note,
+            false => ended.message,
         };
         task_state::Ended {
             exit_code: ended.exit_code,
             signal: ended.signal,
             run_time: Duration::from_micros(ended.run_time_us).try_into().ok(),
             time: ended.time,
-            ..self.over(state, reason, ended.note)
+            result: ended.result,
+            ..self.over(state, reason, message)
         }
     }
 

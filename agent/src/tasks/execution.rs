@@ -68,6 +68,10 @@ pub(super) fn start(task_id: TaskId, kind: Box<dyn Kind>) -> Result<Start, Start
             limits: command.limits,
             ..start
         },
+        Work::Worker(action) => Start {
+            worker: Some(*action),
+            ..start
+        },
     })
 }
 
@@ -97,7 +101,7 @@ impl Tasks {
                 changed = cancel.changed() => {
                     let grace = *cancel.borrow_and_update();
                     if let (Ok(()), Some(grace)) = (changed, grace) {
-                        // Of a supervisor that is gone, the next news is just that.
+                        // That the supervisor is gone, if it is, is the next news.
                         let _ = link.send(Order::Cancel(Cancel { grace_ms: millis(grace) }));
                     }
                     continue;
@@ -107,7 +111,7 @@ impl Tasks {
                     continue;
                 }
                 () = task.spool.has_room(overflow.bytes), if full => continue,
-                // Of a supervisor that nobody listens to, the process waits.
+                // The process waits while nobody listens to its supervisor.
                 news = link.next(), if !full => news,
             };
             match news {
@@ -269,7 +273,7 @@ impl Taken {
         if self.bytes >= TELL_BYTES || self.pieces >= TELL_PIECES {
             self.bytes = 0;
             self.pieces = 0;
-            // Of a supervisor that is gone, the next news is just that.
+            // That the supervisor is gone, if it is, is the next news.
             let _: io::Result<()> = link.send(Order::Taken(Reached::new(self.reached)));
         }
     }

@@ -86,7 +86,7 @@ impl Tasks {
                     }
                 }
                 // Both in one write where a supervisor waits: a task that is taken is started at once.
-                let link = self.supervisor_at_hand();
+                let link = self.supervisor_at_hand(admitted.kind.declared().worker());
                 let mut events = vec![Event::Accepted(accepted)];
                 events.extend(link.as_ref().map(|link| starting(task_id, link.id())));
                 match self.write(events) {
@@ -165,12 +165,21 @@ impl Tasks {
         }
     }
 
-    /// A supervisor that waits for a task, if there is one. A failpoint that stands before the start takes the
-    /// slow road, which has a place to hold.
-    fn supervisor_at_hand(&self) -> Option<Link> {
-        match failpoint::is_armed() {
-            true => None,
-            false => self.0.supervisors.take(),
+    /// A supervisor that waits for a task, if there is one; for a `worker` of this kind, one that may fork it. A failpoint
+    /// that stands before the start takes the slow road, which has a place to hold.
+    fn supervisor_at_hand(&self, worker: Option<&str>) -> Option<Link> {
+        let supervisors = &self.0.supervisors;
+        match worker {
+            _ if failpoint::is_armed() => None,
+            None => supervisors.take(),
+            Some(kind) => {
+                let link = supervisors.take_new()?;
+                if link.can_work(kind) {
+                    return Some(link);
+                }
+                supervisors.put(link);
+                None
+            }
         }
     }
 

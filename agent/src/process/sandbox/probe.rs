@@ -9,7 +9,7 @@ use nix::{
 
 use super::{Layers, Prepared, Sandbox, missing};
 use crate::process::{
-    fork::{Plan, Streams, start},
+    fork::{Plan, Purpose, Streams, start},
     spawn,
 };
 
@@ -54,9 +54,11 @@ fn confine() -> Result<(), String> {
         .open("/dev/null")
         .map_err(words)?;
     let plan = Plan {
-        program: &program,
-        argv: &argv,
-        environment: &spawn::pointers::<CString>(&[]),
+        purpose: Purpose::Program {
+            program: &program,
+            argv: &argv,
+            environment: &spawn::pointers::<CString>(&[]),
+        },
         cwd: c"/",
         streams: Streams::Pipes {
             stdin: None,

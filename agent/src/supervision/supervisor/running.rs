@@ -20,13 +20,15 @@ use nix::{
 
 use super::{
     answers::{Answers, SHORT},
-    input::{self, Input},
+    begin,
+    input::Input,
+    outcome::Pipe,
     output::{Limits, Output},
     peer::Peer,
     source::Source,
 };
 use crate::{
-    process::{Child, Ending, Exit, Group, Host, Program, StartError, Streams, Tree, Wanted},
+    process::{Child, Ending, Exit, Group, Host, StartError, Streams, Tree},
     supervision::{
         protocol::{Cause, Ended, Gap, News, NotStarted, Reached, Record, Start, Started},
         record::Left,
@@ -48,9 +50,6 @@ const TOGETHER: Duration = Duration::from_millis(2);
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 const RETENTION_RECORDED: Duration = Duration::from_secs(60);
 
-/// The kind of a terminal where nobody says.
-const TERM: &str = "xterm-256color";
-
 const LEFT_RUNNING: &str = "the process ended, but something that it left running holds its output open; \
                             what that writes is not taken any more";
 
@@ -68,6 +67,10 @@ pub(super) struct Running {
     /// Ends with the task.
     group: Option<Group>,
     pub(super) sources: Vec<Source>,
+    /// What a worker says of its work.
+    pub(super) outcome: Option<Pipe>,
+    /// Nothing else is ever done by this process.
+    is_work: bool,
     pub(super) input: Input,
     answers: Answers,
     output: Output,
@@ -116,6 +119,8 @@ impl Running {
             tree: Tree::of_task(task_id),
             group: None,
             sources: Vec::new(),
+            outcome: None,
+            is_work: false,
             input: Input::new(None, false, &Bytes::new(), false),
             answers: Answers::default(),
             output: Output::new(task_id, limits),
@@ -135,7 +140,8 @@ impl Running {
             safe: false,
         };
         let (stdin, open) = (start.stdin.clone(), start.open_stdin);
-        match host.start(program(task_id, start)) {
+        running.is_work = start.worker.is_some();
+        match begin::begin(host, task_id, start) {
             Ok(child) => running.take(child, &stdin, open),
             Err(StartError { reason, message }) => {
                 running.not_started = Some(NotStarted {
@@ -166,6 +172,7 @@ impl Running {
         });
         self.tree = child.tree;
         self.group = child.group;
+        self.outcome = child.outcome.map(Pipe::new);
         match child.streams {
             Streams::Pipes {
                 stdin: file,
@@ -349,6 +356,9 @@ impl Running {
                     source.close();
                 }
             }
+            if let Some(outcome) = &mut self.outcome {
+                outcome.finish();
+            }
         }
     }
 
@@ -362,11 +372,39 @@ impl Running {
     }
 
     fn is_over(&self) -> bool {
-        let silent = !self.sources.iter().any(Source::is_open);
+        let silent = !self.sources.iter().any(Source::is_open)
+            && !self.outcome.as_ref().is_some_and(Pipe::is_open);
         self.started.is_some() && self.exit.is_some() && silent && self.ending.is_none()
     }
 
     fn end(&self) -> Ended {
+        let ended = self.end_of_process();
+        let Some(outcome) = &self.outcome else {
+            return ended;
+        };
+        // One that was ended in the middle of its work has nothing to say.
+        if self.cause != Cause::ByItself && !outcome.is_whole() {
+            return ended;
+        }
+        let verdict = outcome.verdict(self.exit);
+        let (exit_code, signal) = match verdict.reason {
+            Reason::Unspecified => (Some(0), String::new()),
+            Reason::WorkerDied => (None, ended.signal),
+            _ => (None, String::new()),
+        };
+        Ended {
+            exit_code,
+            signal,
+            reason: verdict.reason.into(),
+            message: verdict.message,
+            result: verdict.result,
+            // Nothing is left running by a worker.
+            note: String::new(),
+            ..ended
+        }
+    }
+
+    fn end_of_process(&self) -> Ended {
         Ended {
             exit_code: match self.exit {
                 Some(Exit::Code(code)) => Some(code),
@@ -377,8 +415,9 @@ impl Running {
             run_time_us: u64::try_from(self.run_time.as_micros()).unwrap_or(u64::MAX),
             note: self.note.to_owned(),
             time: Some(SystemTime::now().into()),
-            leaves: has_children(),
+            leaves: self.is_work || has_children(),
             written: Some(Reached::new(self.output.ends())),
+            ..Ended::default()
         }
     }
 
@@ -459,7 +498,7 @@ impl Running {
         if self.recorded {
             Left::new(Path::new("."), self.task_id).forget();
         }
-        self.ended.is_some_and(|(ended, _)| ended.leaves)
+        self.is_work || self.ended.is_some_and(|(ended, _)| ended.leaves)
     }
 }
 
@@ -467,42 +506,4 @@ impl Running {
 fn has_children() -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, flags) != Err(Errno::ECHILD)
-}
-
-fn program(task_id: TaskId, start: Start) -> Program {
-    let streams = match start.terminal {
-        Some(terminal) => Wanted::Terminal {
-            size: input::size(&terminal),
-            term: if terminal.term.is_empty() {
-                TERM.to_owned()
-            } else {
-                terminal.term
-            },
-        },
-        None => Wanted::Pipes {
-            stdin: start.open_stdin || !start.stdin.is_empty(),
-        },
-    };
-    let env = start.env.into_iter();
-    Program {
-        task_id,
-        argv: start.argv,
-        cwd: (!start.cwd.is_empty()).then(|| PathBuf::from(start.cwd)),
-        env: env
-            .map(|variable| (variable.name, variable.value))
-            .collect(),
-        user: (!start.user.is_empty()).then_some(start.user),
-        streams,
-        inherited: start.inherited.unwrap_or_default(),
-        limits: start.limits.unwrap_or_default(),
-        sandbox: start.sandbox,
-    }
-}
-
-/// A task whose start makes no sense.
-pub(super) fn refused() -> News {
-    News::NotStarted(NotStarted {
-        reason: Reason::ArgumentInvalid.into(),
-        message: "a task has an id and a program".to_owned(),
-    })
 }

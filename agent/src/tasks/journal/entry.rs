@@ -131,9 +131,10 @@ pub(crate) struct Barred {
 /// Bytes of the words of an end that are kept once the task is settled.
 const WORDS_MAX: usize = 256;
 
-/// What is kept of an end once the task is settled: the history keeps the receipt.
+/// What is kept of an end once the task is settled: the history keeps receipt and result.
 pub(super) fn lasting(mut ended: task_state::Ended) -> task_state::Ended {
     ended.receipt = Bytes::new();
+    ended.result = Bytes::new();
     let words = ended.message.floor_char_boundary(WORDS_MAX);
     ended.message.truncate(words);
     ended
