@@ -1,19 +1,22 @@
-//! A command run here as a task would be, to see what a mode lets it do.
+//! A command run here, or a file read, as a task would do it, to see what a mode lets it do.
+
+mod reading;
 
 use std::{collections::HashMap, io, path::PathBuf};
 
 use muster_proto::{
     ids::TaskId,
-    v1::{Command, Confinement, Environment, Limits, environment::Inherit},
+    v1::{Command, Confinement, Environment, FileRead, Limits, Reason, environment::Inherit},
 };
 
 use crate::{
     Config, Mode,
+    actions::Kind,
     policy::{Policy, PolicyError},
-    process::{Exit, Host, Program, Wanted, missing},
+    process::{Exit, Host, Program, Sandbox, StartError, Wanted, missing},
 };
 
-/// What to run, and how far to confine it.
+/// What to try, and how far to confine it.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Attempt {
     /// The mode: read-only, edit, unrestricted [default: the highest that this host permits]
@@ -32,8 +35,12 @@ pub struct Attempt {
     #[arg(long, env = "MUSTER_POLICY", value_name = "FILE")]
     policy: Option<PathBuf>,
 
+    /// Read this file instead of running a command
+    #[arg(long, value_name = "FILE", conflicts_with = "argv")]
+    read: Option<String>,
+
     /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    #[arg(required_unless_present = "read", last = true, value_name = "COMMAND")]
     argv: Vec<String>,
 }
 
@@ -56,12 +63,23 @@ pub enum AttemptError {
     Io(#[from] io::Error),
 }
 
-/// Runs the command with the streams of this process, and says with which code it ended. Blocks.
+impl AttemptError {
+    fn refused(reason: Reason, message: String) -> Self {
+        Self::Refused {
+            reason: reason.name(),
+            message,
+        }
+    }
+}
+
+impl From<StartError> for AttemptError {
+    fn from(StartError { reason, message }: StartError) -> Self {
+        Self::refused(reason, message)
+    }
+}
+
+/// Does it with the streams of this process, and says with which code it ended. Blocks.
 pub fn attempt(data_dir: PathBuf, wanted: Attempt) -> Result<u8, AttemptError> {
-    let refused = |reason: muster_proto::v1::Reason, message| AttemptError::Refused {
-        reason: reason.name(),
-        message,
-    };
     let host = Host::new()?;
     let directory = Config::new(data_dir.clone()).directory();
     let policy = Policy::load(
@@ -73,22 +91,43 @@ pub fn attempt(data_dir: PathBuf, wanted: Attempt) -> Result<u8, AttemptError> {
     )?;
     let asked = Confinement {
         mode: wanted.mode.map_or(0, Mode::wire),
-        network: wanted.network.map(|access| crate::policy::access(&access)),
+        network: wanted.network.as_deref().map(crate::policy::access),
         ..Confinement::default()
     };
+    let user = wanted.user.clone().unwrap_or_default();
+    let confine = |kind: &dyn Kind| {
+        let sandbox = policy.confine(&asked, kind);
+        sandbox.map_err(|refusal| AttemptError::refused(refusal.reason, refusal.message))
+    };
+    if let Some(path) = wanted.read {
+        let read = FileRead {
+            path,
+            user,
+            ..FileRead::default()
+        };
+        let sandbox = confine(&read)?;
+        return reading::read(host, read, sandbox);
+    }
     let command = Command {
-        user: wanted.user.clone().unwrap_or_default(),
+        user,
         ..Command::default()
     };
-    let sandbox = policy
-        .confine(&asked, &command)
-        .map_err(|refusal| refused(refusal.reason, refusal.message))?;
-    let program = Program {
+    let sandbox = confine(&command)?;
+    run(&host, wanted.argv, wanted.user, sandbox)
+}
+
+fn run(
+    host: &Host,
+    argv: Vec<String>,
+    user: Option<String>,
+    sandbox: Option<Sandbox>,
+) -> Result<u8, AttemptError> {
+    let child = host.start(Program {
         task_id: TaskId::from_bytes(&[0; 32]),
-        argv: wanted.argv,
+        argv,
         cwd: Some(std::env::current_dir()?),
         env: HashMap::new(),
-        user: wanted.user,
+        user,
         streams: Wanted::Ours,
         inherited: Environment {
             inherit: Inherit::All.into(),
@@ -96,10 +135,7 @@ pub fn attempt(data_dir: PathBuf, wanted: Attempt) -> Result<u8, AttemptError> {
         },
         limits: Limits::default(),
         sandbox,
-    };
-    let child = host
-        .start(program)
-        .map_err(|error| refused(error.reason, error.message))?;
+    })?;
     let code = match Exit::of(child.pid)? {
         Exit::Code(code) => code,
         Exit::Signal(number) => 128 + number,

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attempts;
+mod files;
 mod layers;
 mod world;
 

@@ -251,6 +251,11 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// The process id of the other process.
+    pub(crate) fn victim(&self) -> u32 {
+        self.victim.id()
+    }
+
     /// The port that may be connected to where only one may.
     pub(crate) fn port(&self) -> u16 {
         self.tcp.local_addr().unwrap().port()
