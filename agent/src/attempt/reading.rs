@@ -126,8 +126,12 @@ fn words(ended: Ended) -> String {
 
 fn describe(result: &FileReadResult) -> String {
     let stat = result.stat.clone().unwrap_or_default();
+    let more = match result.has_more {
+        true => " and more",
+        false => "",
+    };
     format!(
-        "{}: {} of {} bytes, {}, mode {:o}, owner {}",
-        stat.path, result.length, stat.size, stat.mime_type, stat.mode, stat.owner
+        "{}: {} bytes{more}, {}, mode {:o}, owner {}",
+        stat.path, result.length, stat.mime_type, stat.mode, stat.owner
     )
 }
