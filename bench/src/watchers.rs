@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use muster_client::Client;
 use muster_proto::v1::{
     CreateJobRequest, TaskInput, action::Kind, job_event::Event, task::State, task_input,
@@ -82,8 +82,12 @@ pub(crate) async fn measure(
                 let mut bytes = 0;
                 while let Some(update) = watch.next().await {
                     for event in update?.events {
-                        if let Some(Event::Output(chunk)) = event.event {
-                            bytes += chunk.data.len();
+                        match event.event {
+                            Some(Event::Output(chunk)) => bytes += chunk.data.len(),
+                            Some(Event::Gap(gap)) => {
+                                bail!("{} bytes were dropped: {}", gap.length, gap.cause)
+                            }
+                            _ => {}
                         }
                     }
                 }
