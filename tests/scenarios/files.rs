@@ -157,7 +157,7 @@ async fn what_a_file_is_stands_in_the_result() {
     let task = job.succeeds().await;
     assert_eq!(muster_client::files::result(&task), Some(result));
     assert_eq!(job.output(OutputStream::Stdout).await, b"two\n");
-    assert_eq!(task.exit_code, None, "it is no program");
+    assert_eq!(task.exit_code, Some(0), "its worker ended well");
     let listed = fleet.cli(&["job", "get", &job.job_id]).await.stdout;
     assert!(
         listed.contains(&format!("read {path}, lines 2..2")) && listed.contains("14 bytes"),

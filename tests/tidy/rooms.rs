@@ -200,7 +200,7 @@ fn circle(room: &str, arrows: &Arrows) -> Option<Vec<(String, String)>> {
     while let Some(way) = ways.pop_front() {
         let end = way.last().map_or(room, |(_, to)| to);
         for arrow in arrows.keys().filter(|(from, _)| from == end) {
-            let longer = [&*way, &[arrow.clone()]].concat();
+            let longer = [&*way, std::slice::from_ref(arrow)].concat();
             if arrow.1 == room {
                 return Some(longer);
             }

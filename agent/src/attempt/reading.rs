@@ -17,8 +17,8 @@ use prost::Message as _;
 
 use super::AttemptError;
 use crate::{
-    Config,
     actions::{Kind, Work},
+    config::Config,
     process::{Host, Sandbox},
     supervision::{
         Pool,

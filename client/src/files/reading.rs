@@ -7,7 +7,7 @@ use muster_proto::v1::{
 };
 
 use super::{CONTENT_DEFAULT, CONTENT_MAX, FileFault, asked, checked};
-use crate::{Client, ClientError, JobWatch};
+use crate::{connect::Client, error::ClientError, jobs::JobWatch};
 
 impl Client {
     /// Reads a file of every host that the request's selector chooses; its action is one of [`super::action`]. Creates

@@ -9,6 +9,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use muster_client::audit::{OUTPUT_DIGESTED_MAX, OutputDigest, Purpose, read_receipt};
 use muster_proto::{
@@ -191,6 +192,10 @@ fn contradiction(receipt: &Receipt, known: &Known<'_>) -> Option<&'static str> {
         (receipt.signal == ended.signal, "its signal"),
         (receipt.run_time == ended.run_time, "its run time"),
         (
+            receipt.result_digest == digest_of(&ended.result),
+            "its result",
+        ),
+        (
             receipt.confinement.is_empty() || confinement(receipt) == *known.confinement,
             "its confinement",
         ),
@@ -204,6 +209,14 @@ fn contradiction(receipt: &Receipt, known: &Known<'_>) -> Option<&'static str> {
         ),
     ];
     same.iter().find(|(same, _)| !same).map(|(_, what)| *what)
+}
+
+/// The digest of a task's result as receipts have it: none of none.
+fn digest_of(result: &Bytes) -> Bytes {
+    match result.is_empty() {
+        true => Bytes::new(),
+        false => Bytes::copy_from_slice(digest(&SHA256, result).as_ref()),
+    }
 }
 
 /// As a report's is kept.

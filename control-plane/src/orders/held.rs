@@ -160,9 +160,7 @@ impl Orders {
                 audit::effect("job", job_id);
                 Ok(Some(approval))
             }
-            Verdict::Deny | Verdict::NeedsConfirmation => {
-                Err(asker.refuse_plan(hosts, &decided).into())
-            }
+            Verdict::Deny | Verdict::NeedsConfirmation => Err(asker.refuse_plan(hosts, &decided)),
         }
     }
 }
