@@ -9,11 +9,10 @@ pub(crate) mod enrollment;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 mod measured;
+mod methods;
 pub(crate) mod output;
 pub(crate) mod page;
 mod policies;
-mod rules;
-mod scopes;
 
 #[cfg(test)]
-pub(crate) use rules::tests::methods;
+pub(crate) use methods::tests::methods;

@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::{
     measured::Measured,
-    rules::{self, Need, Rule},
+    methods::{self, Method, Need, Rule},
 };
 use crate::{
     access::{self, CredentialError, Scope},
@@ -164,16 +164,17 @@ pub(crate) struct Admitted<S> {
 }
 
 impl<S> Admitted<S> {
-    /// Who calls; `None` for a call that anyone may make. `entry` is told who calls, as soon as that is known.
+    /// The method and who calls it; nobody calls one that anyone may call. `entry` is told who calls, as soon as that is
+    /// known.
     fn admit<B>(
         &self,
         request: &http::Request<B>,
         entry: &mut Entry,
-    ) -> Result<Option<Caller>, Status> {
-        let rule = rules::of(request.uri().path());
-        if matches!(rule, Some((Rule::Anyone, _))) {
+    ) -> Result<(&'static Method, Option<Caller>), Status> {
+        let method = methods::of(request.uri().path());
+        if let Some(method) = method.filter(|method| method.rule == Rule::Anyone) {
             entry.rules.push("anyone".into());
-            return Ok(None);
+            return Ok((method, None));
         }
         let peer = peer(request).ok_or_else(|| status::of(&CredentialError::Missing))?;
         let caller = self
@@ -189,8 +190,8 @@ impl<S> Admitted<S> {
             entry.via = format!("{}/{}", id.kind.segment(), id.name).into();
         }
         entry.rules.push("kinds".into());
-        let rule = rule.filter(|(rule, _)| rule.allows(caller.principal.kind));
-        let Some((_, need)) = rule else {
+        let allowed = |method: &&Method| method.rule.allows(caller.principal.kind);
+        let Some(method) = method.filter(allowed) else {
             let message = format!(
                 "{} may not call {}",
                 caller.principal,
@@ -198,18 +199,17 @@ impl<S> Admitted<S> {
             );
             return Err(status::refuse(Reason::NotAllowed, &message));
         };
-        let scopes = super::scopes::of(request.uri().path());
-        if !caller.scopes.reaches_any(scopes) {
-            let texts: Vec<&str> = scopes.iter().map(|scope| scope.text()).collect();
+        if !caller.scopes.reaches_any(method.scopes) {
+            let texts: Vec<&str> = method.scopes.iter().map(|scope| scope.text()).collect();
             return Err(status::out_of_scope(&texts));
         }
         let caller = Caller::new(caller, self.rights.clone());
-        if !need.is_harmless()
+        if !method.need.is_harmless()
             && let Some((_, cause)) = self.rights.access.suspended(&caller.principal)
         {
             return Err(suspended(&caller.principal, &cause).into());
         }
-        match need {
+        match method.need {
             // The door asks for each host.
             Need::Nothing | Need::Hosts(_) | Need::Job => {}
             Need::Fleet(action) => {
@@ -218,7 +218,7 @@ impl<S> Admitted<S> {
                 caller.allowed_fleet(action, &judged)?;
             }
         }
-        Ok(Some(caller))
+        Ok((method, Some(caller)))
     }
 }
 
@@ -230,7 +230,7 @@ fn peer<B>(request: &http::Request<B>) -> Option<&Arc<Peer>> {
 fn entry<B>(request: &http::Request<B>) -> Entry {
     let path = request.uri().path();
     // What is no method of ours is chosen by the caller, and there are many such words.
-    let method = match rules::of(path) {
+    let method = match methods::of(path) {
         Some(_) => path.trim_start_matches('/').to_owned(),
         None => "unknown".to_owned(),
     };
@@ -332,8 +332,8 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut entry = entry(&request);
-        let caller = match self.admit(&request, &mut entry) {
-            Ok(caller) => caller,
+        let (method, caller) = match self.admit(&request, &mut entry) {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 entry.verdict = Verdict::Deny;
                 entry.reason = status::reason(&refusal).into();
@@ -354,18 +354,13 @@ where
             principal = caller.as_ref().map(|caller| &*caller.principal),
         );
         trace::adopt(&span, request.headers());
-        let goes_on = rules::goes_on(request.uri().path());
+        let effect = method.effect;
         let shut_out = caller.as_ref().map(|caller| shut_out(&caller.proven));
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        let call =
-            rules::recorded(request.uri().path()).then(|| Call::new(self.audit.clone(), entry));
-        if let Some(call) = call
-            .as_ref()
-            .filter(|_| rules::has_one_request(request.uri().path()))
-        {
-            let call = Arc::clone(call);
+        let call = (effect.is_recorded()).then(|| Call::new(self.audit.clone(), entry));
+        if let Some(call) = call.clone().filter(|_| effect.is_digested()) {
             request = request.map(|body| Body::new(Digested { body, call }));
         }
         if let Some(peer) = peer(&request).cloned() {
@@ -375,11 +370,10 @@ where
         // tower: what was polled ready must be what is called.
         let response = self.inner.call(request);
         let response: Self::Future = match call {
-            Some(call) if goes_on => Box::pin(to_its_end(
+            Some(call) if effect.goes_on() => Box::pin(to_its_end(
                 recorded(call, response).instrument(span.clone()),
             )),
             Some(call) => Box::pin(recorded(call, response)),
-            None if goes_on => Box::pin(to_its_end(response.instrument(span.clone()))),
             None => Box::pin(response),
         };
         let Some(mut shut_out) = shut_out else {
