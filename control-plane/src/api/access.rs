@@ -31,7 +31,7 @@ use super::{
     policies,
 };
 use crate::{
-    access::{Access, AccessError, Member, Scope, Sealed, Token},
+    access::{Access, Member, Scope, Sealed, Token},
     hosts::Inventory,
     jobs::Jobs,
     model::{Principal, PrincipalKind},
@@ -95,11 +95,11 @@ impl AccessDoor {
             Ok(oauth) => oauth.verify(jwt).await,
             Err(error) => Err(error),
         };
-        let verified = verified.map_err(|error| status::of(&error))?;
+        let verified = verified.map_err(status::of)?;
         let limit = (verified.expire_time, verified.scopes);
         self.access
             .exchange_verified(&verified.principal, limit, gateway)
-            .map_err(|error: AccessError| status::of(&error))
+            .map_err(status::of)
     }
 
     /// Cancels every open job of a principal and of those that it owns; says how many.
@@ -107,7 +107,7 @@ impl AccessDoor {
         let family = self.access.family(principal);
         let names: Vec<String> = family.iter().map(ToString::to_string).collect();
         let cancelled = self.jobs.cancel_all_of(&names, by).await;
-        let cancelled = cancelled.map_err(|error| status::of(&error))?;
+        let cancelled = cancelled.map_err(status::of)?;
         Ok(i32::try_from(cancelled).unwrap_or(i32::MAX))
     }
 }
@@ -200,7 +200,7 @@ impl AccessService for AccessDoor {
                 &caller.principal,
             )
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         Ok(Response::new(CreateTokenResponse {
             token: Some(self.token(&token)),
             bearer_token: secret.expose().to_owned(),
@@ -248,10 +248,7 @@ impl AccessService for AccessDoor {
         if let Some(token) = self.access.tokens().iter().find(|token| token.id == id) {
             policies::may_make_token_for(&caller, &token.principal)?;
         }
-        self.access
-            .revoke_token(&id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        self.access.revoke_token(&id).await.map_err(status::of)?;
         Ok(Response::new(RevokeTokenResponse {}))
     }
 
@@ -280,7 +277,7 @@ impl AccessService for AccessDoor {
                 ));
             }
         };
-        let sealed = exchanged.map_err(|error| status::of(&error))?;
+        let sealed = exchanged.map_err(status::of)?;
         Ok(Response::new(ExchangeTokenResponse {
             bearer_token: sealed.token,
             expire_time: Some(times::timestamp(sealed.expire_time)),
@@ -325,7 +322,7 @@ impl AccessService for AccessDoor {
             .access
             .create_principal(&Principal::new(kind, request.name), &request.roles)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let principal = Some(member(made));
         Ok(Response::new(CreatePrincipalResponse { principal }))
     }
@@ -340,7 +337,7 @@ impl AccessService for AccessDoor {
             .access
             .set_roles(&named(&request.principal)?, &request.roles)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         caller.rights.policy.touch();
         let principal = Some(member(changed));
         Ok(Response::new(UpdatePrincipalResponse { principal }))
@@ -357,7 +354,7 @@ impl AccessService for AccessDoor {
             .access
             .lock_principal(&principal, &caller.principal, &request.note)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         // From here on it creates no more of them.
         let cancelled_jobs = match request.tasks() {
             Tasks::Cancel => self.cancel_jobs(&principal, &caller.principal).await?,
@@ -377,7 +374,7 @@ impl AccessService for AccessDoor {
             .access
             .unlock_principal(&named(&request.into_inner().principal)?)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let principal = Some(member(unlocked));
         Ok(Response::new(UnlockPrincipalResponse { principal }))
     }
@@ -392,7 +389,7 @@ impl AccessService for AccessDoor {
             .access
             .lock_token(&request.token_id, &caller.principal, &request.note)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let token = Some(self.token(&token));
         Ok(Response::new(LockTokenResponse { token }))
     }
@@ -405,7 +402,7 @@ impl AccessService for AccessDoor {
             .access
             .unlock_token(&request.into_inner().token_id)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let token = Some(self.token(&token));
         Ok(Response::new(UnlockTokenResponse { token }))
     }
@@ -432,7 +429,7 @@ impl AccessService for AccessDoor {
             .rotation
             .step(step, request.force)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let rotation = Some(authorities::progress(progress));
         Ok(Response::new(RotateAuthorityResponse { rotation }))
     }
@@ -483,11 +480,7 @@ impl AccessService for AccessDoor {
             .principal
             .parse()
             .map_err(|_| status::invalid("principal", "looks like \"ai/claude\""))?;
-        caller
-            .rights
-            .resume(&principal)
-            .await
-            .map_err(|error| status::of(&error))?;
+        caller.rights.resume(&principal).await.map_err(status::of)?;
         tracing::info!("{} resumed {principal}", caller.principal);
         Ok(Response::new(ResumePrincipalResponse {}))
     }

@@ -57,10 +57,10 @@ impl ApprovalDoor {
     }
 
     async fn visible(&self, caller: &Caller, id: &str) -> Result<Approval, Status> {
-        let none = || status::of(&ApprovalError::NotFound(id.chars().take(80).collect()));
+        let none = || status::of(ApprovalError::NotFound(id.chars().take(80).collect()));
         let parsed: ApprovalId = id.parse().map_err(|_| none())?;
         let found = self.approvals.get(parsed).await;
-        let found = found.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let found = found.map_err(|error| status::of(ApprovalError::from(error)))?;
         found
             .filter(|approval| self.may_see(caller, approval))
             .ok_or_else(none)
@@ -99,7 +99,7 @@ impl ApprovalDoor {
                 .approvals
                 .list(&filter, after.as_ref(), 1000)
                 .await
-                .map_err(|error| status::of(&ApprovalError::from(error)))?;
+                .map_err(|error| status::of(ApprovalError::from(error)))?;
             let last = rows.last().map(|row| After {
                 time: row.create_time,
                 id: row.id.to_string(),
@@ -140,7 +140,7 @@ impl ApprovalDoor {
 
     async fn job_of(&self, approval: &Approval) -> Result<Option<Arc<Job>>, Status> {
         let job = self.approvals.job_of(approval).await;
-        job.map_err(|error| status::of(&ApprovalError::from(error)))
+        job.map_err(|error| status::of(ApprovalError::from(error)))
     }
 
     /// An approval that the caller may see.
@@ -194,7 +194,7 @@ impl ApprovalDoor {
                 check,
             )
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let job = self.job_of(&answered).await?;
         Ok(self.on_wire(&answered, job.as_deref()))
     }

@@ -80,7 +80,7 @@ impl AuditService for AuditDoor {
             // One that is gone has its entries still.
             word => Some(match word.parse() {
                 Ok(id) => id,
-                Err(_) => self.inventory.find(word).map_err(|e| status::of(&e))?.id,
+                Err(_) => self.inventory.find(word).map_err(status::of)?.id,
             }),
         };
         let filter = AuditFilter {
@@ -98,7 +98,7 @@ impl AuditService for AuditDoor {
             .store
             .audit_page(&filter, before, limit, LOOKED_AT_MAX)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let entries = entries.into_iter().map(|row| AuditEntry {
             number: row.number,
             time: Some(times::timestamp(row.time)),
@@ -121,8 +121,8 @@ impl AuditService for AuditDoor {
         if after < 0 {
             return Err(status::invalid("after", "is not negative"));
         }
-        let _ = (self.jobs.written_now().await).map_err(|error| status::of(&error))?;
-        let head = self.heads.publish().await.map_err(|e| status::of(&e))?;
+        let _ = (self.jobs.written_now().await).map_err(status::of)?;
+        let head = self.heads.publish().await.map_err(status::of)?;
         let count = i64::try_from(head.position.count).unwrap_or(i64::MAX);
         if after > count {
             return Err(status::invalid(
@@ -134,7 +134,7 @@ impl AuditService for AuditDoor {
         let (store, id) = (self.store.clone(), Arc::clone(&self.store.control_plane_id));
         tokio::spawn(async move {
             if let Err(error) = export(&store, &id, after, &head, &lines).await {
-                let _ = lines.send(Err(status::of(&error))).await;
+                let _ = lines.send(Err(status::of(error))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -144,7 +144,7 @@ impl AuditService for AuditDoor {
         &self,
         _: Request<GetAuditHeadRequest>,
     ) -> Result<Response<GetAuditHeadResponse>, Status> {
-        let head = self.heads.sign().await.map_err(|e| status::of(&e))?;
+        let head = self.heads.sign().await.map_err(status::of)?;
         Ok(Response::new(GetAuditHeadResponse {
             head: Some(head.signed),
         }))

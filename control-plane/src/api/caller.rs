@@ -60,7 +60,7 @@ impl Caller {
             .extensions()
             .get::<Self>()
             .cloned()
-            .ok_or_else(|| status::of(&CredentialError::Missing))
+            .ok_or_else(|| status::of(CredentialError::Missing))
     }
 
     fn new(proven: access::Caller, rights: Rights) -> Self {
@@ -176,12 +176,12 @@ impl<S> Admitted<S> {
             entry.rules.push("anyone".into());
             return Ok((method, None));
         }
-        let peer = peer(request).ok_or_else(|| status::of(&CredentialError::Missing))?;
+        let peer = peer(request).ok_or_else(|| status::of(CredentialError::Missing))?;
         let caller = self
             .rights
             .access
             .authenticate(peer, bearer(request)?)
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         if peer.certificate.is_none() {
             peer.vouched_for();
         }
@@ -308,7 +308,7 @@ fn bearer<B>(request: &http::Request<B>) -> Result<Option<&str>, Status> {
     });
     match token {
         Some(token) => Ok(Some(token)),
-        None => Err(status::of(&CredentialError::Invalid(
+        None => Err(status::of(CredentialError::Invalid(
             "the authorization header is not \"Bearer TOKEN\"",
         ))),
     }
@@ -449,7 +449,7 @@ fn shut_out(caller: &access::Caller) -> ShutOut {
                 Reason::Locked,
                 "the credential of this call was locked or revoked",
             ),
-            () = expired => status::of(&CredentialError::Expired("the token of this call")),
+            () = expired => status::of(CredentialError::Expired("the token of this call")),
         }
     })
 }

@@ -135,7 +135,7 @@ impl EnrollmentService for EnrollmentDoor {
             .enrollment
             .create_join_token(new, &caller.principal)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         Ok(Response::new(CreateJoinTokenResponse {
             join_string: self.enrollment.join_string(&secret, &self.address),
             join_token: Some(join_token(row)),
@@ -157,7 +157,7 @@ impl EnrollmentService for EnrollmentDoor {
                 i64::try_from(size + 1).unwrap_or(i64::MAX),
             )
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let more = rows.len() > size;
         rows.truncate(size);
         let next_page_token = match rows.last() {
@@ -177,7 +177,7 @@ impl EnrollmentService for EnrollmentDoor {
         self.enrollment
             .revoke_join_token(&request.into_inner().join_token_id)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         Ok(Response::new(RevokeJoinTokenResponse {}))
     }
 
@@ -193,7 +193,7 @@ impl EnrollmentService for EnrollmentDoor {
                     .enrollment
                     .join(&token, &request.csr, &request.name)
                     .await
-                    .map_err(|error| status::of(&error))?;
+                    .map_err(status::of)?;
                 enroll_response::Outcome::Identity(self.identity(enrolled))
             }
             Some(enroll_request::Proof::OldKey(old)) => {
@@ -206,7 +206,7 @@ impl EnrollmentService for EnrollmentDoor {
                     .enrollment
                     .rejoin(old, &request.csr)
                     .await
-                    .map_err(|error| status::of(&error))?
+                    .map_err(status::of)?
                 {
                     OldKeyOutcome::Nonce(nonce) => enroll_response::Outcome::Nonce(nonce.into()),
                     OldKeyOutcome::Enrolled(enrolled) => {
@@ -230,7 +230,7 @@ impl EnrollmentService for EnrollmentDoor {
             .enrollment
             .renew(&caller.proven().principal, &request.into_inner().csr)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         Ok(Response::new(RenewCertificateResponse {
             identity: Some(self.identity(enrolled)),
         }))

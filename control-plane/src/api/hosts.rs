@@ -91,7 +91,7 @@ fn selector(text: &str) -> Result<Selector, Status> {
     if text.is_empty() {
         return Ok(Selector::All);
     }
-    Selector::parse(text).map_err(|error| status::of(&error))
+    Selector::parse(text).map_err(status::of)
 }
 
 type HostStream = Pin<Box<dyn Stream<Item = Result<v1::WatchHostsResponse, Status>> + Send>>;
@@ -184,7 +184,7 @@ impl HostService for HostDoor {
                     && caller.may_to(Right::HostUpdate, &host.id_text, becomes)
             })
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let host = Some(self.message(&host));
         Ok(Response::new(v1::UpdateHostResponse { host }))
     }
@@ -200,7 +200,7 @@ impl HostService for HostDoor {
             .inventory
             .set_instruction(host.id, &asked.text, &asked.etag, &caller.principal)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let instruction = Some(instruction_message(&instruction));
         Ok(Response::new(v1::SetInstructionResponse { instruction }))
     }
@@ -222,7 +222,7 @@ impl HostService for HostDoor {
             .inventory
             .instructions(host.id, before, i64::try_from(size + 1).unwrap_or(i64::MAX))
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = found
@@ -246,7 +246,7 @@ impl HostService for HostDoor {
             .inventory
             .lock(host.id, &caller.principal, &asked.note)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         tracing::info!(host.id = %host.id, "{} locked host {}", caller.principal, host.name);
         let host = Some(self.message(&host));
         Ok(Response::new(v1::LockHostResponse { host }))
@@ -258,11 +258,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::UnlockHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let host = self.find_for(&caller, Right::HostLock, &request.get_ref().host)?;
-        let host = self
-            .inventory
-            .unlock(host.id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let host = self.inventory.unlock(host.id).await.map_err(status::of)?;
         tracing::info!(host.id = %host.id, "{} unlocked host {}", caller.principal, host.name);
         let host = Some(self.message(&host));
         Ok(Response::new(v1::UnlockHostResponse { host }))
@@ -274,10 +270,7 @@ impl HostService for HostDoor {
     ) -> Result<Response<v1::RemoveHostResponse>, Status> {
         let caller = Caller::of(&request)?;
         let host = self.find_for(&caller, Right::HostRemove, &request.get_ref().host)?;
-        self.inventory
-            .remove(host.id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        self.inventory.remove(host.id).await.map_err(status::of)?;
         tracing::info!(host.id = %host.id, "{} removed host {}", caller.principal, host.name);
         Ok(Response::new(v1::RemoveHostResponse {}))
     }
@@ -301,7 +294,7 @@ impl HostService for HostDoor {
             .inventory
             .set_mode_limit(host.id, limit, &asked.note)
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         self.connections.tell_policy(host.id, &self.inventory);
         let said = limit.map_or("its own mode", Mode::text);
         tracing::info!(host.id = %host.id, "{} set host {} to {said}", caller.principal, host.name);

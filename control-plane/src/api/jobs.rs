@@ -91,7 +91,7 @@ impl JobDoor {
         if selector.is_empty() {
             return Ok(None);
         }
-        let selector = Selector::parse(selector).map_err(|error| status::of(&error))?;
+        let selector = Selector::parse(selector).map_err(status::of)?;
         let hosts = targets::select(&self.inventory, caller, &selector)?;
         Ok(Some(hosts.iter().map(|host| host.id).collect()))
     }
@@ -198,7 +198,7 @@ impl JobService for JobDoor {
             .jobs
             .list(&filter, after.as_ref(), limit(size))
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let next = (jobs.len() > size).then(|| &jobs[size - 1].order);
         let next_page_token = next
             .map(|last| query.token(&format!("{} {}", last.create_time, last.job_id)))
@@ -247,7 +247,7 @@ impl JobService for JobDoor {
             .jobs
             .list_tasks(&filter, after.as_ref(), limit(size))
             .await
-            .map_err(|error| status::of(&error))?;
+            .map_err(status::of)?;
         let next_page_token = match rows.get(size) {
             None => String::new(),
             Some(_) => {
@@ -288,11 +288,7 @@ impl JobService for JobDoor {
         let own = self.owns_task(&caller, id).await?;
         let changed = self.jobs.changed(id);
         let look = || async {
-            let found = self
-                .jobs
-                .task(id)
-                .await
-                .map_err(|error| status::of(&error))?;
+            let found = self.jobs.task(id).await.map_err(status::of)?;
             let (job, mut task) = found.ok_or_else(|| no_task(id))?;
             if !own
                 && !caller
@@ -334,7 +330,7 @@ impl JobService for JobDoor {
             .jobs
             .cancel(id, hosts, grace, Arc::clone(&caller.principal))
             .await
-            .map_err(|error| status::of(&error))?
+            .map_err(status::of)?
             .ok_or_else(|| no_job(id))?;
         Ok(Response::new(CancelJobResponse {
             job: Some(messages::job(&job)),
@@ -371,7 +367,7 @@ impl JobService for JobDoor {
             .jobs
             .release(ids, &caller.principal)
             .await
-            .map_err(|error| status::of(&error))?
+            .map_err(status::of)?
             .map_err(no_job)?;
         audit::effect("released", released.tasks);
         let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
@@ -385,7 +381,7 @@ impl JobService for JobDoor {
 /// The caller is told only what a power cut cannot take back.
 async fn durable(created: &Created) -> Result<(), Status> {
     let durable = created.durable.wait().await.map_err(StoreError::from);
-    durable.map_err(|error| status::of(&CreateError::Ledger(error)))
+    durable.map_err(|error| status::of(CreateError::Ledger(error)))
 }
 
 /// One more than a page, to know whether another follows.

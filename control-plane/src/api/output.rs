@@ -120,7 +120,7 @@ where
         let response = reading
             .answer(store, &query, task)
             .await
-            .map_err(|e| status::of(&e))?;
+            .map_err(status::of)?;
         let nothing_new = response.chunks.is_empty() && response.gaps.is_empty();
         let may_wait =
             nothing_new && !is_done(&response) && !matches!(reading.asked, Asked::Grep { .. });

@@ -48,7 +48,7 @@ pub(super) async fn get(
     };
     let below = version.checked_add(1).ok_or_else(no_such)?;
     let stored = policy.versions(below, 1).await;
-    let stored = stored.map_err(|error| status::of(&error))?.pop();
+    let stored = stored.map_err(status::of)?.pop();
     let stored = stored.filter(|stored| stored.version == version);
     let policy = match stored {
         Some(stored) => message(&Set::read(stored.files.clone()), Some(&stored), version),
@@ -68,7 +68,7 @@ pub(super) async fn set(
 ) -> Result<SetPolicyResponse, Status> {
     let files: Files = request.files.into_iter().collect();
     if request.validate_only {
-        let set = Set::read(files).map_err(|error| status::of(&error))?;
+        let set = Set::read(files).map_err(status::of)?;
         return Ok(SetPolicyResponse {
             policy: Some(message(&Ok(set), None, 0)),
         });
@@ -84,7 +84,7 @@ pub(super) async fn set(
             Some(&caller.who),
         )
         .await
-        .map_err(|error| status::of(&error))?;
+        .map_err(status::of)?;
     tracing::info!(
         "{} set policies: version {}",
         caller.principal,
@@ -111,7 +111,7 @@ pub(super) async fn versions(
     let size = page::size(request.page_size, 20, 100)?;
     let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
     let found = caller.rights.policy.versions(before, limit).await;
-    let mut found = found.map_err(|error| status::of(&error))?;
+    let mut found = found.map_err(status::of)?;
     let more = found.len() > size;
     found.truncate(size);
     let next_page_token = found
@@ -145,7 +145,7 @@ pub(super) fn explain(
     let hosts = match request.selector.as_str() {
         "" => Vec::new(),
         text => {
-            let selector = Selector::parse(text).map_err(|error| status::of(&error))?;
+            let selector = Selector::parse(text).map_err(status::of)?;
             targets::select(inventory, caller, &selector)?
         }
     };
@@ -154,7 +154,7 @@ pub(super) fn explain(
     } else {
         let files = request.files.clone().into_iter().collect();
         Some(Arc::new(Judge::new(
-            Set::read(files).map_err(|error| status::of(&error))?,
+            Set::read(files).map_err(status::of)?,
             0,
         )))
     };

@@ -205,7 +205,7 @@ async fn notice_set_back(rooms: &Rooms, host_id: HostId, hello: &Hello) -> Resul
         .restores
         .begin(host_id, seen, &rooms.jobs, &rooms.inventory)
         .await;
-    if begun.map_err(|error| status::of(&error))? {
+    if begun.map_err(status::of)? {
         rooms.connections.end_all(End::Restored);
     }
     Ok(())
@@ -222,7 +222,7 @@ async fn spare_upload(rooms: &Rooms, host_id: HostId) -> Result<(), Status> {
     let spared = rooms
         .restores
         .uploaded(host_id, &generation, &rooms.inventory);
-    spared.await.map_err(|error| status::of(&error))
+    spared.await.map_err(status::of)
 }
 
 /// Another boot or journal claims an identity whose older session is open: whoever is really there

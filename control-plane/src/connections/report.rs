@@ -85,7 +85,7 @@ pub(crate) async fn report(
             .output
             .durable(task.look(|task| task.task_id))
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(unavailable)?;
         // The queue is empty.
         let _ = wire.try_send(Ok(down(Down::Resume(Resume { after_sequence }))));
     }
@@ -139,7 +139,7 @@ async fn task(
     let unsealed = rooms.jobs.unseal(&open.sealed_offer, &open.seal);
     let unsealed = unsealed.filter(own);
     let digest = unsealed.as_ref().map(|_| sha256(&open.sealed_offer));
-    let found = rooms.jobs.find(id).await.map_err(|e| status::of(&e))?;
+    let found = rooms.jobs.find(id).await.map_err(status::of)?;
     if let Some(task) = found {
         if task.look(|task| task.host_id) != session.host_id {
             return Err(status::refuse(
@@ -173,7 +173,7 @@ async fn task(
         Err(error @ (AdoptError::Ids | AdoptError::Unreadable(_))) => {
             Err(status::refuse(Reason::SealInvalid, &error.to_string()))
         }
-        Err(AdoptError::Store(error)) => Err(status::of(&error)),
+        Err(AdoptError::Store(error)) => Err(status::of(error)),
     }
 }
 
@@ -207,7 +207,7 @@ impl Report {
             .output
             .watch_durable(self.id)
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(unavailable)?;
         loop {
             tokio::select! {
                 // Before reading, which a busy host keeps ready for ever: an end must hold, and an agent
@@ -272,7 +272,7 @@ impl Report {
                     .append(&self.rooms.output, self.id, chunk)
                     .await;
                 // What was known before is nothing that the task has written.
-                if taken.map_err(|error| unavailable(&error))? {
+                if taken.map_err(unavailable)? {
                     (self.rooms.written)(&self.task.job.order.principal, bytes);
                 }
                 self.rooms.jobs.output_taken(&self.task);
@@ -289,7 +289,7 @@ impl Report {
                     cause: heard::words(gap.cause),
                 };
                 let taken = self.numbers.gap(&self.rooms.output, self.id, gap).await;
-                taken.map_err(|error| unavailable(&error))?;
+                taken.map_err(unavailable)?;
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }
@@ -297,18 +297,18 @@ impl Report {
                 let last = self
                     .numbers
                     .last(&self.rooms.output, self.id, end.last_sequence);
-                let last = last.await.map_err(|error| unavailable(&error))?;
+                let last = last.await.map_err(unavailable)?;
                 // What was reported counts, even if its host would end before it.
                 let known = self.rooms.output.last_sequence(self.id).await;
-                let last = last.max(known.map_err(|error| unavailable(&error))?);
+                let last = last.max(known.map_err(unavailable)?);
                 let complete = self.rooms.output.complete(self.id, last);
-                complete.await.map_err(|error| unavailable(&error))?;
+                complete.await.map_err(unavailable)?;
                 self.rooms.jobs.output_ended(&self.task, last);
                 Ok(())
             }
             Up::Kept(kept) => {
                 let taken = self.numbers.kept(&self.rooms.output, self.id, &kept).await;
-                taken.map_err(|error| unavailable(&error))?;
+                taken.map_err(unavailable)?;
                 self.rooms.jobs.output_taken(&self.task);
                 Ok(())
             }
@@ -321,7 +321,7 @@ impl Report {
             return Ok(false);
         };
         let last = self.rooms.output.last_sequence(self.id).await;
-        Ok(last.map_err(|error| unavailable(&error))? >= end)
+        Ok(last.map_err(unavailable)? >= end)
     }
 
     /// A report that contradicts what is known changes nothing; it is logged, and settled all the
@@ -393,11 +393,11 @@ impl Report {
                     .rooms
                     .check_receipt(&self.task, &ended, at, offer)
                     .await;
-                checked.map_err(|error| unavailable(&error))?;
+                checked.map_err(unavailable)?;
             }
             let job = self.task.job.order.job_id;
             let written = self.rooms.jobs.job_durable(job).await;
-            written.map_err(|error| status::of(&error))
+            written.map_err(status::of)
         };
         tokio::select! {
             settled = all_durable => settled?,
@@ -416,7 +416,7 @@ fn down(message: Down) -> ReportResponse {
     }
 }
 
-fn unavailable(error: &crate::output::OutputError) -> Status {
+fn unavailable(error: crate::output::OutputError) -> Status {
     tracing::warn!(%error, "output was not taken: {error}");
     status::of(error)
 }

@@ -162,7 +162,7 @@ impl Upload {
             .collect::<Result<_, _>>()
             .map_err(|_| status::invalid("known.task_ids", "holds what is no task id"))?;
         let wanted = self.rooms.jobs.wanted(self.session.host_id, &ids).await;
-        let wanted = wanted.map_err(|error| status::of(&error))?;
+        let wanted = wanted.map_err(status::of)?;
         Ok(WantedTasks {
             task_ids: wanted.iter().map(ToString::to_string).collect(),
         })
@@ -198,13 +198,13 @@ impl Upload {
                     tracing::warn!(task.id = %id, "a recalled task is refused: {error}");
                     refused_task_ids.push(id);
                 }
-                Err(RecallError::Store(error)) => return Err(status::of(&error)),
-                Err(RecallError::Output(error)) => return Err(status::of(&error)),
+                Err(RecallError::Store(error)) => return Err(status::of(error)),
+                Err(RecallError::Output(error)) => return Err(status::of(error)),
             }
         }
         for (task_id, last) in written {
             let durable = self.rooms.output.watch_durable(task_id).await;
-            let mut durable = durable.map_err(|error| status::of(&error))?;
+            let mut durable = durable.map_err(status::of)?;
             tokio::select! {
                 reached = durable.wait_for(|sequence| *sequence >= last) => {
                     reached.map_err(|_| refusal(End::Stopping))?;
@@ -213,7 +213,7 @@ impl Upload {
             }
         }
         let durable = self.rooms.jobs.durable().await;
-        durable.map_err(|error| status::of(&error))?;
+        durable.map_err(status::of)?;
         Ok(TakenTasks { refused_task_ids })
     }
 
@@ -226,7 +226,7 @@ impl Upload {
         offer_digest: Option<Bytes>,
     ) -> Result<(), Status> {
         let found = self.rooms.jobs.find(id).await;
-        let Some(task) = found.map_err(|error| status::of(&error))? else {
+        let Some(task) = found.map_err(status::of)? else {
             return Ok(());
         };
         // What is lost and has its end already keeps the receipt that came with that.
@@ -234,7 +234,7 @@ impl Upload {
             .rooms
             .check_receipt(&task, ended, time, offer_digest)
             .await;
-        checked.map_err(|error| status::of(&error))
+        checked.map_err(status::of)
     }
 
     /// What the agent says of one task; `None` if that is no settled task.

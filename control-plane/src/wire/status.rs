@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::model::{Explain, Refusal};
 
 /// The status of an error. What broke inside is logged here and not told.
-pub(crate) fn of(error: &impl Explain) -> Status {
+pub(crate) fn of(error: impl Explain) -> Status {
     told(error.reason(), &error.to_string(), error.metadata())
 }
 
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_caller_gets_code_words_and_reason() {
         let error = Selector::parse("env=").unwrap_err();
-        let status = of(&error);
+        let status = of(error);
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains("expected a value"), "{status}");
         let info = status.get_details_error_info().unwrap();
@@ -184,12 +184,12 @@ mod tests {
 
     #[test]
     fn what_broke_inside_is_not_told() {
-        let status = of(&StoreError::Conflict("hosts.secret_column".into()));
+        let status = of(StoreError::Conflict("hosts.secret_column".into()));
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("secret"));
         assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
         // A disk that is full is to be told from a fault of ours.
-        let status = of(&StoreError::Broken("disk I/O error".into()));
+        let status = of(StoreError::Broken("disk I/O error".into()));
         assert_eq!(status.code(), Code::Unavailable);
     }
 }

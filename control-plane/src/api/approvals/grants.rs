@@ -103,10 +103,10 @@ impl ApprovalDoor {
             answers: Vec::new(),
         };
         let known = self.approvals.get(id).await;
-        let known = known.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let known = known.map_err(|error| status::of(ApprovalError::from(error)))?;
         match known {
             Some(known) if known.digest != approval.digest => {
-                return Err(status::of(&ApprovalError::RequestIdReused));
+                return Err(status::of(ApprovalError::RequestIdReused));
             }
             Some(known) => return Ok(self.on_wire(&known, None)),
             None => {}
@@ -115,7 +115,7 @@ impl ApprovalDoor {
         caller.count_job(1, || 0)?;
         audit::effect("approval", approval.id);
         let added = self.approvals.add(&approval).await;
-        added.map_err(|error| status::of(&error))?;
+        added.map_err(status::of)?;
         self.approvals.announce(&approval, About::default());
         Ok(self.on_wire(&approval, None))
     }
@@ -131,7 +131,7 @@ impl ApprovalDoor {
             grants: true,
         };
         let rows = self.approvals.list(&filter, None, GRANTS_MAX).await;
-        let rows = rows.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let rows = rows.map_err(|error| status::of(ApprovalError::from(error)))?;
         let time = now();
         let lasts = |approval: &Approval| {
             let revoked =
@@ -156,9 +156,9 @@ impl ApprovalDoor {
         let seen = self.visible(caller, &request.grant_id).await?;
         audit::effect("grant", seen.id);
         let revoked = self.approvals.revoke(seen.id, &caller.principal).await;
-        let revoked = revoked.map_err(|error| status::of(&ApprovalError::from(error)))?;
+        let revoked = revoked.map_err(|error| status::of(ApprovalError::from(error)))?;
         let revoked =
-            revoked.ok_or_else(|| status::of(&ApprovalError::NotFound(request.grant_id)))?;
+            revoked.ok_or_else(|| status::of(ApprovalError::NotFound(request.grant_id)))?;
         Ok(grant_on_wire(&revoked))
     }
 }
@@ -193,7 +193,7 @@ fn terms(request: &RequestGrantRequest) -> Result<Terms, Status> {
     if request.selector.len() > SELECTOR_MAX {
         return Err(status::invalid("selector", "has at most 4,096 bytes"));
     }
-    grant_selector(&request.selector).map_err(|error| status::of(&error))?;
+    grant_selector(&request.selector).map_err(status::of)?;
     let mode = match request.mode() {
         v1::Mode::ReadOnly => Mode::ReadOnly,
         v1::Mode::Edit => Mode::Edit,

@@ -184,7 +184,7 @@ fn down(message: Down) -> AttachTaskResponse {
 
 /// Sends the task's events as fast as the client takes them.
 async fn show(mut watch: TaskWatch, inventory: Inventory, wire: Wire) -> Result<(), Status> {
-    while let Some(events) = watch.next().await.map_err(|error| status::of(&error))? {
+    while let Some(events) = watch.next().await.map_err(status::of)? {
         let events = events.into_iter().map(|event| JobEvent {
             event: match event {
                 WatchEvent::Job(job) => Some(Event::Job(messages::job(&job))),

@@ -95,11 +95,7 @@ impl JobDoor {
             let id: String = text.chars().take(80).collect();
             status::refuse(Reason::TaskNotFound, &format!("there is no task {id:?}"))
         })?;
-        let found = self
-            .jobs
-            .find(id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let found = self.jobs.find(id).await.map_err(status::of)?;
         found
             .filter(|task| self.sees(caller, task))
             .ok_or_else(|| no_task(id))

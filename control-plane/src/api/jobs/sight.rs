@@ -21,11 +21,7 @@ use crate::{
 impl JobDoor {
     /// The job, if the caller may see it or a part of it.
     pub(super) async fn visible(&self, caller: &Caller, id: JobId) -> Result<Summary, Status> {
-        let job = self
-            .jobs
-            .get(id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let job = self.jobs.get(id).await.map_err(status::of)?;
         let job = job.ok_or_else(|| no_job(id))?;
         if caller.owns(&job.order.principal) {
             return Ok(job);
@@ -39,7 +35,7 @@ impl JobDoor {
             ..JobFilter::default()
         };
         let seen = self.jobs.list(&filter, None, 1).await;
-        let seen = seen.map_err(|error| status::of(&error))?;
+        let seen = seen.map_err(status::of)?;
         seen.first().map(|_| job).ok_or_else(|| no_job(id))
     }
 
@@ -51,17 +47,9 @@ impl JobDoor {
 
     /// Whether the task is of a job of the caller's own.
     pub(super) async fn owns_task(&self, caller: &Caller, id: TaskId) -> Result<bool, Status> {
-        let found = self
-            .jobs
-            .task(id)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let found = self.jobs.task(id).await.map_err(status::of)?;
         let (job, _) = found.ok_or_else(|| no_task(id))?;
-        let job = self
-            .jobs
-            .get(job)
-            .await
-            .map_err(|error| status::of(&error))?;
+        let job = self.jobs.get(job).await.map_err(status::of)?;
         Ok(job.is_some_and(|job| caller.owns(&job.order.principal)))
     }
 
@@ -104,7 +92,7 @@ impl JobDoor {
         };
         let limit = i64::try_from(TARGETS_MAX).unwrap_or(i64::MAX);
         let tasks = self.jobs.list_tasks(&filter, None, limit).await;
-        let tasks = tasks.map_err(|error| status::of(&error))?;
+        let tasks = tasks.map_err(status::of)?;
         let mut denied = Vec::new();
         for row in &tasks {
             let may = self

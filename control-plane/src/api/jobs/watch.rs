@@ -45,12 +45,12 @@ impl JobDoor {
         let query = Query::new(&["WatchJob", &caller.principal, &id.to_string()]);
         let token = query
             .unbind(token)
-            .ok_or_else(|| status::of(&WatchError::Token))?;
+            .ok_or_else(|| status::of(WatchError::Token))?;
         let watch = self
             .jobs
             .watch(id, token, states_only)
             .await
-            .map_err(|error| status::of(&error))?
+            .map_err(status::of)?
             .ok_or_else(|| no_job(id))?;
         Ok(Watched {
             watch,
@@ -94,7 +94,7 @@ impl Watched {
                 biased;
                 Ok(()) = self.rights.changed() => self.judge_anew()?,
                 update = self.watch.next() => {
-                    let Some(update) = update.map_err(|error| status::of(&error))? else {
+                    let Some(update) = update.map_err(status::of)? else {
                         return Ok(None);
                     };
                     return Ok(Some(self.on_wire(update)));
