@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 15] = [
     "muster/v1/access.proto",
     "muster/v1/actions.proto",
     "muster/v1/approvals.proto",
     "muster/v1/audit.proto",
+    "muster/v1/authorities.proto",
     "muster/v1/enrollment.proto",
     "muster/v1/errors.proto",
     "muster/v1/files.proto",
@@ -16,6 +17,8 @@ const FILES: [&str; 12] = [
     "muster/v1/jobs.proto",
     "muster/v1/modes.proto",
     "muster/v1/policy.proto",
+    "muster/v1/principals.proto",
+    "muster/v1/tokens.proto",
     "muster/agent/v1/agent.proto",
 ];
 

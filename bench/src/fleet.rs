@@ -259,6 +259,6 @@ async fn token(client: &Client, kind: PrincipalKind) -> anyhow::Result<String> {
         name: "bench".to_owned(),
         ..CreateTokenRequest::default()
     };
-    let token = client.access().create_token(request).await?.into_inner();
+    let token = client.tokens().create_token(request).await?.into_inner();
     Ok(token.bearer_token)
 }

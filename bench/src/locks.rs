@@ -35,7 +35,7 @@ pub(crate) async fn run(fleet: &Fleet, streams: usize, rounds: usize) -> anyhow:
         name: "locked".to_owned(),
         ..CreateTokenRequest::default()
     };
-    let made = fleet.client.access().create_token(create).await?;
+    let made = fleet.client.tokens().create_token(create).await?;
     let made = made.into_inner();
     let token_id = made.token.unwrap_or_default().token_id;
     heading(&format!("{streams} streams, {rounds} locks of each"));
@@ -104,18 +104,18 @@ async fn round(
 }
 
 async fn set(fleet: &Fleet, what: What, token_id: &str, locked: bool) -> anyhow::Result<()> {
-    let mut access = fleet.client.access();
+    let (mut principals, mut tokens) = (fleet.client.principals(), fleet.client.tokens());
     let token_id = token_id.to_owned();
     let principal = "automation/locked".to_owned();
     let note = String::new();
     match (what, locked) {
         (What::Token, true) => {
-            access
+            tokens
                 .lock_token(LockTokenRequest { token_id, note })
                 .await?;
         }
         (What::Token, false) => {
-            access.unlock_token(UnlockTokenRequest { token_id }).await?;
+            tokens.unlock_token(UnlockTokenRequest { token_id }).await?;
         }
         (What::Principal, true) => {
             let request = LockPrincipalRequest {
@@ -123,11 +123,11 @@ async fn set(fleet: &Fleet, what: What, token_id: &str, locked: bool) -> anyhow:
                 note,
                 tasks: Tasks::Leave.into(),
             };
-            access.lock_principal(request).await?;
+            principals.lock_principal(request).await?;
         }
         (What::Principal, false) => {
             let request = UnlockPrincipalRequest { principal };
-            access.unlock_principal(request).await?;
+            principals.unlock_principal(request).await?;
         }
     }
     Ok(())

@@ -97,7 +97,7 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
         return tokens::run(command, operator).await;
     }
     let client = operator.connect().await?;
-    let mut access = client.access();
+    let mut door = client.principals();
     match command {
         AccessCommand::List => list(&client, operator.json).await?,
         AccessCommand::Show { principal } => {
@@ -116,7 +116,7 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
                 name,
                 roles,
             };
-            let made = access.create_principal(request).await?.into_inner();
+            let made = door.create_principal(request).await?.into_inner();
             show(made.principal, "", operator.json)?;
         }
         AccessCommand::Invite { name, roles, ttl } => {
@@ -131,7 +131,7 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
         }
         AccessCommand::SetRoles { principal, roles } => {
             let request = UpdatePrincipalRequest { principal, roles };
-            let changed = access.update_principal(request).await?.into_inner();
+            let changed = door.update_principal(request).await?.into_inner();
             show(changed.principal, "", operator.json)?;
         }
         AccessCommand::Lock {
@@ -148,7 +148,7 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
                 note,
                 tasks: tasks.into(),
             };
-            let locked = access.lock_principal(request).await?.into_inner();
+            let locked = door.lock_principal(request).await?.into_inner();
             show(locked.principal, "locked", operator.json)?;
             if tasks == Tasks::Cancel {
                 say(&format!(
@@ -159,7 +159,7 @@ pub(crate) async fn run(command: AccessCommand, operator: &Operator) -> Result<u
         }
         AccessCommand::Unlock { principal } => {
             let request = UnlockPrincipalRequest { principal };
-            let unlocked = access.unlock_principal(request).await?.into_inner();
+            let unlocked = door.unlock_principal(request).await?.into_inner();
             show(unlocked.principal, "unlocked", operator.json)?;
         }
         // Was done above, before a connection.
@@ -218,7 +218,7 @@ async fn principals(client: &Client) -> Result<Vec<Principal>, Failure> {
             page_size: PAGE,
             page_token,
         };
-        let answer = client.access().list_principals(request).await?;
+        let answer = client.principals().list_principals(request).await?;
         let answer = answer.into_inner();
         all.extend(answer.principals);
         page_token = answer.next_page_token;

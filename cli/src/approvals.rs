@@ -110,7 +110,7 @@ pub(crate) async fn run(command: ApprovalCommand, operator: &Operator) -> Result
 
 async fn get(client: &Client, approval_id: String) -> Result<Approval, Failure> {
     let request = GetApprovalRequest { approval_id };
-    let answer = client.access().get_approval(request).await?.into_inner();
+    let answer = client.approvals().get_approval(request).await?.into_inner();
     Ok(answer.approval.unwrap_or_default())
 }
 
@@ -146,7 +146,11 @@ async fn send(
         note,
         digest: digest.into(),
     };
-    let answered = client.access().answer_approval(request).await?.into_inner();
+    let answered = client
+        .approvals()
+        .answer_approval(request)
+        .await?
+        .into_inner();
     Ok(answered.approval.unwrap_or_default())
 }
 
@@ -251,7 +255,11 @@ async fn load(client: &Client, all: bool) -> Result<Vec<Approval>, Failure> {
             page_size: PAGE,
             page_token,
         };
-        let page = client.access().list_approvals(request).await?.into_inner();
+        let page = client
+            .approvals()
+            .list_approvals(request)
+            .await?
+            .into_inner();
         approvals.extend(page.approvals);
         page_token = page.next_page_token;
         if page_token.is_empty() {

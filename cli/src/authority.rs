@@ -43,7 +43,7 @@ pub(crate) async fn run(command: AuthorityCommand, operator: &Operator) -> Resul
     let (step, force, distrust) = match command {
         AuthorityCommand::Status => {
             let request = GetAuthoritiesRequest {};
-            let answer = client.access().get_authorities(request).await?;
+            let answer = client.authorities().get_authorities(request).await?;
             show(answer.into_inner().rotation, operator.json)?;
             return Ok(0);
         }
@@ -58,7 +58,7 @@ pub(crate) async fn run(command: AuthorityCommand, operator: &Operator) -> Resul
         force,
         distrust,
     };
-    let answer = client.access().rotate_authority(request).await?;
+    let answer = client.authorities().rotate_authority(request).await?;
     show(answer.into_inner().rotation, operator.json)?;
     Ok(0)
 }

@@ -97,7 +97,7 @@ pub(crate) async fn run(command: GrantCommand, operator: &Operator) -> Result<u8
                 ttl: time::wire(ttl),
                 request_id: request_id.unwrap_or_else(muster_client::draw_request_id),
             };
-            let answer = client.access().request_grant(request).await?.into_inner();
+            let answer = client.grants().request_grant(request).await?.into_inner();
             let id = answer.approval.unwrap_or_default().approval_id;
             if operator.json {
                 screen::print_json(&json!({"approval_id": id}))?;
@@ -112,7 +112,7 @@ pub(crate) async fn run(command: GrantCommand, operator: &Operator) -> Result<u8
         GrantCommand::List { ended } => {
             let request = ListGrantsRequest { ended };
             let grants = client
-                .access()
+                .grants()
                 .list_grants(request)
                 .await?
                 .into_inner()
@@ -139,7 +139,7 @@ pub(crate) async fn run(command: GrantCommand, operator: &Operator) -> Result<u8
         GrantCommand::Revoke { grant_id } => {
             let id = grant_id.clone();
             let request = RevokeGrantRequest { grant_id };
-            client.access().revoke_grant(request).await?;
+            client.grants().revoke_grant(request).await?;
             if operator.json {
                 screen::print_json(&json!({"revoked": id}))?;
             } else {

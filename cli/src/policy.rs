@@ -191,7 +191,7 @@ pub(crate) async fn run(command: PolicyCommand, operator: &Operator) -> Result<u
             let request = ResumePrincipalRequest {
                 principal: principal.clone(),
             };
-            client.access().resume_principal(request).await?;
+            client.principals().resume_principal(request).await?;
             if operator.json {
                 screen::print_json(&json!({"resumed": principal}))?;
             } else {
@@ -204,12 +204,12 @@ pub(crate) async fn run(command: PolicyCommand, operator: &Operator) -> Result<u
 
 async fn get(client: &Client, version: Option<i64>) -> Result<GetPolicyResponse, Failure> {
     let request = GetPolicyRequest { version };
-    Ok(client.access().get_policy(request).await?.into_inner())
+    Ok(client.policy().get_policy(request).await?.into_inner())
 }
 
 async fn set(client: &Client, request: SetPolicyRequest, json: bool) -> Result<(), Failure> {
     let dry = request.validate_only;
-    let answer = client.access().set_policy(request).await?.into_inner();
+    let answer = client.policy().set_policy(request).await?.into_inner();
     let policy = answer.policy.unwrap_or_default();
     if json {
         screen::print_json(&json!({"policy": document(&policy)}))?;
@@ -318,7 +318,7 @@ async fn versions(client: &Client, json: bool) -> Result<(), Failure> {
             page_size: PAGE,
             page_token,
         };
-        let answer = client.access().list_policy_versions(request).await?;
+        let answer = client.policy().list_policy_versions(request).await?;
         let answer = answer.into_inner();
         found.extend(answer.policies);
         page_token = answer.next_page_token;

@@ -107,13 +107,13 @@ pub(crate) async fn run(command: TokenCommand, operator: &Operator) -> Result<u8
         TokenCommand::Lock { token_id, note } => {
             let request = LockTokenRequest { token_id, note };
             let client = operator.connect().await?;
-            let locked = client.access().lock_token(request).await?.into_inner();
+            let locked = client.tokens().lock_token(request).await?.into_inner();
             tell(locked.token, "locked", operator.json)?;
         }
         TokenCommand::Unlock { token_id } => {
             let request = UnlockTokenRequest { token_id };
             let client = operator.connect().await?;
-            let unlocked = client.access().unlock_token(request).await?.into_inner();
+            let unlocked = client.tokens().unlock_token(request).await?.into_inner();
             tell(unlocked.token, "unlocked", operator.json)?;
         }
         TokenCommand::Revoke { token_id } => {
@@ -157,7 +157,7 @@ impl Create {
                 (answer.join_string, document, hint)
             }
             Request::Bearer(request) => {
-                let answer = client.access().create_token(request).await?.into_inner();
+                let answer = client.tokens().create_token(request).await?.into_inner();
                 let token = answer.token.unwrap_or_default();
                 let hint = bearer_hint(&token);
                 let document = json!({"token": json::document(&token)});
@@ -318,7 +318,7 @@ async fn list(client: &Client, json: bool) -> Result<(), Failure> {
             page_size: PAGE,
             page_token,
         };
-        let answer = client.access().list_tokens(request).await?.into_inner();
+        let answer = client.tokens().list_tokens(request).await?.into_inner();
         bearer.extend(answer.tokens);
         page_token = answer.next_page_token;
         if page_token.is_empty() {
@@ -397,7 +397,7 @@ async fn revoke(client: &Client, token_id: &str) -> Result<(), Failure> {
     let request = RevokeTokenRequest {
         token_id: token_id.to_owned(),
     };
-    let Err(status) = client.access().revoke_token(request).await else {
+    let Err(status) = client.tokens().revoke_token(request).await else {
         return Ok(());
     };
     let error = muster_client::ClientError::from(status);

@@ -8,9 +8,12 @@ use std::{
 };
 
 use muster_proto::v1::{
-    access_service_client::AccessServiceClient, audit_service_client::AuditServiceClient,
-    enrollment_service_client::EnrollmentServiceClient, host_service_client::HostServiceClient,
-    job_service_client::JobServiceClient,
+    approval_service_client::ApprovalServiceClient, audit_service_client::AuditServiceClient,
+    authority_service_client::AuthorityServiceClient,
+    enrollment_service_client::EnrollmentServiceClient, grant_service_client::GrantServiceClient,
+    host_service_client::HostServiceClient, job_service_client::JobServiceClient,
+    policy_service_client::PolicyServiceClient, principal_service_client::PrincipalServiceClient,
+    token_service_client::TokenServiceClient,
 };
 use muster_runtime::{
     telemetry::trace,
@@ -177,9 +180,34 @@ impl Client {
             .max_decoding_message_size(ANSWER_MAX)
     }
 
-    /// Principals and their tokens.
-    pub fn access(&self) -> AccessServiceClient<Service> {
-        AccessServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    /// Principals, and who the caller is.
+    pub fn principals(&self) -> PrincipalServiceClient<Service> {
+        PrincipalServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// Bearer tokens.
+    pub fn tokens(&self) -> TokenServiceClient<Service> {
+        TokenServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// The authority behind certificates.
+    pub fn authorities(&self) -> AuthorityServiceClient<Service> {
+        AuthorityServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// Policies.
+    pub fn policy(&self) -> PolicyServiceClient<Service> {
+        PolicyServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// Approvals.
+    pub fn approvals(&self) -> ApprovalServiceClient<Service> {
+        ApprovalServiceClient::with_interceptor(self.channel(), self.credential.clone())
+    }
+
+    /// Grants.
+    pub fn grants(&self) -> GrantServiceClient<Service> {
+        GrantServiceClient::with_interceptor(self.channel(), self.credential.clone())
     }
 }
 

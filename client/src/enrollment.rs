@@ -172,7 +172,7 @@ pub async fn renew_or_rejoin(current: &Identity) -> Result<Identity, EnrollmentE
 /// Whether the control plane names other authorities than this identity trusts, or lets another one issue.
 pub async fn is_behind(client: &Client, identity: &Identity) -> Result<bool, ClientError> {
     let answer = client
-        .access()
+        .authorities()
         .get_authorities(GetAuthoritiesRequest {})
         .await?
         .into_inner();

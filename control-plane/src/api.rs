@@ -1,18 +1,20 @@
 //! Doors: gRPC in and out.
 
-pub(crate) mod access;
 pub(crate) mod approvals;
 pub(crate) mod audit;
-mod authorities;
+pub(crate) mod authorities;
 pub(crate) mod caller;
 pub(crate) mod enrollment;
+pub(crate) mod former;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 mod measured;
 mod methods;
 pub(crate) mod output;
 pub(crate) mod page;
-mod policies;
+pub(crate) mod policies;
+pub(crate) mod principals;
+pub(crate) mod tokens;
 
 #[cfg(test)]
-pub(crate) use methods::tests::methods;
+pub(crate) use methods::tests::{deprecated, methods};

@@ -15,9 +15,12 @@ use muster_client::identity::IdentityError;
 use muster_proto::{
     agent::v1::agent_service_server::AgentServiceServer,
     v1::{
-        access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
-        enrollment_service_server::EnrollmentServiceServer, host_service_server::HostServiceServer,
-        job_service_server::JobServiceServer,
+        approval_service_server::ApprovalServiceServer, audit_service_server::AuditServiceServer,
+        authority_service_server::AuthorityServiceServer,
+        enrollment_service_server::EnrollmentServiceServer,
+        grant_service_server::GrantServiceServer, host_service_server::HostServiceServer,
+        job_service_server::JobServiceServer, policy_service_server::PolicyServiceServer,
+        principal_service_server::PrincipalServiceServer, token_service_server::TokenServiceServer,
     },
 };
 use muster_runtime::tls::{
@@ -25,17 +28,22 @@ use muster_runtime::tls::{
 };
 use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapRequestLayer;
 
 use crate::{
     access::{Access, AccessError},
     api::{
-        access::AccessDoor,
         approvals::ApprovalDoor,
         audit::AuditDoor,
+        authorities::AuthorityDoor,
         caller::Admit,
         enrollment::EnrollmentDoor,
+        former,
         hosts::{HostDoor, Load},
         jobs::{JobDoor, attach::AttachSettings},
+        policies::PolicyDoor,
+        principals::PrincipalDoor,
+        tokens::TokenDoor,
     },
     approvals::{Approvals, Webhook, webhook},
     audit::{Audit, Heads},
@@ -313,12 +321,19 @@ impl Server {
             approvals: self.approvals.clone(),
             rights: self.rights.clone(),
         };
+        let approvals = ApprovalDoor {
+            approvals: self.approvals.clone(),
+            inventory: self.rooms.inventory.clone(),
+            rights: self.rights.clone(),
+            orders: orders.clone(),
+        };
         let router = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(MapRequestLayer::new(former::under_its_new_name))
             .layer(Admit {
                 rights: self.rights.clone(),
                 audit: self.rooms.audit.clone(),
@@ -341,21 +356,25 @@ impl Server {
                 ))
                 .max_decoding_message_size(ENROLLMENT_MESSAGE_MAX),
             )
-            .add_service(AccessServiceServer::new(AccessDoor {
+            .add_service(PrincipalServiceServer::new(PrincipalDoor {
                 access: self.access.clone(),
                 jobs: self.rooms.jobs.clone(),
-                rotation: self.rooms.rotation.clone(),
                 oauth: self.oauth.clone(),
-                inventory: self.rooms.inventory.clone(),
-                approvals: ApprovalDoor {
-                    approvals: self.approvals.clone(),
-                    inventory: self.rooms.inventory.clone(),
-                    rights: self.rights.clone(),
-                    orders: orders.clone(),
-                },
                 control_plane_id: self.store.control_plane_id.clone(),
                 trust_domain: self.config.trust_domain.as_str().into(),
             }))
+            .add_service(TokenServiceServer::new(TokenDoor {
+                access: self.access.clone(),
+                oauth: self.oauth.clone(),
+            }))
+            .add_service(AuthorityServiceServer::new(AuthorityDoor(
+                self.rooms.rotation.clone(),
+            )))
+            .add_service(PolicyServiceServer::new(PolicyDoor {
+                inventory: self.rooms.inventory.clone(),
+            }))
+            .add_service(ApprovalServiceServer::new(approvals.clone()))
+            .add_service(GrantServiceServer::new(approvals))
             .add_service(HostServiceServer::new(HostDoor::new(
                 self.rooms.inventory.clone(),
                 self.rooms.connections.clone(),

@@ -153,7 +153,7 @@ impl ControlPlane {
         let mut request = Request::new(GetCallerRequest {});
         request.set_timeout(EXCHANGE_LIMIT);
         let place = self.place();
-        let answer = place.0.client.access().get_caller(request).await;
+        let answer = place.0.client.principals().get_caller(request).await;
         let mut known = self.oauth.lock();
         match answer {
             Ok(answer) => known.oauth = answer.into_inner().oauth.map(Arc::new),
@@ -205,7 +205,7 @@ impl ControlPlane {
         });
         request.set_timeout(EXCHANGE_LIMIT);
         let place = self.place();
-        let answer = place.0.client.access().exchange_token(request).await?;
+        let answer = place.0.client.tokens().exchange_token(request).await?;
         let answer = answer.into_inner();
         let principal = answer
             .principal

@@ -85,7 +85,7 @@ async fn an_ai_may_run_jobs_but_not_widen_its_rights() {
     assert!(token.starts_with("mst_ai_"), "its kind shows in its prefix");
     let ai = fleet.bearer(&token);
     let who = ai
-        .access()
+        .principals()
         .get_caller(GetCallerRequest {})
         .await
         .unwrap()
@@ -108,7 +108,7 @@ async fn an_ai_may_run_jobs_but_not_widen_its_rights() {
         note: String::new(),
     };
     let refusals = [
-        ai.access().create_token(create).await.unwrap_err(),
+        ai.tokens().create_token(create).await.unwrap_err(),
         ai.hosts().lock_host(lock).await.unwrap_err(),
         ai.hosts()
             .remove_host(RemoveHostRequest { host: host() })
@@ -131,7 +131,7 @@ async fn a_revoked_token_is_useless_at_once() {
         ..CreateTokenRequest::default()
     };
     let made = operator
-        .access()
+        .tokens()
         .create_token(create)
         .await
         .unwrap()
@@ -144,7 +144,7 @@ async fn a_revoked_token_is_useless_at_once() {
         .unwrap();
     let token_id = made.token.unwrap().token_id;
     operator
-        .access()
+        .tokens()
         .revoke_token(RevokeTokenRequest { token_id })
         .await
         .unwrap();

@@ -34,15 +34,15 @@ const CONFIRM: &str = "@id(\"ask\") @needs(\"confirmation\")\n\
 
 /// Adds a policy to those that stand.
 async fn set(fleet: &Fleet, text: &str) {
-    let mut access = fleet.operator().access();
-    let standing = access.get_policy(GetPolicyRequest::default()).await;
+    let mut policy = fleet.operator().policy();
+    let standing = policy.get_policy(GetPolicyRequest::default()).await;
     let mut files = standing.unwrap().into_inner().policy.unwrap().files;
     files.insert("story.cedar".to_owned(), text.to_owned());
     let request = SetPolicyRequest {
         files,
         ..SetPolicyRequest::default()
     };
-    access.set_policy(request).await.unwrap();
+    policy.set_policy(request).await.unwrap();
 }
 
 /// Somebody with this role, by a token.
@@ -53,8 +53,8 @@ async fn person(fleet: &Fleet, name: &str, role: &str) -> (Operator, String) {
         principal: format!("operator/{name}"),
         roles: vec![role.to_owned()],
     };
-    let mut access = fleet.operator().access();
-    access.update_principal(request).await.unwrap();
+    let mut principals = fleet.operator().principals();
+    principals.update_principal(request).await.unwrap();
     (fleet.bearer(&token), token)
 }
 
@@ -68,7 +68,7 @@ async fn approval(who: &Operator, id: &str) -> Result<Approval, Status> {
     let request = GetApprovalRequest {
         approval_id: id.to_owned(),
     };
-    let found = who.access().get_approval(request).await?;
+    let found = who.approvals().get_approval(request).await?;
     Ok(found.into_inner().approval.unwrap())
 }
 
@@ -80,7 +80,7 @@ async fn answer(who: &Operator, id: &str, answer: ApprovalAnswer) -> Result<Appr
         note: "looked at".to_owned(),
         digest,
     };
-    let answered = who.access().answer_approval(request).await?;
+    let answered = who.approvals().answer_approval(request).await?;
     Ok(answered.into_inner().approval.unwrap())
 }
 
@@ -454,7 +454,7 @@ async fn a_model_asks_for_more_and_people_give_it_for_a_while() {
         request_id: "short".to_owned(),
         ..RequestGrantRequest::default()
     };
-    let asked = ai.access().request_grant(short).await.unwrap().into_inner();
+    let asked = ai.grants().request_grant(short).await.unwrap().into_inner();
     approve(&fleet.operator(), &asked.approval.unwrap().approval_id)
         .await
         .unwrap();

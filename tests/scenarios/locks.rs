@@ -22,7 +22,7 @@ use tonic::Status;
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 async fn who(caller: &Operator) -> Result<String, Status> {
-    let answer = caller.access().get_caller(GetCallerRequest {}).await?;
+    let answer = caller.principals().get_caller(GetCallerRequest {}).await?;
     Ok(answer.into_inner().principal.unwrap().name)
 }
 
@@ -120,7 +120,7 @@ async fn a_token_reaches_only_as_far_as_its_scopes() {
         scopes: scopes.iter().map(ToString::to_string).collect(),
         ..CreateTokenRequest::default()
     };
-    let made = operator.access().create_token(token(&["fleet:read"])).await;
+    let made = operator.tokens().create_token(token(&["fleet:read"])).await;
     let made = made.unwrap().into_inner();
     assert_eq!(made.token.unwrap().scopes, ["fleet:read"]);
     let reader = fleet.bearer(&made.bearer_token);
@@ -134,15 +134,15 @@ async fn a_token_reaches_only_as_far_as_its_scopes() {
     assert_eq!(reason(&refused), Reason::ScopeInsufficient);
     assert!(refused.message().contains("jobs:run"), "{refused:?}");
     // What a token cannot reach it cannot get by making another.
-    let refused = reader.access().create_token(token(&[])).await.unwrap_err();
+    let refused = reader.tokens().create_token(token(&[])).await.unwrap_err();
     assert_eq!(reason(&refused), Reason::ScopeInsufficient);
     let refused = reader
-        .access()
+        .principals()
         .lock_principal(lock("operator/ada", Tasks::Leave))
         .await
         .unwrap_err();
     assert_eq!(reason(&refused), Reason::ScopeInsufficient);
-    let wrong = operator.access().create_token(token(&["all"])).await;
+    let wrong = operator.tokens().create_token(token(&["all"])).await;
     assert_eq!(reason(&wrong.unwrap_err()), Reason::ArgumentInvalid);
 }
 
@@ -169,11 +169,11 @@ async fn whoever_is_locked_is_out_with_all_its_ais_and_their_tasks_end_as_told()
             "ada-mcp".to_owned(),
         )),
     };
-    let exchanged = ada.access().exchange_token(exchange).await.unwrap();
+    let exchanged = ada.tokens().exchange_token(exchange).await.unwrap();
     assert_eq!(exchanged.into_inner().principal.unwrap().roles, ["ai"]);
 
     operator
-        .access()
+        .principals()
         .lock_principal(lock("operator/ada", Tasks::Leave))
         .await
         .unwrap();
@@ -200,7 +200,7 @@ async fn whoever_is_locked_is_out_with_all_its_ais_and_their_tasks_end_as_told()
 
     // A second lock says what becomes of tasks; the first one's author and time stay.
     let locked = operator
-        .access()
+        .principals()
         .lock_principal(lock("operator/ada", Tasks::Cancel))
         .await;
     let locked = locked.unwrap().into_inner();
@@ -216,7 +216,7 @@ async fn whoever_is_locked_is_out_with_all_its_ais_and_their_tasks_end_as_told()
     assert!(who(&again).await.is_err());
     let operator = fleet.operator();
     operator
-        .access()
+        .principals()
         .unlock_principal(unlock("operator/ada"))
         .await
         .unwrap();
@@ -233,7 +233,7 @@ async fn a_locked_token_ends_a_thousand_streams_and_can_be_unlocked() {
         name: "graphs".to_owned(),
         ..CreateTokenRequest::default()
     };
-    let made = operator.access().create_token(create).await.unwrap();
+    let made = operator.tokens().create_token(create).await.unwrap();
     let made = made.into_inner();
     let token_id = made.token.unwrap().token_id;
     let mut streams = JoinSet::new();
@@ -264,7 +264,7 @@ async fn a_locked_token_ends_a_thousand_streams_and_can_be_unlocked() {
         token_id: token_id.clone(),
         note,
     };
-    operator.access().lock_token(request).await.unwrap();
+    operator.tokens().lock_token(request).await.unwrap();
     let ended = tokio::time::timeout(LOCK_LIMIT, streams.join_all()).await;
     let reasons = ended.expect("all end");
     eprintln!("{STREAMS} streams ended within {:?}", begun.elapsed());
@@ -272,7 +272,7 @@ async fn a_locked_token_ends_a_thousand_streams_and_can_be_unlocked() {
     let refused = who(&caller).await.unwrap_err();
     assert_eq!(reason(&refused), Reason::Locked);
     operator
-        .access()
+        .tokens()
         .unlock_token(UnlockTokenRequest { token_id })
         .await
         .unwrap();
@@ -284,34 +284,34 @@ async fn the_last_admin_can_be_neither_locked_nor_demoted() {
     let fleet = Fleet::start().await;
     let operator = fleet.operator();
     let me = format!("operator/{}", who(&operator).await.unwrap());
-    let mut access = operator.access();
+    let mut principals = operator.principals();
     let demote = |principal: &str| UpdatePrincipalRequest {
         principal: principal.to_owned(),
         roles: vec!["viewer".to_owned()],
     };
-    let refused = access.lock_principal(lock(&me, Tasks::Leave)).await;
+    let refused = principals.lock_principal(lock(&me, Tasks::Leave)).await;
     assert_eq!(reason(&refused.unwrap_err()), Reason::LastAdmin);
-    let refused = access.update_principal(demote(&me)).await;
+    let refused = principals.update_principal(demote(&me)).await;
     assert_eq!(reason(&refused.unwrap_err()), Reason::LastAdmin);
     let create = |name: &str, roles: &[&str]| CreatePrincipalRequest {
         kind: PrincipalKind::Operator.into(),
         name: name.to_owned(),
         roles: roles.iter().map(ToString::to_string).collect(),
     };
-    access
+    principals
         .create_principal(create("eve", &["admin"]))
         .await
         .unwrap();
-    let twice = access.create_principal(create("eve", &[])).await;
+    let twice = principals.create_principal(create("eve", &[])).await;
     assert_eq!(reason(&twice.unwrap_err()), Reason::PrincipalExists);
     // A locked admin is none that could act.
-    access
+    principals
         .lock_principal(lock("operator/eve", Tasks::Leave))
         .await
         .unwrap();
-    let refused = access.update_principal(demote(&me)).await;
+    let refused = principals.update_principal(demote(&me)).await;
     assert_eq!(reason(&refused.unwrap_err()), Reason::LastAdmin);
-    access
+    principals
         .unlock_principal(unlock("operator/eve"))
         .await
         .unwrap();
@@ -319,15 +319,15 @@ async fn the_last_admin_can_be_neither_locked_nor_demoted() {
         page_size: 1,
         ..ListPrincipalsRequest::default()
     };
-    let first = access.list_principals(page).await.unwrap().into_inner();
+    let first = principals.list_principals(page).await.unwrap().into_inner();
     let rest = ListPrincipalsRequest {
         page_token: first.next_page_token,
         ..ListPrincipalsRequest::default()
     };
-    let rest = access.list_principals(rest).await.unwrap().into_inner();
+    let rest = principals.list_principals(rest).await.unwrap().into_inner();
     assert_eq!((first.principals.len(), rest.principals.len()), (1, 1));
-    let missing = access.unlock_principal(unlock("operator/nobody")).await;
+    let missing = principals.unlock_principal(unlock("operator/nobody")).await;
     assert_eq!(reason(&missing.unwrap_err()), Reason::PrincipalNotFound);
     // With another admin there, it can step down.
-    access.update_principal(demote(&me)).await.unwrap();
+    principals.update_principal(demote(&me)).await.unwrap();
 }

@@ -50,12 +50,12 @@ async fn on_a_full_disk_nothing_is_done_that_cannot_be_recorded() {
     let fleet = Fleet::start().await;
     let operator = fleet.operator();
     operator
-        .access()
+        .tokens()
         .create_token(token("before"))
         .await
         .unwrap();
-    let mut access = operator.access();
-    let policy = access.get_policy(GetPolicyRequest::default()).await;
+    let mut policies = operator.policy();
+    let policy = policies.get_policy(GetPolicyRequest::default()).await;
     let policy = policy.unwrap().into_inner();
 
     fleet.limit_files(Some(4096)).await;
@@ -75,10 +75,19 @@ async fn on_a_full_disk_nothing_is_done_that_cannot_be_recorded() {
         ..SetPolicyRequest::default()
     };
     for (what, refused) in [
-        ("a token", access.create_token(token("after")).await.err()),
-        ("a lock", access.lock_principal(lock).await.err()),
-        ("a rotation", access.rotate_authority(rotate).await.err()),
-        ("a policy", access.set_policy(set).await.err()),
+        (
+            "a token",
+            operator.tokens().create_token(token("after")).await.err(),
+        ),
+        (
+            "a lock",
+            operator.principals().lock_principal(lock).await.err(),
+        ),
+        (
+            "a rotation",
+            operator.authorities().rotate_authority(rotate).await.err(),
+        ),
+        ("a policy", policies.set_policy(set).await.err()),
         (
             "a join token",
             enrollment.create_join_token(join_token()).await.err(),
@@ -127,7 +136,10 @@ async fn on_a_full_disk_nothing_is_done_that_cannot_be_recorded() {
 
     // What was refused did not happen, now or after a restart.
     for round in 0..2 {
-        let tokens = access.list_tokens(ListTokensRequest::default()).await;
+        let tokens = operator
+            .tokens()
+            .list_tokens(ListTokensRequest::default())
+            .await;
         let tokens = tokens.unwrap().into_inner().tokens;
         let names: Vec<_> = tokens
             .iter()
@@ -138,9 +150,12 @@ async fn on_a_full_disk_nothing_is_done_that_cannot_be_recorded() {
         assert!(lock.is_none(), "{lock:?}");
         let join = enrollment.list_join_tokens(ListJoinTokensRequest::default());
         assert!(join.await.unwrap().into_inner().join_tokens.is_empty());
-        let now = access.get_policy(GetPolicyRequest::default()).await;
+        let now = policies.get_policy(GetPolicyRequest::default()).await;
         assert_eq!(now.unwrap().into_inner(), policy);
-        let rotation = access.get_authorities(GetAuthoritiesRequest {}).await;
+        let rotation = operator
+            .authorities()
+            .get_authorities(GetAuthoritiesRequest {})
+            .await;
         let rotation = rotation.unwrap().into_inner();
         assert!(format!("{rotation:?}").contains("Standby"), "{rotation:?}");
         if round == 0 {
@@ -165,11 +180,11 @@ async fn what_was_not_there_is_not_said_to_be_revoked() {
     enrollment.revoke_join_token(revoke(&id)).await.unwrap();
     let again = enrollment.revoke_join_token(revoke(&id)).await;
     assert_eq!(reason(&again.unwrap_err()), Reason::TokenNotFound);
-    let mut access = fleet.operator().access();
+    let mut tokens = fleet.operator().tokens();
     for token_id in ["t-nobody", ""] {
         let token_id = token_id.to_owned();
         let revoke = RevokeTokenRequest { token_id };
-        assert!(access.revoke_token(revoke).await.is_err());
+        assert!(tokens.revoke_token(revoke).await.is_err());
     }
 
     let log = eventually(PATIENCE, "all of it is told", || async {

@@ -240,7 +240,7 @@ impl Fleet {
             Identity::load(&self.data_dir().join("operator")).ok()?;
             let caller = self
                 .operator()
-                .access()
+                .principals()
                 .get_caller(GetCallerRequest {})
                 .await;
             caller.is_ok().then_some(())

@@ -13,10 +13,13 @@ use muster_proto::v1::{
     Action, CancelJobRequest, Command, CreateJobRequest, CreateJoinTokenRequest,
     CreateTokenRequest, FileRead, GetHostRequest, GetJobRequest, Host, Job, JoinKind,
     ListHostsRequest, ListTasksRequest, OutputStream, PrincipalKind, ReadOutputRequest, Reason,
-    Script, Task, WatchJobRequest, access_service_client::AccessServiceClient,
-    enrollment_service_client::EnrollmentServiceClient, host::Presence,
-    host_service_client::HostServiceClient, job_event::Event, job_service_client::JobServiceClient,
-    read_output_request, task,
+    Script, Task, WatchJobRequest, approval_service_client::ApprovalServiceClient,
+    authority_service_client::AuthorityServiceClient,
+    enrollment_service_client::EnrollmentServiceClient, grant_service_client::GrantServiceClient,
+    host::Presence, host_service_client::HostServiceClient, job_event::Event,
+    job_service_client::JobServiceClient, policy_service_client::PolicyServiceClient,
+    principal_service_client::PrincipalServiceClient, read_output_request, task,
+    token_service_client::TokenServiceClient,
 };
 use muster_runtime::tls::{ClientTls, connect_lazily};
 use tonic::{
@@ -158,9 +161,34 @@ impl Operator {
         EnrollmentServiceClient::new(self.door())
     }
 
-    /// Principals and tokens.
-    pub fn access(&self) -> AccessServiceClient<Door> {
-        AccessServiceClient::new(self.door())
+    /// Principals, and who the caller is.
+    pub fn principals(&self) -> PrincipalServiceClient<Door> {
+        PrincipalServiceClient::new(self.door())
+    }
+
+    /// Bearer tokens.
+    pub fn tokens(&self) -> TokenServiceClient<Door> {
+        TokenServiceClient::new(self.door())
+    }
+
+    /// The authority behind certificates.
+    pub fn authorities(&self) -> AuthorityServiceClient<Door> {
+        AuthorityServiceClient::new(self.door())
+    }
+
+    /// Policies.
+    pub fn policy(&self) -> PolicyServiceClient<Door> {
+        PolicyServiceClient::new(self.door())
+    }
+
+    /// Approvals.
+    pub fn approvals(&self) -> ApprovalServiceClient<Door> {
+        ApprovalServiceClient::new(self.door())
+    }
+
+    /// Grants.
+    pub fn grants(&self) -> GrantServiceClient<Door> {
+        GrantServiceClient::new(self.door())
     }
 
     /// A join string for one host.
@@ -185,7 +213,7 @@ impl Operator {
             name: name.to_owned(),
             ..CreateTokenRequest::default()
         };
-        let answer = self.access().create_token(request).await.unwrap();
+        let answer = self.tokens().create_token(request).await.unwrap();
         answer.into_inner().bearer_token
     }
 

@@ -45,7 +45,7 @@ pub(super) async fn run(
             validate_only: true,
             ..SetPolicyRequest::default()
         };
-        match client.access().set_policy(check).await {
+        match client.policy().set_policy(check).await {
             Ok(_) => {
                 let request = SetPolicyRequest {
                     files,

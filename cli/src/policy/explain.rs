@@ -80,7 +80,7 @@ impl Explain {
             files: files::read(&self.files)?.into_iter().collect(),
         };
         let client = operator.connect().await?;
-        let answer = client.access().explain_access(request).await?.into_inner();
+        let answer = client.policy().explain_access(request).await?.into_inner();
         let allowed = answer
             .answers
             .iter()

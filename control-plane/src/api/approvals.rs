@@ -1,4 +1,4 @@
-//! The door to approvals and grants; part of `AccessService`.
+//! The door to approvals and grants.
 
 mod grants;
 mod wire;
@@ -8,11 +8,12 @@ use std::sync::Arc;
 use muster_proto::{
     ids::ApprovalId,
     v1::{
-        self, AnswerApprovalRequest, ApprovalAnswer, ListApprovalsRequest, ListApprovalsResponse,
-        Reason,
+        self, AnswerApprovalRequest, AnswerApprovalResponse, ApprovalAnswer, GetApprovalRequest,
+        GetApprovalResponse, ListApprovalsRequest, ListApprovalsResponse, Reason,
+        approval_service_server::ApprovalService,
     },
 };
-use tonic::Status;
+use tonic::{Request, Response, Status};
 
 use self::wire::{on_wire, state_in};
 use super::{
@@ -34,7 +35,7 @@ use crate::{
 /// Characters of a note, and of the reason for a grant.
 const TEXT_MAX: usize = 1000;
 
-/// Approvals and grants, as `AccessService` serves them.
+/// `muster.v1.ApprovalService`, and in [`grants`] `muster.v1.GrantService`.
 #[derive(Clone)]
 pub(crate) struct ApprovalDoor {
     /// The approvals.
@@ -66,12 +67,28 @@ impl ApprovalDoor {
             .ok_or_else(none)
     }
 
-    /// A page of what the caller may see.
-    pub(crate) async fn list(
+    fn on_wire(&self, approval: &Approval, job: Option<&Job>) -> v1::Approval {
+        let mut wire = on_wire(approval, job);
+        if approval.state == State::Awaiting {
+            wire.answerers = self.rights.answerers(approval);
+        }
+        wire
+    }
+
+    async fn job_of(&self, approval: &Approval) -> Result<Option<Arc<Job>>, Status> {
+        let job = self.approvals.job_of(approval).await;
+        job.map_err(|error| status::of(ApprovalError::from(error)))
+    }
+}
+
+#[tonic::async_trait]
+impl ApprovalService for ApprovalDoor {
+    async fn list_approvals(
         &self,
-        caller: &Caller,
-        request: ListApprovalsRequest,
-    ) -> Result<ListApprovalsResponse, Status> {
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
         let size = page::size(request.page_size, 50, 1000)?;
         let states: Vec<State> = request
             .states
@@ -105,7 +122,7 @@ impl ApprovalDoor {
                 id: row.id.to_string(),
             });
             let whole = rows.len() == 1000;
-            shown.extend(rows.into_iter().filter(|row| self.may_see(caller, row)));
+            shown.extend(rows.into_iter().filter(|row| self.may_see(&caller, row)));
             if shown.len() > size || !whole {
                 break;
             }
@@ -124,38 +141,30 @@ impl ApprovalDoor {
             wire.hosts = Vec::new();
             approvals.push(wire);
         }
-        Ok(ListApprovalsResponse {
+        Ok(Response::new(ListApprovalsResponse {
             approvals,
             next_page_token,
-        })
+        }))
     }
 
-    fn on_wire(&self, approval: &Approval, job: Option<&Job>) -> v1::Approval {
-        let mut wire = on_wire(approval, job);
-        if approval.state == State::Awaiting {
-            wire.answerers = self.rights.answerers(approval);
-        }
-        wire
-    }
-
-    async fn job_of(&self, approval: &Approval) -> Result<Option<Arc<Job>>, Status> {
-        let job = self.approvals.job_of(approval).await;
-        job.map_err(|error| status::of(ApprovalError::from(error)))
-    }
-
-    /// An approval that the caller may see.
-    pub(crate) async fn get(&self, caller: &Caller, id: &str) -> Result<v1::Approval, Status> {
-        let approval = self.visible(caller, id).await?;
-        let job = self.job_of(&approval).await?;
-        Ok(self.on_wire(&approval, job.as_deref()))
-    }
-
-    /// Answers an approval.
-    pub(crate) async fn answer(
+    async fn get_approval(
         &self,
-        caller: &Caller,
-        request: AnswerApprovalRequest,
-    ) -> Result<v1::Approval, Status> {
+        request: Request<GetApprovalRequest>,
+    ) -> Result<Response<GetApprovalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().approval_id;
+        let approval = self.visible(&caller, &id).await?;
+        let job = self.job_of(&approval).await?;
+        let approval = Some(self.on_wire(&approval, job.as_deref()));
+        Ok(Response::new(GetApprovalResponse { approval }))
+    }
+
+    async fn answer_approval(
+        &self,
+        request: Request<AnswerApprovalRequest>,
+    ) -> Result<Response<AnswerApprovalResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
         let approves = match request.answer() {
             ApprovalAnswer::Approve => true,
             ApprovalAnswer::Decline => false,
@@ -167,7 +176,7 @@ impl ApprovalDoor {
             return Err(status::invalid("note", "has at most 1,000 characters"));
         }
         let who = &caller.proven().principal;
-        let seen = self.visible(caller, &request.approval_id).await?;
+        let seen = self.visible(&caller, &request.approval_id).await?;
         audit::effect("approval", seen.id);
         audit::effect("answer", if approves { "approve" } else { "decline" });
         if let Subject::Job { job_id, .. } = &seen.subject {
@@ -196,7 +205,8 @@ impl ApprovalDoor {
             .await
             .map_err(status::of)?;
         let job = self.job_of(&answered).await?;
-        Ok(self.on_wire(&answered, job.as_deref()))
+        let approval = Some(self.on_wire(&answered, job.as_deref()));
+        Ok(Response::new(AnswerApprovalResponse { approval }))
     }
 }
 

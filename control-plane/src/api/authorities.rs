@@ -1,19 +1,25 @@
-//! The rotation of the authority, as the wire says it.
+//! The door to the authority and its rotation.
 
 use bytes::Bytes;
 use muster_proto::v1::{
-    AuthorityRotation, GetAuthoritiesResponse, authority_rotation, rotate_authority_request,
+    AuthorityRotation, GetAuthoritiesRequest, GetAuthoritiesResponse, PrincipalKind,
+    RotateAuthorityRequest, RotateAuthorityResponse, authority_rotation,
+    authority_service_server::AuthorityService, rotate_authority_request,
 };
-use tonic::Status;
+use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use crate::{
     rotation::{Phase, Progress, Rotation, Step},
     times,
     wire::status,
 };
 
+/// `muster.v1.AuthorityService`.
+pub(crate) struct AuthorityDoor(pub(crate) Rotation);
+
 /// Whom to trust; how far the rotation is, only for operators.
-pub(super) fn answer(rotation: &Rotation, is_operator: bool) -> GetAuthoritiesResponse {
+fn answer(rotation: &Rotation, is_operator: bool) -> GetAuthoritiesResponse {
     let (authorities, version) = rotation.authorities();
     GetAuthoritiesResponse {
         authorities: authorities
@@ -26,7 +32,7 @@ pub(super) fn answer(rotation: &Rotation, is_operator: bool) -> GetAuthoritiesRe
 }
 
 /// How far it is.
-pub(super) fn progress(progress: Progress) -> AuthorityRotation {
+fn progress(progress: Progress) -> AuthorityRotation {
     let phase = match progress.phase {
         Phase::Standby => authority_rotation::Phase::Standby,
         Phase::Begun => authority_rotation::Phase::Begun,
@@ -46,7 +52,7 @@ pub(super) fn progress(progress: Progress) -> AuthorityRotation {
 }
 
 /// The step that somebody asks for.
-pub(super) fn step(step: rotate_authority_request::Step, distrust: bool) -> Result<Step, Status> {
+fn step(step: rotate_authority_request::Step, distrust: bool) -> Result<Step, Status> {
     use rotate_authority_request::Step as Asked;
     Ok(match step {
         Asked::Begin => Step::Begin,
@@ -61,4 +67,27 @@ pub(super) fn step(step: rotate_authority_request::Step, distrust: bool) -> Resu
             ));
         }
     })
+}
+
+#[tonic::async_trait]
+impl AuthorityService for AuthorityDoor {
+    async fn get_authorities(
+        &self,
+        request: Request<GetAuthoritiesRequest>,
+    ) -> Result<Response<GetAuthoritiesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let is_operator = caller.kind == PrincipalKind::Operator;
+        Ok(Response::new(answer(&self.0, is_operator)))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        let request = request.into_inner();
+        let step = step(request.step(), request.distrust)?;
+        let taken = self.0.step(step, request.force).await.map_err(status::of)?;
+        let rotation = Some(progress(taken));
+        Ok(Response::new(RotateAuthorityResponse { rotation }))
+    }
 }

@@ -1,27 +1,26 @@
-//! Policies on the wire: shown, set, listed, explained. The RPCs are `AccessService`'s.
+//! The door to policies: shown, set, listed, explained.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use muster_proto::v1::{
     self, ExplainAccessRequest, ExplainAccessResponse, GetPolicyRequest, GetPolicyResponse,
-    ListPolicyVersionsRequest, ListPolicyVersionsResponse, Reason, SetPolicyRequest,
-    SetPolicyResponse, explain_access_response::Answer,
+    ListPolicyVersionsRequest, ListPolicyVersionsResponse, SetPolicyRequest, SetPolicyResponse,
+    explain_access_response::Answer, policy_service_server::PolicyService,
 };
-use tonic::Status;
+use tonic::{Request, Response, Status};
 
 use super::{
     caller::Caller,
     page::{self, Query},
 };
 use crate::{
-    access::default_roles,
     clock::now,
-    hosts::Inventory,
-    model::{Files, Principal, PrincipalKind, mode_in, mode_out},
+    hosts::{Host, Inventory},
+    model::{Files, Kind, NetworkAccess, Principal, PrincipalKind, mode_in, mode_out},
     orders::{reach, targets},
     policy::{
-        Circumstances, Hour, Judge, Judgement, Need, PolicyError, Resource, Right, Rule, SCHEMA,
-        Set, Source, Target, Verdict, Who, plan, unknown_traits,
+        Circumstances, Hour, Judge, Judgement, Need, Plan, PolicyError, Resource, Right, Rule,
+        SCHEMA, Set, Source, Target, Verdict, Who, plan, unknown_traits,
     },
     selector::Selector,
     store::StoredPolicies,
@@ -32,14 +31,125 @@ use crate::{
 /// Names of hosts in one answer.
 const NAMED_MAX: usize = 20;
 
-/// `GetPolicy`.
-pub(super) async fn get(
-    caller: &Caller,
-    request: GetPolicyRequest,
-) -> Result<GetPolicyResponse, Status> {
-    let policy = &caller.rights.policy;
-    let standing = policy.judge().version;
-    let version = request.version.unwrap_or(standing);
+/// `muster.v1.PolicyService`.
+pub(crate) struct PolicyDoor {
+    /// The hosts.
+    pub(crate) inventory: Inventory,
+}
+
+#[tonic::async_trait]
+impl PolicyService for PolicyDoor {
+    async fn get_policy(
+        &self,
+        request: Request<GetPolicyRequest>,
+    ) -> Result<Response<GetPolicyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let standing = caller.rights.policy.judge().version;
+        let version = request.into_inner().version.unwrap_or(standing);
+        Ok(Response::new(GetPolicyResponse {
+            policy: Some(policy(&caller, version).await?),
+            schema: SCHEMA.to_owned(),
+        }))
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<SetPolicyRequest>,
+    ) -> Result<Response<SetPolicyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let files: Files = request.files.into_iter().collect();
+        if request.validate_only {
+            let set = Set::read(files).map_err(status::of)?;
+            let policy = Some(message(&Ok(set), None, 0));
+            return Ok(Response::new(SetPolicyResponse { policy }));
+        }
+        let policies = &caller.rights.policy;
+        let (author, keeper) = (&caller.principal, Some(&caller.who));
+        let set = policies.set(files, &request.etag, author, &request.note, keeper);
+        let version = set.await.map_err(status::of)?.version;
+        tracing::info!("{author} set policies: version {version}");
+        let policy = Some(policy(&caller, version).await?);
+        Ok(Response::new(SetPolicyResponse { policy }))
+    }
+
+    async fn list_policy_versions(
+        &self,
+        request: Request<ListPolicyVersionsRequest>,
+    ) -> Result<Response<ListPolicyVersionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let query = Query::new(&["ListPolicyVersions", &caller.principal]);
+        let before = query
+            .place(&request.page_token)?
+            .and_then(|place| place.parse().ok())
+            .unwrap_or(i64::MAX);
+        let size = page::size(request.page_size, 20, 100)?;
+        let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
+        let found = caller.rights.policy.versions(before, limit).await;
+        let mut found = found.map_err(status::of)?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = found
+            .last()
+            .filter(|_| more)
+            .map(|last| query.token(&last.version.to_string()))
+            .unwrap_or_default();
+        let policies = found
+            .iter()
+            .map(|stored| about(Some(stored), stored.version));
+        Ok(Response::new(ListPolicyVersionsResponse {
+            policies: policies.collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn explain_access(
+        &self,
+        request: Request<ExplainAccessRequest>,
+    ) -> Result<Response<ExplainAccessResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let who = asked_about(&caller, &request.principal)?;
+        let right = Right::from_text(&request.action).ok_or_else(|| {
+            let names: Vec<&str> = Right::all().map(|(_, name)| name).collect();
+            status::invalid("action", &format!("is one of {}", names.join(", ")))
+        })?;
+        let hosts = match request.selector.as_str() {
+            "" => Vec::new(),
+            text => {
+                let selector = Selector::parse(text).map_err(status::of)?;
+                targets::select(&self.inventory, &caller, &selector)?
+            }
+        };
+        let judge = asked(&caller, &request)?;
+        let mut how = Circumstances {
+            hosts: u32::try_from(hosts.len().max(1)).unwrap_or(u32::MAX),
+            source: if request.mcp {
+                Source::Mcp
+            } else {
+                Source::Grpc
+            },
+            own: request.own,
+            mode: mode_in(request.mode()),
+            ..Circumstances::default()
+        };
+        let mut response = person(&caller, &who, judge.version);
+        if let Some(kind) = right.kind() {
+            let network = request.network.as_ref().and_then(reach::network_in);
+            let plan = planned(&judge, &who, &hosts, kind, network, how);
+            how.mode = Some(plan.mode);
+            how.network = Some(plan.network);
+            response.mode = mode_out(Some(plan.mode)).into();
+            response.mode_at_most = mode_out(Some(plan.decision.mode_at_most)).into();
+        }
+        response.answers = answers(&judge, &who, right, &hosts, how);
+        Ok(Response::new(response))
+    }
+}
+
+/// A version of the policies, with its files.
+async fn policy(caller: &Caller, version: i64) -> Result<v1::Policy, Status> {
     let no_such = || {
         status::invalid(
             "version",
@@ -47,192 +157,100 @@ pub(super) async fn get(
         )
     };
     let below = version.checked_add(1).ok_or_else(no_such)?;
-    let stored = policy.versions(below, 1).await;
+    let stored = caller.rights.policy.versions(below, 1).await;
     let stored = stored.map_err(status::of)?.pop();
-    let stored = stored.filter(|stored| stored.version == version);
-    let policy = match stored {
-        Some(stored) => message(&Set::read(stored.files.clone()), Some(&stored), version),
-        None if version == 0 => message(&Ok(Set::shipped()), None, 0),
-        None => return Err(no_such()),
-    };
-    Ok(GetPolicyResponse {
-        policy: Some(policy),
-        schema: SCHEMA.to_owned(),
-    })
-}
-
-/// `SetPolicy`.
-pub(super) async fn set(
-    caller: &Caller,
-    request: SetPolicyRequest,
-) -> Result<SetPolicyResponse, Status> {
-    let files: Files = request.files.into_iter().collect();
-    if request.validate_only {
-        let set = Set::read(files).map_err(status::of)?;
-        return Ok(SetPolicyResponse {
-            policy: Some(message(&Ok(set), None, 0)),
-        });
+    match stored.filter(|stored| stored.version == version) {
+        Some(stored) => Ok(message(
+            &Set::read(stored.files.clone()),
+            Some(&stored),
+            version,
+        )),
+        None if version == 0 => Ok(message(&Ok(Set::shipped()), None, 0)),
+        None => Err(no_such()),
     }
-    let judge = caller
-        .rights
-        .policy
-        .set(
-            files,
-            &request.etag,
-            &caller.principal,
-            &request.note,
-            Some(&caller.who),
-        )
-        .await
-        .map_err(status::of)?;
-    tracing::info!(
-        "{} set policies: version {}",
-        caller.principal,
-        judge.version
-    );
-    let get = GetPolicyRequest {
-        version: Some(judge.version),
-    };
-    Ok(SetPolicyResponse {
-        policy: self::get(caller, get).await?.policy,
-    })
 }
 
-/// `ListPolicyVersions`.
-pub(super) async fn versions(
-    caller: &Caller,
-    request: ListPolicyVersionsRequest,
-) -> Result<ListPolicyVersionsResponse, Status> {
-    let query = Query::new(&["ListPolicyVersions", &caller.principal]);
-    let before = query
-        .place(&request.page_token)?
-        .and_then(|place| place.parse().ok())
-        .unwrap_or(i64::MAX);
-    let size = page::size(request.page_size, 20, 100)?;
-    let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
-    let found = caller.rights.policy.versions(before, limit).await;
-    let mut found = found.map_err(status::of)?;
-    let more = found.len() > size;
-    found.truncate(size);
-    let next_page_token = found
-        .last()
-        .filter(|_| more)
-        .map(|last| query.token(&last.version.to_string()))
-        .unwrap_or_default();
-    Ok(ListPolicyVersionsResponse {
-        policies: found
-            .iter()
-            .map(|stored| v1::Policy {
-                files: Default::default(),
-                ..about(Some(stored), stored.version)
-            })
-            .collect(),
-        next_page_token,
-    })
+/// Whoever is to judge: the policies of the request if it has any, else those that stand.
+fn asked(caller: &Caller, request: &ExplainAccessRequest) -> Result<Arc<Judge>, Status> {
+    if request.files.is_empty() {
+        return Ok(Arc::clone(&caller.rights.policy.judge()));
+    }
+    let files = request.files.clone().into_iter().collect();
+    let set = Set::read(files).map_err(status::of)?;
+    Ok(Arc::new(Judge::new(set, 0)))
 }
 
-/// `ExplainAccess`.
-pub(super) fn explain(
-    caller: &Caller,
-    inventory: &Inventory,
-    request: ExplainAccessRequest,
-) -> Result<ExplainAccessResponse, Status> {
-    let who = asked_about(caller, &request.principal)?;
-    let right = Right::from_text(&request.action).ok_or_else(|| {
-        let names: Vec<&str> = Right::all().map(|(_, name)| name).collect();
-        status::invalid("action", &format!("is one of {}", names.join(", ")))
-    })?;
-    let hosts = match request.selector.as_str() {
-        "" => Vec::new(),
-        text => {
-            let selector = Selector::parse(text).map_err(status::of)?;
-            targets::select(inventory, caller, &selector)?
-        }
-    };
-    let candidate = if request.files.is_empty() {
-        None
-    } else {
-        let files = request.files.clone().into_iter().collect();
-        Some(Arc::new(Judge::new(
-            Set::read(files).map_err(status::of)?,
-            0,
-        )))
-    };
-    let standing = caller.rights.policy.judge();
-    let judge: &Judge = candidate.as_deref().unwrap_or(&standing);
-    let mut how = Circumstances {
-        hosts: u32::try_from(hosts.len().max(1)).unwrap_or(u32::MAX),
-        source: if request.mcp {
-            Source::Mcp
-        } else {
-            Source::Grpc
-        },
-        own: request.own,
-        mode: mode_in(request.mode()),
-        ..Circumstances::default()
-    };
-    let hour = Hour::of(now());
-    let unknown = unknown_traits();
-    let mut response = ExplainAccessResponse {
+/// An answer without its verdicts: the principal, and whoever could grant it something.
+fn person(caller: &Caller, who: &Who, policy_version: i64) -> ExplainAccessResponse {
+    let suspended = caller.rights.access.suspended(&who.principal);
+    let grantors = caller.rights.grantors();
+    ExplainAccessResponse {
         principal: who.principal.to_string(),
         roles: who.all_roles().into_iter().map(str::to_owned).collect(),
-        policy_version: judge.version,
-        grantors: caller
-            .rights
-            .grantors()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        suspended: caller
-            .rights
-            .access
-            .suspended(&who.principal)
+        policy_version,
+        grantors: grantors.iter().map(ToString::to_string).collect(),
+        suspended: suspended
             .map(|(_, cause)| cause.to_string())
             .unwrap_or_default(),
         ..ExplainAccessResponse::default()
-    };
-    if let Some(kind) = right.kind() {
-        let targets: Vec<Target<'_>> = if hosts.is_empty() {
-            vec![Target {
-                id: "",
-                traits: &unknown,
-                granted: false,
-            }]
-        } else {
-            let targets = hosts.iter().map(|host| Target {
-                id: &host.id_text,
-                traits: &host.traits,
-                granted: false,
-            });
-            targets.collect()
-        };
-        let network = request.network.as_ref().and_then(reach::network_in);
-        let plan = plan(judge, &who, &targets, kind, (how.mode, network), how, hour);
-        how.mode = Some(plan.mode);
-        how.network = Some(plan.network);
-        response.mode = mode_out(Some(plan.mode)).into();
-        response.mode_at_most = mode_out(Some(plan.decision.mode_at_most)).into();
     }
-    let ask = |about| judge.judge(&who, right, about, how, hour);
-    response.answers = if !right.is_about_hosts() {
-        vec![answer(judge, &ask(Resource::Fleet), &[])]
-    } else if hosts.is_empty() {
-        vec![answer(judge, &ask(Resource::Host("", &unknown)), &[])]
-    } else {
-        let mut answers: Vec<(Arc<Judgement>, Vec<&str>)> = Vec::new();
-        for host in &hosts {
-            let judged = ask(Resource::Host(&host.id_text, &host.traits));
-            match answers.iter_mut().find(|(other, _)| *other == judged) {
-                Some((_, names)) => names.push(&host.name),
-                None => answers.push((judged, vec![&host.name])),
-            }
-        }
-        let answers = answers.iter();
-        answers
-            .map(|(judged, names)| answer(judge, judged, names))
-            .collect()
+}
+
+/// How far a job of this kind would reach on these hosts; on one without labels if there are none.
+fn planned(
+    judge: &Judge,
+    who: &Who,
+    hosts: &[Arc<Host>],
+    kind: Kind,
+    network: Option<NetworkAccess>,
+    how: Circumstances,
+) -> Plan {
+    let unknown = unknown_traits();
+    let target = |id, traits| Target {
+        id,
+        traits,
+        granted: false,
     };
-    Ok(response)
+    let targets: Vec<Target<'_>> = match hosts {
+        [] => vec![target("", &unknown)],
+        hosts => {
+            let targets = hosts.iter().map(|host| target(&host.id_text, &host.traits));
+            targets.collect()
+        }
+    };
+    let asked = (how.mode, network);
+    plan(judge, who, &targets, kind, asked, how, Hour::of(now()))
+}
+
+/// What policy answers, hosts with the same answer together.
+fn answers(
+    judge: &Judge,
+    who: &Who,
+    right: Right,
+    hosts: &[Arc<Host>],
+    how: Circumstances,
+) -> Vec<Answer> {
+    let hour = Hour::of(now());
+    let ask = |about| judge.judge(who, right, about, how, hour);
+    if !right.is_about_hosts() {
+        return vec![answer(judge, &ask(Resource::Fleet), &[])];
+    }
+    if hosts.is_empty() {
+        let unknown = unknown_traits();
+        return vec![answer(judge, &ask(Resource::Host("", &unknown)), &[])];
+    }
+    let mut answers: Vec<(Arc<Judgement>, Vec<&str>)> = Vec::new();
+    for host in hosts {
+        let judged = ask(Resource::Host(&host.id_text, &host.traits));
+        match answers.iter_mut().find(|(other, _)| *other == judged) {
+            Some((_, names)) => names.push(&host.name),
+            None => answers.push((judged, vec![&host.name])),
+        }
+    }
+    let answers = answers.iter();
+    answers
+        .map(|(judged, names)| answer(judge, judged, names))
+        .collect()
 }
 
 /// Who is asked about: the caller, or with the right to it anybody.
@@ -333,42 +351,4 @@ fn rule(rule: &Rule) -> v1::PolicyRule {
         approvals: i32::try_from(approvals).unwrap_or(i32::MAX),
         approvers: approvers.to_owned(),
     }
-}
-
-/// Refused unless whoever makes a token for a principal has all of that principal's roles, or may change access:
-/// nobody gets more by making tokens.
-pub(super) fn may_make_token_for(caller: &Caller, principal: &Principal) -> Result<(), Status> {
-    if caller.need_fleet(Right::AccessWrite).is_ok() {
-        return Ok(());
-    }
-    let access = &caller.rights.access;
-    let text: Arc<str> = principal.to_string().into();
-    let theirs = if access.knows(principal) {
-        access.who(&text)
-    } else {
-        Who {
-            roles: default_roles(principal.kind)
-                .into_iter()
-                .map(Arc::from)
-                .collect(),
-            ..access.who(&text)
-        }
-    };
-    let own = caller.who.all_roles();
-    let beyond: Vec<&str> = theirs
-        .all_roles()
-        .into_iter()
-        .filter(|role| *role != "ai" && !own.contains(role))
-        .collect();
-    if beyond.is_empty() {
-        return Ok(());
-    }
-    Err(status::refuse(
-        Reason::PolicyDenied,
-        &format!(
-            "{} may not make or revoke a token for {text}, which is {}: ask somebody who may change access",
-            caller.principal,
-            beyond.join(", ")
-        ),
-    ))
 }

@@ -1,6 +1,8 @@
 mod approvals;
 mod attach;
+mod clients;
 mod fake_host;
+mod former;
 mod kinds;
 mod policy;
 
@@ -9,9 +11,9 @@ use std::time::Instant;
 use muster_client::{enrollment, identity::Identity, join::JoinString};
 use muster_proto::v1::{
     self, CreateJoinTokenRequest, CreateTokenRequest, ExchangeTokenRequest, GetCallerRequest,
-    JoinKind as WireJoinKind, PrincipalKind, Reason, access_service_client::AccessServiceClient,
-    enrollment_service_client::EnrollmentServiceClient, exchange_token_request::Subject,
+    JoinKind as WireJoinKind, PrincipalKind, Reason, exchange_token_request::Subject,
     host_service_client::HostServiceClient, job_service_client::JobServiceClient,
+    principal_service_client::PrincipalServiceClient, token_service_client::TokenServiceClient,
 };
 use muster_runtime::tls::{ClientTls, ConnectError, connect};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -74,14 +76,6 @@ impl Plane {
         self.directory.path().join(name)
     }
 
-    fn enrollment(&self) -> EnrollmentServiceClient<Channel> {
-        EnrollmentServiceClient::new(self.operator.clone())
-    }
-
-    fn access(&self) -> AccessServiceClient<Channel> {
-        AccessServiceClient::new(self.operator.clone())
-    }
-
     async fn join_string(&self, request: CreateJoinTokenRequest) -> JoinString {
         let answer = self.enrollment().create_join_token(request).await.unwrap();
         answer.into_inner().join_string.parse().unwrap()
@@ -128,7 +122,7 @@ async fn caller(channel: Channel, bearer: Option<&str>) -> Result<String, Status
         let value = format!("Bearer {token}").parse().unwrap();
         request.metadata_mut().insert("authorization", value);
     }
-    let answer = AccessServiceClient::new(channel)
+    let answer = PrincipalServiceClient::new(channel)
         .get_caller(request)
         .await?;
     let principal = answer.into_inner().principal.unwrap();
@@ -306,7 +300,7 @@ async fn without_a_credential_every_other_method_is_refused() {
         "grpc.health.v1.Health/Watch",
         "muster.v1.EnrollmentService/Enroll",
     ];
-    for method in crate::api::methods() {
+    for method in crate::api::methods().union(&crate::api::deprecated()) {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.unwrap();
         let path = format!("/{method}").parse().unwrap();
@@ -332,7 +326,7 @@ async fn without_a_credential_every_other_method_is_refused() {
 async fn a_bearer_token_decides_who_calls_until_it_is_revoked() {
     let plane = Plane::start().await;
     let created = plane
-        .access()
+        .tokens()
         .create_token(CreateTokenRequest {
             kind: PrincipalKind::Ai.into(),
             name: "claude".to_owned(),
@@ -357,7 +351,7 @@ async fn a_bearer_token_decides_who_calls_until_it_is_revoked() {
 
     let token_id = created.token.unwrap().token_id;
     plane
-        .access()
+        .tokens()
         .revoke_token(v1::RevokeTokenRequest { token_id })
         .await
         .unwrap();
@@ -381,12 +375,12 @@ async fn a_gateway_acts_for_its_caller_and_for_nobody_else() {
         caller(channel.clone(), None).await.unwrap(),
         "Gateway/local"
     );
-    let mut access = AccessServiceClient::new(channel.clone());
-    let refused = access.list_tokens(v1::ListTokensRequest::default()).await;
+    let mut tokens = TokenServiceClient::new(channel.clone());
+    let refused = tokens.list_tokens(v1::ListTokensRequest::default()).await;
     assert_eq!(reason(&refused.unwrap_err()), "NOT_ALLOWED");
 
     let created = plane
-        .access()
+        .tokens()
         .create_token(CreateTokenRequest {
             kind: PrincipalKind::Automation.into(),
             name: "nightly".to_owned(),
@@ -395,7 +389,7 @@ async fn a_gateway_acts_for_its_caller_and_for_nobody_else() {
         .await
         .unwrap()
         .into_inner();
-    let exchanged = access
+    let exchanged = tokens
         .exchange_token(ExchangeTokenRequest {
             subject: Some(Subject::BearerToken(created.bearer_token)),
         })
@@ -413,7 +407,7 @@ async fn a_gateway_acts_for_its_caller_and_for_nobody_else() {
     }
     let token_id = created.token.unwrap().token_id;
     plane
-        .access()
+        .tokens()
         .revoke_token(v1::RevokeTokenRequest { token_id })
         .await
         .unwrap();
@@ -506,7 +500,7 @@ async fn a_call_that_waits_ends_with_its_token() {
     plane.host("web-1").await;
     let token = async |ttl: Option<prost_types::Duration>| {
         let created = plane
-            .access()
+            .tokens()
             .create_token(CreateTokenRequest {
                 kind: PrincipalKind::Ai.into(),
                 name: "claude".to_owned(),
@@ -590,8 +584,8 @@ async fn a_call_that_waits_ends_with_its_token() {
     let reading = tokio::spawn(async move { jobs.read_output(request).await });
     // The token counts as used once the call was let in.
     let used = async || {
-        let mut access = plane.access();
-        let tokens = access.list_tokens(v1::ListTokensRequest::default());
+        let mut tokens = plane.tokens();
+        let tokens = tokens.list_tokens(v1::ListTokensRequest::default());
         let tokens = tokens.await.unwrap().into_inner().tokens;
         let token = tokens.iter().find(|token| token.token_id == token_id);
         token.unwrap().last_used_time.is_some()
@@ -603,7 +597,7 @@ async fn a_call_that_waits_ends_with_its_token() {
     let revoke = v1::RevokeTokenRequest {
         token_id: token_id.clone(),
     };
-    plane.access().revoke_token(revoke).await.unwrap();
+    plane.tokens().revoke_token(revoke).await.unwrap();
     let since = Instant::now();
     let ended = reading.await.unwrap().unwrap_err();
     assert_eq!(reason(&ended), "LOCKED");

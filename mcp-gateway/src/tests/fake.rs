@@ -17,8 +17,7 @@ use muster_proto::{
     ERROR_DOMAIN,
     ids::JobId,
     v1::{
-        access_service_server::*, host_service_server::*, job_event::Event, job_service_server::*,
-        *,
+        host_service_server::*, job_event::Event, job_service_server::*, token_service_server::*, *,
     },
 };
 use parking_lot::Mutex;
@@ -95,7 +94,7 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()
-            .add_service(AccessServiceServer::new(fake.clone()))
+            .add_service(TokenServiceServer::new(fake.clone()))
             .add_service(HostServiceServer::new(fake.clone()))
             .add_service(JobServiceServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));

@@ -51,8 +51,8 @@ pub(super) async fn call(
         request_id: key.unwrap_or_else(|| format!("mcp-{}", random_hex::<16>())),
     };
     let key = request.request_id.clone();
-    let mut access = call.client.access();
-    let answer = call.ask(access.request_grant(request)).await?;
+    let mut grants = call.client.grants();
+    let answer = call.ask(grants.request_grant(request)).await?;
     let approval = answer.approval.unwrap_or_default();
     let over = !matches!(
         approval.state(),

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use muster_proto::{
     ids::ApprovalId,
-    v1::{self, ListGrantsRequest, ListGrantsResponse, RequestGrantRequest, RevokeGrantRequest},
+    v1::{
+        self, ListGrantsRequest, ListGrantsResponse, RequestGrantRequest, RequestGrantResponse,
+        RevokeGrantRequest, RevokeGrantResponse, grant_service_server::GrantService,
+    },
 };
-use tonic::Status;
+use tonic::{Request, Response, Status};
 
 use super::{ApprovalDoor, TEXT_MAX, wire::grant_on_wire};
 use crate::{
@@ -69,13 +72,16 @@ impl ApprovalDoor {
         }
         Check::Same
     }
+}
 
-    /// Asks for a grant.
-    pub(crate) async fn request_grant(
+#[tonic::async_trait]
+impl GrantService for ApprovalDoor {
+    async fn request_grant(
         &self,
-        caller: &Caller,
-        request: RequestGrantRequest,
-    ) -> Result<v1::Approval, Status> {
+        request: Request<RequestGrantRequest>,
+    ) -> Result<Response<RequestGrantResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
         let terms = terms(&request)?;
         let id = ApprovalId::from_bytes(&digest(&[
             b"muster-grant-v1",
@@ -108,7 +114,10 @@ impl ApprovalDoor {
             Some(known) if known.digest != approval.digest => {
                 return Err(status::of(ApprovalError::RequestIdReused));
             }
-            Some(known) => return Ok(self.on_wire(&known, None)),
+            Some(known) => {
+                let approval = Some(self.on_wire(&known, None));
+                return Ok(Response::new(RequestGrantResponse { approval }));
+            }
             None => {}
         }
         // Asked for again and again it would fill lists and chats, so it counts like a job.
@@ -117,15 +126,16 @@ impl ApprovalDoor {
         let added = self.approvals.add(&approval).await;
         added.map_err(status::of)?;
         self.approvals.announce(&approval, About::default());
-        Ok(self.on_wire(&approval, None))
+        let approval = Some(self.on_wire(&approval, None));
+        Ok(Response::new(RequestGrantResponse { approval }))
     }
 
-    /// Grants that the caller may see.
-    pub(crate) async fn list_grants(
+    async fn list_grants(
         &self,
-        caller: &Caller,
-        request: ListGrantsRequest,
-    ) -> Result<ListGrantsResponse, Status> {
+        request: Request<ListGrantsRequest>,
+    ) -> Result<Response<ListGrantsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
         let filter = ApprovalFilter {
             states: vec![State::Approved],
             grants: true,
@@ -138,28 +148,27 @@ impl ApprovalDoor {
                 matches!(&approval.subject, Subject::Grant(terms) if terms.revoked.is_some());
             !revoked && approval.grant_end().is_some_and(|end| time < end)
         };
-        Ok(ListGrantsResponse {
-            grants: rows
-                .iter()
-                .filter(|row| self.may_see(caller, row) && (request.ended || lasts(row)))
-                .filter_map(grant_on_wire)
-                .collect(),
-        })
+        let shown = rows
+            .iter()
+            .filter(|row| self.may_see(&caller, row) && (request.ended || lasts(row)));
+        let grants = shown.filter_map(grant_on_wire).collect();
+        Ok(Response::new(ListGrantsResponse { grants }))
     }
 
-    /// Ends a grant of the caller, or one that it may have approved.
-    pub(crate) async fn revoke_grant(
+    async fn revoke_grant(
         &self,
-        caller: &Caller,
-        request: RevokeGrantRequest,
-    ) -> Result<Option<v1::Grant>, Status> {
-        let seen = self.visible(caller, &request.grant_id).await?;
+        request: Request<RevokeGrantRequest>,
+    ) -> Result<Response<RevokeGrantResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let seen = self.visible(&caller, &request.grant_id).await?;
         audit::effect("grant", seen.id);
         let revoked = self.approvals.revoke(seen.id, &caller.principal).await;
         let revoked = revoked.map_err(|error| status::of(ApprovalError::from(error)))?;
         let revoked =
             revoked.ok_or_else(|| status::of(ApprovalError::NotFound(request.grant_id)))?;
-        Ok(grant_on_wire(&revoked))
+        let grant = grant_on_wire(&revoked);
+        Ok(Response::new(RevokeGrantResponse { grant }))
     }
 }
 

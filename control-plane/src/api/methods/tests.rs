@@ -1,31 +1,46 @@
 use std::collections::BTreeSet;
 
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
 
 use super::*;
 
-/// Every method that the server offers, as "package.Service/Method".
-pub(crate) fn methods() -> BTreeSet<String> {
-    [
+/// The methods of the services that are deprecated, or of the others, as "package.Service/Method".
+fn described(deprecated: bool) -> BTreeSet<String> {
+    let sets = [
         muster_proto::FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    ]
-    .into_iter()
-    .flat_map(|bytes| FileDescriptorSet::decode(bytes).unwrap().file)
-    .flat_map(|file| {
-        let package = file.package().to_owned();
-        file.service.into_iter().flat_map(move |service| {
-            let service_name = format!("{package}.{}", service.name());
-            service
-                .method
-                .into_iter()
-                .map(move |method| format!("{service_name}/{}", method.name()))
-        })
-    })
-    .collect()
+    ];
+    let mut names = BTreeSet::new();
+    for file in sets
+        .map(|bytes| FileDescriptorSet::decode(bytes).unwrap().file)
+        .into_iter()
+        .flatten()
+    {
+        let is_asked_for = |service: &&ServiceDescriptorProto| {
+            let options = service.options.as_ref();
+            options.is_some_and(|options| options.deprecated()) == deprecated
+        };
+        for service in file.service.iter().filter(is_asked_for) {
+            let name = |method: &MethodDescriptorProto| {
+                format!("{}.{}/{}", file.package(), service.name(), method.name())
+            };
+            names.extend(service.method.iter().map(name));
+        }
+    }
+    names
+}
+
+/// Every method that is served by its own name.
+pub(crate) fn methods() -> BTreeSet<String> {
+    described(false)
+}
+
+/// Every method that is served by a former name.
+pub(crate) fn deprecated() -> BTreeSet<String> {
+    described(true)
 }
 
 /// Every line with its full name.
@@ -85,18 +100,18 @@ fn an_ai_locks_removes_and_creates_no_tokens() {
         "HostService/UnlockHost",
         "HostService/RemoveHost",
         "JobService/ReleaseJobs",
-        "AccessService/AnswerApproval",
-        "AccessService/CreatePrincipal",
-        "AccessService/CreateToken",
-        "AccessService/ListPrincipals",
-        "AccessService/ListTokens",
-        "AccessService/LockPrincipal",
-        "AccessService/LockToken",
-        "AccessService/RevokeToken",
-        "AccessService/RotateAuthority",
-        "AccessService/UnlockPrincipal",
-        "AccessService/UnlockToken",
-        "AccessService/UpdatePrincipal",
+        "ApprovalService/AnswerApproval",
+        "PrincipalService/CreatePrincipal",
+        "TokenService/CreateToken",
+        "PrincipalService/ListPrincipals",
+        "TokenService/ListTokens",
+        "PrincipalService/LockPrincipal",
+        "TokenService/LockToken",
+        "TokenService/RevokeToken",
+        "AuthorityService/RotateAuthority",
+        "PrincipalService/UnlockPrincipal",
+        "TokenService/UnlockToken",
+        "PrincipalService/UpdatePrincipal",
         "AuditService/ListAudit",
         "AuditService/ExportAudit",
         "EnrollmentService/CreateJoinToken",
@@ -113,10 +128,10 @@ fn a_gateway_of_its_own_may_exchange_renew_and_ask_who_it_is() {
     assert_eq!(
         named(|method| method.rule != Anyone && method.rule.allows(Gateway)),
         [
-            "muster.v1.AccessService/ExchangeToken",
-            "muster.v1.AccessService/GetAuthorities",
-            "muster.v1.AccessService/GetCaller",
+            "muster.v1.AuthorityService/GetAuthorities",
             "muster.v1.EnrollmentService/RenewCertificate",
+            "muster.v1.PrincipalService/GetCaller",
+            "muster.v1.TokenService/ExchangeToken",
         ]
     );
 }
@@ -154,10 +169,10 @@ fn whatever_people_may_call_policy_decides() {
         [
             "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-            "muster.v1.AccessService/ExchangeToken",
-            "muster.v1.AccessService/GetAuthorities",
-            "muster.v1.AccessService/GetCaller",
+            "muster.v1.AuthorityService/GetAuthorities",
             "muster.v1.EnrollmentService/RenewCertificate",
+            "muster.v1.PrincipalService/GetCaller",
+            "muster.v1.TokenService/ExchangeToken",
         ],
         "these are about the caller itself and the contract"
     );

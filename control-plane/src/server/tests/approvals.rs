@@ -168,8 +168,8 @@ impl Story {
         let request = GetApprovalRequest {
             approval_id: id.to_owned(),
         };
-        let mut access = self.plane.access();
-        let found = access.get_approval(self.by(who, request)).await?;
+        let mut approvals = self.plane.approvals();
+        let found = approvals.get_approval(self.by(who, request)).await?;
         Ok(found.into_inner().approval.unwrap())
     }
 
@@ -186,8 +186,8 @@ impl Story {
             note: "looked at".to_owned(),
             digest,
         };
-        let mut access = self.plane.access();
-        let answered = access.answer_approval(self.by(who, request)).await?;
+        let mut approvals = self.plane.approvals();
+        let answered = approvals.answer_approval(self.by(who, request)).await?;
         Ok(answered.into_inner().approval.unwrap())
     }
 
@@ -300,7 +300,7 @@ async fn nothing_is_approved_unseen() {
         };
         let refused = story
             .plane
-            .access()
+            .approvals()
             .answer_approval(request)
             .await
             .unwrap_err();
@@ -316,7 +316,12 @@ async fn nothing_is_approved_unseen() {
         let story = &story;
         async move {
             let request = story.by(who, ListApprovalsRequest::default());
-            let page = story.plane.access().list_approvals(request).await.unwrap();
+            let page = story
+                .plane
+                .approvals()
+                .list_approvals(request)
+                .await
+                .unwrap();
             page.into_inner().approvals.len()
         }
     };
@@ -500,7 +505,7 @@ async fn a_grant_stands_in_for_a_permit_until_it_is_revoked() {
     assert_eq!(reason(&denied), "POLICY_DENIED");
 
     let asked = story.by("claude", grant("g-1", "env=prod"));
-    let asked = story.plane.access().request_grant(asked).await.unwrap();
+    let asked = story.plane.grants().request_grant(asked).await.unwrap();
     let asked = asked.into_inner().approval.unwrap();
     let id = asked.approval_id.as_str();
     assert_eq!(asked.kind(), approval::Kind::Grant);
@@ -550,7 +555,7 @@ async fn a_grant_stands_in_for_a_permit_until_it_is_revoked() {
     story.set(&[("no-more.cedar", no_more)]).await;
     assert!(story.create_as("claude", in_edit("r-6")).await.is_err());
     let other = story.by("claude", grant("g-2", "env=prod"));
-    let other = story.plane.access().request_grant(other).await.unwrap();
+    let other = story.plane.grants().request_grant(other).await.unwrap();
     let other = other.into_inner().approval.unwrap();
     let refused = story.approve("ada", &other.approval_id).await.unwrap_err();
     assert_eq!(reason(&refused), "APPROVAL_NOT_FOUND");
@@ -562,16 +567,16 @@ async fn a_grant_stands_in_for_a_permit_until_it_is_revoked() {
     };
     let revoked = story
         .plane
-        .access()
+        .grants()
         .revoke_grant(story.by("claude", revoke))
         .await
         .unwrap();
     assert_eq!(revoked.into_inner().grant.unwrap().revoked_by, "ai/claude");
     assert!(story.create_as("claude", in_edit("r-7")).await.is_err());
     let list = |ended| ListGrantsRequest { ended };
-    let live = story.plane.access().list_grants(list(false)).await.unwrap();
+    let live = story.plane.grants().list_grants(list(false)).await.unwrap();
     assert!(live.into_inner().grants.is_empty());
-    let all = story.plane.access().list_grants(list(true)).await.unwrap();
+    let all = story.plane.grants().list_grants(list(true)).await.unwrap();
     assert_eq!(all.into_inner().grants.len(), 1);
     story.plane.stop().await;
 }
@@ -635,7 +640,7 @@ async fn an_ai_is_no_second_person_for_who_owns_it() {
     // A grant gives no more than who gives it may do without anybody.
     story.says("ai/pet", Verdict::Deny).await;
     let asked = story.by("pet", grant("g-1", "web-1"));
-    let asked = story.plane.access().request_grant(asked).await.unwrap();
+    let asked = story.plane.grants().request_grant(asked).await.unwrap();
     let id = asked.into_inner().approval.unwrap().approval_id;
     let given = story.approve("bob", &id).await.unwrap();
     assert_eq!(given.state(), approval::State::Approved);
@@ -747,7 +752,7 @@ async fn a_grant_lifts_nothing_that_policy_forbids() {
     let _host = FakeHost::attach(&story.plane, "web-1").await;
     story.says("ai/claude", Verdict::Deny).await;
     let asked = story.by("claude", grant("g-1", "web-1"));
-    let asked = story.plane.access().request_grant(asked).await.unwrap();
+    let asked = story.plane.grants().request_grant(asked).await.unwrap();
     let id = asked.into_inner().approval.unwrap().approval_id;
     story.approve("ada", &id).await.unwrap();
     let held = "@needs(\"approval\") forbid(principal == Muster::Principal::\"ai/claude\", \

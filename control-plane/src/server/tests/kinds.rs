@@ -57,7 +57,7 @@ impl Plane {
             ttl: None,
             scopes: scopes.iter().map(ToString::to_string).collect(),
         };
-        let created = self.access().create_token(request).await.unwrap();
+        let created = self.tokens().create_token(request).await.unwrap();
         created.into_inner().bearer_token
     }
 
@@ -81,7 +81,7 @@ impl Plane {
             selector: "all".to_owned(),
             ..Default::default()
         };
-        let answer = self.access().explain_access(request).await?;
+        let answer = self.policy().explain_access(request).await?;
         Ok(answer.into_inner())
     }
 }
@@ -203,7 +203,7 @@ async fn a_grant_is_for_the_kind_that_it_names() {
             request_id: "g-1".to_owned(),
             ..RequestGrantRequest::default()
         };
-        let asked = plane.access().request_grant(by(&token, request)).await;
+        let asked = plane.grants().request_grant(by(&token, request)).await;
         let asked = asked.unwrap().into_inner().approval.unwrap();
         let before =
             Kind::ALL.map(|kind| plane.planned(&principal, kind, Some(Mode::Unrestricted)));
@@ -214,7 +214,7 @@ async fn a_grant_is_for_the_kind_that_it_names() {
             digest: asked.digest,
             ..AnswerApprovalRequest::default()
         };
-        plane.access().answer_approval(answer).await.unwrap();
+        plane.approvals().answer_approval(answer).await.unwrap();
         for kind in Kind::ALL {
             let (verdict, _) = plane.planned(&principal, kind, Some(Mode::Unrestricted));
             assert_eq!(

@@ -14,7 +14,7 @@ use super::*;
 
 /// Messages as they are.
 #[derive(Default)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;
@@ -73,7 +73,7 @@ impl Plane {
             ttl: None,
             scopes: Vec::new(),
         };
-        let created = self.access().create_token(request).await.unwrap();
+        let created = self.tokens().create_token(request).await.unwrap();
         let kind = match kind {
             PrincipalKind::Ai => crate::model::PrincipalKind::Ai,
             PrincipalKind::Automation => crate::model::PrincipalKind::Automation,
@@ -92,7 +92,7 @@ impl Plane {
 
     pub(super) async fn set_policy(&self, files: &[(&str, &str)]) -> Result<(), Status> {
         let mut standing = self
-            .access()
+            .policy()
             .get_policy(GetPolicyRequest::default())
             .await?;
         let mut all = standing.get_mut().policy.take().unwrap().files;
@@ -103,7 +103,7 @@ impl Plane {
             files: all,
             ..Default::default()
         };
-        self.access().set_policy(request).await.map(drop)
+        self.policy().set_policy(request).await.map(drop)
     }
 
     fn hosts(&self) -> HostServiceClient<Channel> {
@@ -201,7 +201,7 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
     };
     [
         (
-            "AccessService/AnswerApproval",
+            "ApprovalService/AnswerApproval",
             v1::AnswerApprovalRequest {
                 approval_id: approval_id.to_owned(),
                 answer: v1::ApprovalAnswer::Decline.into(),
@@ -209,9 +209,9 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             }
             .encode_to_vec(),
         ),
-        ("AccessService/CreateToken", token.encode_to_vec()),
+        ("TokenService/CreateToken", token.encode_to_vec()),
         (
-            "AccessService/RequestGrant",
+            "GrantService/RequestGrant",
             v1::RequestGrantRequest {
                 reason: "to see".to_owned(),
                 selector: "all".to_owned(),
@@ -222,27 +222,27 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/RevokeGrant",
+            "GrantService/RevokeGrant",
             v1::RevokeGrantRequest {
                 grant_id: approval_id.to_owned(),
             }
             .encode_to_vec(),
         ),
         (
-            "AccessService/ResumePrincipal",
+            "PrincipalService/ResumePrincipal",
             v1::ResumePrincipalRequest {
                 principal: "operator/ada".to_owned(),
             }
             .encode_to_vec(),
         ),
         (
-            "AccessService/RevokeToken",
+            "TokenService/RevokeToken",
             v1::RevokeTokenRequest {
                 token_id: "k-1".to_owned(),
             }
             .encode_to_vec(),
         ),
-        ("AccessService/SetPolicy", policy.encode_to_vec()),
+        ("PolicyService/SetPolicy", policy.encode_to_vec()),
         (
             "EnrollmentService/CreateJoinToken",
             super::host("mine").encode_to_vec(),
@@ -255,7 +255,7 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/CreatePrincipal",
+            "PrincipalService/CreatePrincipal",
             v1::CreatePrincipalRequest {
                 kind: PrincipalKind::Operator.into(),
                 name: "mine".to_owned(),
@@ -264,7 +264,7 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/UpdatePrincipal",
+            "PrincipalService/UpdatePrincipal",
             v1::UpdatePrincipalRequest {
                 principal: "operator/vic".to_owned(),
                 roles: vec!["admin".to_owned()],
@@ -272,7 +272,7 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/LockPrincipal",
+            "PrincipalService/LockPrincipal",
             v1::LockPrincipalRequest {
                 principal: "operator/local".to_owned(),
                 ..Default::default()
@@ -280,14 +280,14 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/UnlockPrincipal",
+            "PrincipalService/UnlockPrincipal",
             v1::UnlockPrincipalRequest {
                 principal: "operator/local".to_owned(),
             }
             .encode_to_vec(),
         ),
         (
-            "AccessService/LockToken",
+            "TokenService/LockToken",
             v1::LockTokenRequest {
                 token_id: "k-1".to_owned(),
                 ..Default::default()
@@ -295,14 +295,14 @@ fn asked(job_id: &str, task_id: &str, approval_id: &str) -> BTreeMap<&'static st
             .encode_to_vec(),
         ),
         (
-            "AccessService/UnlockToken",
+            "TokenService/UnlockToken",
             v1::UnlockTokenRequest {
                 token_id: "k-1".to_owned(),
             }
             .encode_to_vec(),
         ),
         (
-            "AccessService/RotateAuthority",
+            "AuthorityService/RotateAuthority",
             v1::RotateAuthorityRequest {
                 step: v1::rotate_authority_request::Step::Begin.into(),
                 ..Default::default()
@@ -406,7 +406,7 @@ async fn whoever_only_views_has_no_effect_anywhere() {
         request_id: "g-0".to_owned(),
         ..Default::default()
     };
-    let grant = plane.access().request_grant(grant).await.unwrap();
+    let grant = plane.grants().request_grant(grant).await.unwrap();
     let grant = grant.into_inner().approval.unwrap().approval_id;
     let asked = asked(&job_id, &tasks[0].task_id, &grant);
     let viewer = plane
@@ -665,15 +665,15 @@ async fn a_change_of_policy_counts_for_what_runs() {
 #[tokio::test]
 async fn policies_are_checked_versioned_and_never_lock_their_keeper_out() {
     let plane = Plane::start().await;
-    let mut access = plane.access();
-    let standing = || plane.access();
+    let mut policies = plane.policy();
+    let standing = || plane.policy();
     let set = |text: &str, etag: &str| SetPolicyRequest {
         files: [("a.cedar".to_owned(), text.to_owned())].into(),
         etag: etag.to_owned(),
         ..Default::default()
     };
     let all = "permit(principal, action, resource);";
-    let broken = access
+    let broken = policies
         .set_policy(set(
             "permit(principal, action, resource) when { context.mood };",
             "",
@@ -687,11 +687,11 @@ async fn policies_are_checked_versioned_and_never_lock_their_keeper_out() {
         ("a.cedar", "1:1")
     );
     assert_eq!(
-        reason(&access.set_policy(set("", "")).await.unwrap_err()),
+        reason(&policies.set_policy(set("", "")).await.unwrap_err()),
         "POLICY_INVALID"
     );
     assert_eq!(
-        reason(&access.set_policy(set(all, "v7")).await.unwrap_err()),
+        reason(&policies.set_policy(set(all, "v7")).await.unwrap_err()),
         "ETAG_MISMATCH"
     );
     let found = standing()
@@ -704,8 +704,8 @@ async fn policies_are_checked_versioned_and_never_lock_their_keeper_out() {
         validate_only: true,
         ..set(all, "")
     };
-    access.set_policy(dry).await.unwrap();
-    let taken = access
+    policies.set_policy(dry).await.unwrap();
+    let taken = policies
         .set_policy(set(all, "v0"))
         .await
         .unwrap()
@@ -713,7 +713,7 @@ async fn policies_are_checked_versioned_and_never_lock_their_keeper_out() {
         .policy
         .unwrap();
     assert_eq!((taken.version, &*taken.author), (1, "operator/ada"));
-    let versions = access
+    let versions = policies
         .list_policy_versions(v1::ListPolicyVersionsRequest::default())
         .await
         .unwrap();
@@ -793,8 +793,8 @@ async fn nobody_makes_a_token_for_more_than_he_is() {
         ttl: None,
         scopes: Vec::new(),
     };
-    let mut access = plane.access();
-    let admin = access
+    let mut tokens = plane.tokens();
+    let admin = tokens
         .create_token(by(&operator, token(PrincipalKind::Operator, "ada")))
         .await;
     assert_eq!(reason(&admin.unwrap_err()), "POLICY_DENIED");
@@ -802,7 +802,7 @@ async fn nobody_makes_a_token_for_more_than_he_is() {
         (PrincipalKind::Ai, "claude"),
         (PrincipalKind::Operator, "olaf"),
     ] {
-        access
+        tokens
             .create_token(by(&operator, token(kind, name)))
             .await
             .unwrap();
@@ -894,7 +894,7 @@ async fn an_ai_is_held_to_edit_and_suspended_when_it_does_too_much() {
     let resume = v1::ResumePrincipalRequest {
         principal: "ai/claude".to_owned(),
     };
-    plane.access().resume_principal(resume).await.unwrap();
+    plane.principals().resume_principal(resume).await.unwrap();
     jobs.create_job(by(&ai, job("again", "all"))).await.unwrap();
     plane.stop().await;
 }
@@ -947,8 +947,8 @@ async fn it_is_explained_by_which_policy_and_who_could_grant_it() {
         mode: mode.into(),
         ..Default::default()
     };
-    let mut access = plane.access();
-    let no = access
+    let mut policies = plane.policy();
+    let no = policies
         .explain_access(ask(v1::Mode::Unrestricted))
         .await
         .unwrap()
@@ -958,7 +958,7 @@ async fn it_is_explained_by_which_policy_and_who_could_grant_it() {
         (no.mode_at_most(), no.grantors),
         (v1::Mode::Edit, vec!["operator/ada".to_owned()])
     );
-    let yes = access
+    let yes = policies
         .explain_access(ask(v1::Mode::Unspecified))
         .await
         .unwrap()

@@ -6,9 +6,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use muster_proto::v1::{
-    access_service_server::*, host_service_server::*, job_service_server::*, *,
-};
+use muster_proto::v1::{host_service_server::*, job_service_server::*, token_service_server::*, *};
 use tonic::{Code, Request, Response, Status};
 
 use super::{Answers, Fake, chunk, error, timestamp};
@@ -28,7 +26,7 @@ macro_rules! refused {
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>>;
 
 #[tonic::async_trait]
-impl AccessService for Fake {
+impl TokenService for Fake {
     async fn exchange_token(
         &self,
         request: Request<ExchangeTokenRequest>,
@@ -76,30 +74,11 @@ impl AccessService for Fake {
     }
 
     refused! {
-        get_caller(GetCallerRequest) -> GetCallerResponse;
         create_token(CreateTokenRequest) -> CreateTokenResponse;
         list_tokens(ListTokensRequest) -> ListTokensResponse;
         revoke_token(RevokeTokenRequest) -> RevokeTokenResponse;
-        create_principal(CreatePrincipalRequest) -> CreatePrincipalResponse;
-        update_principal(UpdatePrincipalRequest) -> UpdatePrincipalResponse;
-        list_principals(ListPrincipalsRequest) -> ListPrincipalsResponse;
-        lock_principal(LockPrincipalRequest) -> LockPrincipalResponse;
-        unlock_principal(UnlockPrincipalRequest) -> UnlockPrincipalResponse;
         lock_token(LockTokenRequest) -> LockTokenResponse;
         unlock_token(UnlockTokenRequest) -> UnlockTokenResponse;
-        get_authorities(GetAuthoritiesRequest) -> GetAuthoritiesResponse;
-        rotate_authority(RotateAuthorityRequest) -> RotateAuthorityResponse;
-        get_policy(GetPolicyRequest) -> GetPolicyResponse;
-        set_policy(SetPolicyRequest) -> SetPolicyResponse;
-        list_policy_versions(ListPolicyVersionsRequest) -> ListPolicyVersionsResponse;
-        explain_access(ExplainAccessRequest) -> ExplainAccessResponse;
-        resume_principal(ResumePrincipalRequest) -> ResumePrincipalResponse;
-        list_approvals(ListApprovalsRequest) -> ListApprovalsResponse;
-        get_approval(GetApprovalRequest) -> GetApprovalResponse;
-        answer_approval(AnswerApprovalRequest) -> AnswerApprovalResponse;
-        request_grant(RequestGrantRequest) -> RequestGrantResponse;
-        list_grants(ListGrantsRequest) -> ListGrantsResponse;
-        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse;
     }
 }
 
