@@ -2,6 +2,7 @@
 //! `run` never gives up by itself; `attach_once` is one life of the stream.
 
 mod retry;
+mod signing;
 
 use std::{
     io::Write as _,
@@ -184,6 +185,13 @@ impl Connection {
             self.tls.clone(),
             channel,
         );
+        let _signing = AbortOnDrop(tokio::spawn(signing::sign(
+            Arc::clone(&session),
+            self.tasks.receipts().clone(),
+            self.tasks.host_id().to_owned(),
+            Arc::clone(&self.clock),
+            outgoing.clone(),
+        )));
         let mut live = Live {
             connection: self,
             session: Arc::clone(&session),

@@ -169,6 +169,16 @@ impl Tasks {
         &self.0.policy
     }
 
+    /// What signs for tasks that are over.
+    pub(crate) fn receipts(&self) -> &Receipts {
+        &self.0.receipts
+    }
+
+    /// The host whose tasks they are.
+    pub(crate) fn host_id(&self) -> &str {
+        &self.0.host_id
+    }
+
     /// The journal.
     pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.0.journal

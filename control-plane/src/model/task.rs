@@ -47,7 +47,7 @@ pub(crate) struct Ending {
     pub(crate) run_time: Option<i64>,
     /// When, Unix milliseconds by the control plane's clock.
     pub(crate) time: i64,
-    /// The host's signed receipt, serialized; empty without one.
+    /// What the host gives a receipt by: a serialized [`ReceiptRecord`](super::ReceiptRecord); empty without one.
     pub(crate) receipt: Bytes,
     /// A serialized `muster.v1.TaskResult`; empty without one.
     pub(crate) result: Bytes,
@@ -98,7 +98,7 @@ pub(crate) struct Task {
     pub(crate) late_result: String,
     /// Whether a restore holds it back.
     pub(crate) hold: Hold,
-    /// The host's signed receipt, serialized; empty without one.
+    /// A serialized [`ReceiptRecord`](super::ReceiptRecord); empty without one.
     pub(crate) receipt: Bytes,
     /// A serialized `muster.v1.Confinement`: how far it is confined, as its host says; empty while that is not told.
     pub(crate) confinement: Bytes,
