@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use muster_proto::agent::v1::{AttachRequest, attach_request::Message};
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::{clock::Clock, receipts::Receipts, session::Session};
+use crate::{clock::Clock, failpoint, receipts::Receipts, session::Session};
 
 /// How long a receipt waits for others to be signed with it. The control plane hears one such message a time, and settles
 /// no task before its receipt is signed.
@@ -22,6 +22,7 @@ pub(super) async fn sign(
     loop {
         session.unsigned().some().await;
         sleep(GATHER).await;
+        failpoint::reached("signing").await;
         let leaves = session.unsigned().take();
         let Some(signed) = receipts.sign(&host_id, clock.host_time(), &leaves) else {
             tracing::error!(

@@ -98,3 +98,61 @@ pub(crate) fn forget_before(time: i64) -> Batch {
         .with(FORGET, [time.into(), time.into()])
         .with(FORGET_CERTIFICATES, [])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use muster_proto::ids::HostId;
+
+    use super::*;
+    use crate::store::Store;
+
+    fn signed(batch: i64, certificate: &'static [u8]) -> Arc<SignedReceipts> {
+        let signed = v1::SignedReceipts {
+            root: Bytes::from_static(b"root"),
+            signature: Bytes::from_static(b"signature"),
+            certificate_chain: vec![Bytes::from_static(certificate)],
+            leaf_hashes: vec![7; 64].into(),
+        };
+        Arc::new(SignedReceipts {
+            batch,
+            host_id: HostId::from_bytes(&[1; 32]),
+            together: SignedTogether::read(signed).unwrap(),
+            doubt: String::new(),
+            taken: true.into(),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_was_signed_comes_back_and_goes_once_no_job_is_as_old() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).await.unwrap();
+        let receipts = [
+            signed(1000, b"first"),
+            signed(2000, b"first"),
+            signed(3000, b"second"),
+        ];
+        for _ in 0..2 {
+            // Again, as after a commit whose answer was lost.
+            let mut batch = Batch::new();
+            put(&mut batch, &receipts);
+            store.writer.commit(batch).await.unwrap();
+        }
+        assert_eq!(newest(&store.readers).await.unwrap(), 3000);
+        for one in &receipts {
+            let found = read(&store.readers, one.batch).await.unwrap().unwrap();
+            assert_eq!(found.together.signed(), one.together.signed());
+            assert_eq!(found.host_id, one.host_id);
+        }
+        let certificates = async || -> i64 {
+            let count = sqlx::query_scalar("SELECT count(*) FROM receipt_certificates");
+            count.fetch_one(&store.readers).await.unwrap()
+        };
+        assert_eq!(certificates().await, 2);
+        store.writer.commit(forget_before(3)).await.unwrap();
+        assert!(read(&store.readers, 2000).await.unwrap().is_none());
+        assert!(read(&store.readers, 3000).await.unwrap().is_some());
+        assert_eq!(certificates().await, 1);
+    }
+}
