@@ -50,7 +50,7 @@ pub(crate) use self::{
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},
-    tree::{Ending, Tree, lives, start_time},
+    tree::{Ending, Tree, is_stopped, lives, signal, start_time},
     user::User,
     worker::{Outcome, Place},
 };
