@@ -63,7 +63,7 @@ async fn a_task_that_stops_its_supervisor_runs_out_of_time_as_any_other_does() {
 async fn one_that_stops_it_again_and_again_is_ended_and_lost() {
     let control_plane = FakeControlPlane::start().await;
     let _host = Host::start(&control_plane).await;
-    let text = "trap '' TERM; while :; do kill -STOP $PPID || exit 0; sleep 0.01; done";
+    let text = "trap '' TERM; while kill -STOP $PPID; do sleep 0.01; done; exec sleep 3600";
     let task_id = control_plane.offer(script(text)).await;
     let task = control_plane.settled(&task_id).await;
     assert_eq!(task.state(), State::Lost, "{task:?}");
