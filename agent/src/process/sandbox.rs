@@ -159,6 +159,11 @@ impl Prepared {
         })
     }
 
+    /// Whether who enters it needs a user namespace of its own.
+    pub(super) fn makes_a_user_namespace(&self) -> bool {
+        self.user_namespace.is_some()
+    }
+
     /// What enforces it, in the words of a report.
     pub(super) fn features(&self) -> Vec<String> {
         let mut features = vec![
