@@ -205,6 +205,7 @@ impl Agent {
         };
 
         let supervisors = tokio::spawn(Arc::clone(&self.supervisors).keep(end.clone()));
+        let awake = tokio::spawn(self.tasks.clone().keep_awake(end.clone()));
         let answering = {
             let doorbell = Doorbell::open(&self.directory, self.connection.standing(), &self.tasks);
             tokio::spawn(doorbell.answer(end.clone()))
@@ -227,7 +228,7 @@ impl Agent {
             Err(_) => self.tasks.end_all().await,
         }
         end.cancel();
-        for part in [journal, orphans, renewal, supervisors, answering] {
+        for part in [journal, orphans, renewal, supervisors, awake, answering] {
             // They end by themselves; a panic in one has been reported already.
             let _ = part.await;
         }

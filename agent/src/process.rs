@@ -11,6 +11,7 @@ mod exit;
 mod fork;
 mod group;
 mod launch;
+mod lent;
 mod lookup;
 mod orphans;
 mod sandbox;
@@ -50,7 +51,7 @@ pub(crate) use self::{
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},
-    tree::{Ending, Tree, lives, start_time},
+    tree::{Ending, Tree, is_stopped, lives, signal, start_time},
     user::User,
     worker::{Outcome, Place},
 };
@@ -167,6 +168,8 @@ pub(crate) enum Streams {
 impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
+        // Here, so that supervisors have it from the nursery.
+        fork::changed_signals();
         Ok(Self {
             user: User::current()?,
             environment: OnceLock::new(),

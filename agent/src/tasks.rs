@@ -1,5 +1,6 @@
 //! The tasks that this agent holds: taken, run, reported, settled.
 
+mod awake;
 mod ending;
 mod execution;
 mod history;
