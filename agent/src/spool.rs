@@ -5,7 +5,9 @@
 //! where, and what has to go when there is too much, is [`plan`]'s business.
 
 mod disk;
+mod keep;
 mod numbers;
+mod piece;
 mod plan;
 mod recovery;
 mod stored;
@@ -23,11 +25,16 @@ use muster_proto::{agent::v1::Kept, ids::TaskId, v1::OutputStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(crate) use self::{disk::Room, recovery::sweep};
+pub(crate) use self::{
+    disk::Room,
+    keep::Keep,
+    piece::{Content, Piece},
+    recovery::sweep,
+};
 use self::{
     disk::SegmentFile,
     numbers::Numbers,
-    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId, Size},
+    plan::{Place, Placed, Plan, STREAMS, SegmentId, Size},
 };
 
 /// The directory of the agent's spools, in the agent's.
@@ -42,33 +49,12 @@ const BACKLOG: usize = 256 << 10;
 /// A segment of a spool, on disk, bytes.
 const SEGMENT: u64 = 8 << 20;
 
-/// Kept in memory, for each of head and tail, when the disk has no room, bytes.
-const MEMORY: u64 = 1 << 20;
-
 /// Why output is missing that the host has had.
 pub(crate) const NOT_KEPT: &str =
     "the host had it in memory only when its agent ended, or lost it when its power was cut";
 
 /// Read from a file at once, bytes.
 const READ_MAX: usize = 1 << 20;
-
-/// Some output of a task.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Piece {
-    pub(crate) sequence: i64,
-    stream: usize,
-    pub(crate) offset: i64,
-    pub(crate) content: Content,
-}
-
-/// What a piece holds.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Content {
-    /// Bytes as the process wrote them.
-    Data(Bytes),
-    /// Nothing: so many bytes were not kept.
-    Missing { length: i64, cause: String },
-}
 
 /// What there is for a report.
 #[derive(Debug)]
@@ -121,78 +107,6 @@ pub(crate) struct Position {
     segment: Option<SegmentId>,
     sequence: i64,
     at: u64,
-}
-
-impl Piece {
-    /// Where it comes from: standard output 0, standard error 1, the terminal 2.
-    pub(crate) fn stream_index(&self) -> usize {
-        self.stream
-    }
-
-    pub(crate) fn stream(&self) -> OutputStream {
-        OutputStream::try_from(self.stream as i32 + 1).unwrap_or(OutputStream::Unspecified)
-    }
-}
-
-impl Content {
-    /// How many bytes of the stream it stands for.
-    pub(crate) fn length(&self) -> i64 {
-        match self {
-            Self::Data(data) => data.len() as i64,
-            Self::Missing { length, .. } => *length,
-        }
-    }
-
-    /// How many bytes it holds.
-    pub(crate) fn kept(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Missing { .. } => 0,
-        }
-    }
-}
-
-impl Size {
-    fn of(content: &Content) -> Self {
-        Self {
-            kept: content.kept() as u64,
-            length: content.length(),
-        }
-    }
-}
-
-/// How much of a task's output is kept on disk until the control plane has it, and what of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keep {
-    /// Bytes in all.
-    pub(crate) bytes: u64,
-    /// The newest matters; of the beginning a segment is enough. Otherwise each has a half.
-    pub(crate) newest: bool,
-}
-
-impl From<u64> for Keep {
-    fn from(bytes: u64) -> Self {
-        Self {
-            bytes,
-            newest: false,
-        }
-    }
-}
-
-impl Keep {
-    fn limits(self) -> Limits {
-        let segment = SEGMENT.min(self.bytes / 8).max(1);
-        let head = match self.newest {
-            true => segment,
-            false => self.bytes / 2,
-        };
-        Limits {
-            head,
-            tail: self.bytes - head.min(self.bytes),
-            memory: MEMORY,
-            segment,
-        }
-    }
 }
 
 impl Spool {
@@ -542,18 +456,6 @@ impl Inner {
                 self.files.remove(id)
             })
             .collect()
-    }
-}
-
-fn gap(missing: Missing) -> Piece {
-    Piece {
-        sequence: missing.sequence,
-        stream: missing.stream,
-        offset: missing.offset,
-        content: Content::Missing {
-            length: missing.length,
-            cause: "the host had no room to keep it".to_owned(),
-        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use super::{
     Content, Inner, Piece, Position, READ_MAX, Spool,
     disk::SegmentFile,
-    gap,
+    piece::gap,
     plan::{STREAMS, Segment, SegmentId},
 };
 
