@@ -5,6 +5,7 @@
 //! where, and what has to go when there is too much, is [`plan`]'s business.
 
 mod disk;
+mod held;
 mod keep;
 mod numbers;
 mod piece;
@@ -33,6 +34,7 @@ pub(crate) use self::{
 };
 use self::{
     disk::SegmentFile,
+    held::Inner,
     numbers::Numbers,
     plan::{Place, Placed, Plan, STREAMS, SegmentId, Size},
 };
@@ -82,23 +84,8 @@ pub(crate) struct Spool {
     inner: Mutex<Inner>,
     /// Notified when the control plane has more.
     room_made: Notify,
-    /// Of what was written, for the receipt. One caller at a time adds to it.
+    /// The digest of what was written, for the receipt. One caller at a time adds to it.
     digest: Mutex<OutputDigest>,
-}
-
-struct Inner {
-    plan: Plan,
-    place: Place,
-    /// The newest pieces of the head that no report has taken.
-    recent: VecDeque<Piece>,
-    recent_bytes: usize,
-    files: HashMap<SegmentId, Arc<SegmentFile>>,
-    memory: HashMap<SegmentId, Vec<Piece>>,
-    numbers: Numbers,
-    ended: bool,
-    warned: bool,
-    waker: Option<Waker>,
-    backlog: Arc<Notify>,
 }
 
 /// Where a report reads in the files.
@@ -419,43 +406,6 @@ impl Spool {
     /// Up to where all is acknowledged.
     pub(crate) fn acknowledged(&self) -> i64 {
         self.inner.lock().plan.acked()
-    }
-}
-
-impl Inner {
-    fn publish(&mut self, piece: Piece) {
-        self.recent_bytes += piece.content.kept();
-        self.recent.push_back(piece);
-        if self.recent_bytes > BACKLOG {
-            self.backlog.notify_one();
-        }
-        // The newest stays, as it may not be in its file yet.
-        while self.recent_bytes > RECENT_MAX && self.recent.len() > 1 {
-            self.pop();
-        }
-        self.wake();
-    }
-
-    fn pop(&mut self) -> Option<Piece> {
-        let piece = self.recent.pop_front()?;
-        self.recent_bytes -= piece.content.kept();
-        Some(piece)
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn remove(&mut self, segments: &[SegmentId]) -> Vec<Arc<SegmentFile>> {
-        segments
-            .iter()
-            .filter_map(|id| {
-                self.memory.remove(id);
-                self.files.remove(id)
-            })
-            .collect()
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) enum Content {
 }
 
 impl Piece {
-    /// Where it comes from: standard output 0, standard error 1, the terminal 2.
+    /// The number of the piece's stream: standard output 0, standard error 1, the terminal 2.
     pub(crate) fn stream_index(&self) -> usize {
         self.stream
     }

@@ -3,8 +3,9 @@
 use std::{io, sync::Arc};
 
 use super::{
-    Content, Inner, Piece, Position, READ_MAX, Spool,
+    Content, Piece, Position, READ_MAX, Spool,
     disk::SegmentFile,
+    held::Inner,
     piece::gap,
     plan::{STREAMS, Segment, SegmentId},
 };
