@@ -183,7 +183,7 @@ impl Policy {
         }
     }
 
-    /// What it permits now, in words.
+    /// The policy as it counts now, in words.
     pub(crate) fn permits(&self) -> Permits {
         let limit = *self.limit.lock();
         let own = self.table.mode;

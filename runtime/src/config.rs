@@ -203,7 +203,7 @@ impl std::error::Error for Refusal {}
 /// A wrong setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where it stands: the variable, or file, line, section and key.
+    /// The place of the setting: the variable, or file, line, section and key.
     pub place: String,
     /// What is wrong with it.
     pub problem: String,

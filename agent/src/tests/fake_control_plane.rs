@@ -96,7 +96,7 @@ pub(crate) struct Seen {
 #[derive(Default, Clone, Debug)]
 pub(crate) struct Reported {
     pub(crate) opens: Vec<Open>,
-    /// Where its output begins, where what was asked for is gone.
+    /// The beginning of the output that is left, where what was asked for is gone.
     pub(crate) kept: Option<Kept>,
     pub(crate) started: Option<task_state::Started>,
     pub(crate) ended: Option<task_state::Ended>,

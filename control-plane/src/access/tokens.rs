@@ -37,7 +37,7 @@ pub(crate) struct Token {
     /// Unix milliseconds, as every time here.
     pub(crate) create_time: i64,
     pub(crate) expire_time: i64,
-    /// What it narrows its principal to.
+    /// Scopes to which the token narrows its principal.
     pub(crate) scopes: Scopes,
     /// 0 if never.
     pub(super) used: AtomicI64,

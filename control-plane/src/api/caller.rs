@@ -86,7 +86,7 @@ impl Caller {
         }
     }
 
-    /// Who it is, for rooms behind the doors.
+    /// The caller as it has proved itself, for rooms behind the doors.
     pub(crate) fn proven(&self) -> &access::Caller {
         &self.proven
     }
@@ -243,7 +243,7 @@ fn entry<B>(request: &http::Request<B>) -> Entry {
     entry
 }
 
-/// Of the W3C trace context: "00-TRACE-SPAN-FLAGS".
+/// The id of a trace, from the W3C trace context: "00-TRACE-SPAN-FLAGS".
 fn trace_id(headers: &http::HeaderMap) -> Option<&str> {
     let id = headers.get("traceparent")?.to_str().ok()?.get(3..35)?;
     id.bytes()

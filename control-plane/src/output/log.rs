@@ -41,7 +41,7 @@ pub(super) struct Log {
 #[derive(Default)]
 struct Queue {
     frames: VecDeque<Queued>,
-    /// Of all frames.
+    /// Bytes of all frames.
     bytes: usize,
     /// The writer looks by itself before `GATHER` is over.
     awake: bool,
@@ -72,11 +72,11 @@ impl Queue {
 
 /// A frame on its way to the disk.
 pub(super) struct Queued {
-    /// Whose output it is.
+    /// The task that wrote the output.
     pub(super) task: Arc<Task>,
-    /// What it stands for.
+    /// The entry that the frame stands for.
     pub(super) entry: Entry,
-    /// Where it begins.
+    /// The point where the frame begins.
     pub(super) from: Point,
     /// Its bytes as they will lie in the log, without the header.
     pub(super) payload: Bytes,

@@ -84,7 +84,7 @@ pub(crate) struct AuditFilter {
     pub(crate) to: Option<i64>,
     /// By this principal; empty keeps all.
     pub(crate) principal: String,
-    /// Of this method; empty keeps all.
+    /// Keeps those of this method; empty keeps all.
     pub(crate) method: String,
     /// About this host; `None` keeps all.
     pub(crate) host: Option<HostId>,
@@ -128,7 +128,7 @@ impl Store {
         Ok(position?)
     }
 
-    /// Where it stood after an entry.
+    /// The position of the log after an entry.
     pub(crate) async fn audit_position_at(&self, number: i64) -> Result<Position, StoreError> {
         let row = sqlx::query("SELECT number, hash FROM audit WHERE number = ?")
             .bind(number)

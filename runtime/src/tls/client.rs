@@ -69,7 +69,7 @@ pub enum ConnectError {
     Refused {
         /// Where.
         address: String,
-        /// What it says: `CertificateRevoked` is a lock or a removal, `CertificateExpired` speaks for itself.
+        /// The server's words: `CertificateRevoked` is a lock or a removal, `CertificateExpired` speaks for itself.
         alert: AlertDescription,
     },
     /// The conversation broke off before it began.

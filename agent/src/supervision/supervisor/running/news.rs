@@ -71,7 +71,7 @@ impl Running {
                 not_started: self.not_started.clone(),
                 ended: self.ended.as_ref().map(|(ended, _)| ended.clone()),
             };
-            // Where it cannot be written, it is still known here; unless nobody can find this process any more.
+            // A record that cannot be written is still known here; unless nobody can find this process any more.
             let written = Left::new(Path::new("."), self.task_id).write(&record);
             match written {
                 Ok(()) => self.safe = self.output.is_safe(),
