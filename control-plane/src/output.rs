@@ -25,7 +25,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    fs::DirBuilder,
+    fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,7 +44,7 @@ pub use self::config::OutputConfig;
 use self::{
     checkpoint::{Indexer, Work},
     index::Index,
-    log::{Log, Queued, Writer},
+    log::{Log, LogEnd, Queued, Writer},
     outline::{Admission, Outline},
     segments::Segments,
     sync::Syncing,
@@ -132,22 +132,7 @@ impl OutputStore {
         let index = Index::open(&index_path).await.map_err(error)?;
         let segments = Segments::new(directory);
 
-        let checkpoint = index.checkpoint().await.map_err(error)?;
-        let tail = blocking(&segments, move |segments| {
-            recovery::read_tail(segments, checkpoint)
-        })
-        .await?;
-        let mut outlines = HashMap::new();
-        for task_id in recovery::tasks(&tail.frames) {
-            outlines.insert(task_id, index.outline(task_id).await.map_err(error)?);
-        }
-        recovery::replay(&mut outlines, &tail.frames);
-        let (file, end) = blocking(&segments, move |segments| segments.open_end(tail.end)).await?;
-        let changes: Vec<_> = outlines
-            .iter()
-            .map(|(task_id, outline)| (*task_id, Changes::all(outline)))
-            .collect();
-        index.advance(&changes, end).await.map_err(error)?;
+        let (file, end) = catch_up(&index, &index_path, &segments).await?;
 
         let tasks = Arc::new(Tasks::default());
         let log = Arc::new(Log::new());
@@ -377,6 +362,35 @@ impl OutputStore {
                 })?;
         Ok(self.shared.tasks.get_or_insert(task_id, outline))
     }
+}
+
+/// Brings the index up to the end of the log, and opens the log there.
+async fn catch_up(
+    index: &Index,
+    path: &Path,
+    segments: &Segments,
+) -> Result<(File, LogEnd), OutputError> {
+    let error = |source| OutputError::Index {
+        path: path.to_owned(),
+        source,
+    };
+    let checkpoint = index.checkpoint().await.map_err(error)?;
+    let tail = blocking(segments, move |segments| {
+        recovery::read_tail(segments, checkpoint)
+    })
+    .await?;
+    let mut outlines = HashMap::new();
+    for task_id in recovery::tasks(&tail.frames) {
+        outlines.insert(task_id, index.outline(task_id).await.map_err(error)?);
+    }
+    recovery::replay(&mut outlines, &tail.frames);
+    let (file, end) = blocking(segments, move |segments| segments.open_end(tail.end)).await?;
+    let changes: Vec<_> = outlines
+        .iter()
+        .map(|(task_id, outline)| (*task_id, Changes::all(outline)))
+        .collect();
+    index.advance(&changes, end).await.map_err(error)?;
+    Ok((file, end))
 }
 
 /// Works on files where waiting for the disk holds nobody up.
