@@ -3,7 +3,7 @@
 use muster_proto::v1::{Facts, Host, Mode};
 
 use crate::{
-    json, mode,
+    json,
     screen::{Fields, Rows, bytes, clean_lines},
     time,
 };
@@ -18,7 +18,7 @@ pub(crate) fn table(hosts: &[Host]) -> String {
             host.name.as_str(),
             &presence(host),
             &heard(host),
-            mode::text(host.mode()),
+            host.mode().text(),
             &system(host.facts.as_ref()),
             &tasks(host),
             &labels(host),
@@ -42,9 +42,9 @@ pub(crate) fn details(host: &Host) -> String {
             format!("since {since} by {}: {}", lock.author, lock.note),
         );
     }
-    fields.add("mode", mode::text(host.mode()));
+    fields.add("mode", host.mode().text());
     if host.mode_limit() != Mode::Unspecified {
-        let limit = mode::text(host.mode_limit());
+        let limit = host.mode_limit().text();
         let lowered = match host.mode_note.as_str() {
             "" => limit.to_owned(),
             note => format!("{limit}: {note}"),
