@@ -104,7 +104,8 @@ pub(super) async fn command(client: &Client, job_id: &str) -> Result<Command, Fa
     let action = action(client, job_id).await?.unwrap_or_default();
     Ok(match action.kind {
         Some(action::Kind::Command(command)) => command,
-        Some(action::Kind::FileRead(_)) | None => Command::default(),
+        // No other kind has a terminal, whatever kinds there will be.
+        _ => Command::default(),
     })
 }
 
