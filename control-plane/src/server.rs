@@ -121,25 +121,10 @@ impl Server {
         let oauth = Oauth::new(&config.oauth).map_err(ServerError::Config)?;
         let store = Store::open(&config.directory).await?;
         let authority = Arc::new(Authority::open(&config.directory, &config.trust_domain)?);
-        let limits = PresenceLimits {
-            suspect_after: config.suspect_after,
-            offline_after: config.offline_after,
-        };
-        let inventory = Inventory::load(store.clone(), limits).await?;
+        let inventory = Inventory::load(store.clone(), presence_limits(&config)).await?;
         let sealer = |name| open_key(&config.directory.join(name));
-        let access = Access::load(
-            store.clone(),
-            inventory.clone(),
-            sealer("access.key")?,
-            config.trust_domain.as_str().into(),
-        )
-        .await?;
-        let rights = Rights {
-            policy: Policy::load(store.clone(), &config.directory).await?,
-            access: access.clone(),
-            usage: Arc::default(),
-            grants: Default::default(),
-        };
+        let rights = open_rights(&config, &store, &inventory).await?;
+        let access = rights.access.clone();
         let enrollment = Enrollment::new(
             authority.clone(),
             store.clone(),
@@ -151,13 +136,7 @@ impl Server {
         let written = rights.clone();
         let written =
             Arc::new(move |principal: &Arc<str>, bytes| written.written(principal, bytes));
-        let (issued, key) = certificate::issue(&config, &authority, &store.control_plane_id)?;
-        let tls = ServerTls::new(
-            issued.chain,
-            key,
-            &authority.trusted(),
-            Arc::new(Door(access.clone())),
-        )?;
+        let tls = open_tls(&config, &store, &authority, &access)?;
         let rotation = Rotation::load(
             authority.clone(),
             store.clone(),
@@ -335,6 +314,47 @@ impl Server {
         self.store.writer.flush().await.map_err(StoreError::from)?;
         Ok(())
     }
+}
+
+fn presence_limits(config: &Config) -> PresenceLimits {
+    PresenceLimits {
+        suspect_after: config.suspect_after,
+        offline_after: config.offline_after,
+    }
+}
+
+/// Opens what is known of principals, and what policy lets them do.
+async fn open_rights(
+    config: &Config,
+    store: &Store,
+    inventory: &Inventory,
+) -> Result<Rights, ServerError> {
+    let access = Access::load(
+        store.clone(),
+        inventory.clone(),
+        open_key(&config.directory.join("access.key"))?,
+        config.trust_domain.as_str().into(),
+    )
+    .await?;
+    Ok(Rights {
+        policy: Policy::load(store.clone(), &config.directory).await?,
+        access,
+        usage: Arc::default(),
+        grants: Default::default(),
+    })
+}
+
+/// Makes the control plane a certificate, and lets in whom `access` knows.
+fn open_tls(
+    config: &Config,
+    store: &Store,
+    authority: &Authority,
+    access: &Access,
+) -> Result<ServerTls, ServerError> {
+    let (issued, key) = certificate::issue(config, authority, &store.control_plane_id)?;
+    let door = Arc::new(Door(access.clone()));
+    let tls = ServerTls::new(issued.chain, key, &authority.trusted(), door)?;
+    Ok(tls)
 }
 
 /// Opens what jobs need.
