@@ -46,10 +46,10 @@ pub(crate) struct Sandbox {
     /// With [`Sockets::Ports`]: those that it may connect to.
     #[prost(uint32, repeated, tag = "7")]
     pub(crate) ports: Vec<u32>,
-    /// What it can read; empty is everything.
+    /// Paths that can be read; empty is everything.
     #[prost(string, repeated, tag = "8")]
     pub(crate) readable: Vec<String>,
-    /// What it can execute; empty is everything.
+    /// Paths that can be executed; empty is everything.
     #[prost(string, repeated, tag = "9")]
     pub(crate) programs: Vec<String>,
     /// As the report says it.

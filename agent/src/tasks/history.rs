@@ -277,7 +277,7 @@ fn walk(file: &fs::File, mut found: impl FnMut(TaskId, u64, usize)) -> io::Resul
         }
         let start = at + HEAD as u64;
         at = start + length as u64;
-        // Of a record, the id is all that is looked at now.
+        // The id is all of a record that is looked at now.
         let id = Remembered::decode(&payload[..])
             .ok()
             .and_then(|record| record.task_id.parse().ok());

@@ -22,7 +22,6 @@ use tokio::time::{Instant, sleep};
 use crate::{
     failure::{Failure, exit},
     json::{self, word},
-    mode,
     operator::Operator,
     screen::{self, Fields},
     time::{local, rfc3339, seconds},
@@ -222,7 +221,7 @@ impl Told {
         }
         let receipt = &self.receipt;
         let applied = self.confinement();
-        let mode = applied.map_or("", |applied| mode::text(applied.mode()));
+        let mode = applied.map_or("", |applied| applied.mode().text());
         let code = receipt.exit_code.map(|code| code.to_string());
         let mut fields = Fields::new();
         fields

@@ -7,7 +7,7 @@ use prost::Message as _;
 /// A receipt, as far as it was not expected.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Folded {
-    /// Of the fields that are as expected, the bits with the numbers of their tags.
+    /// The fields that are as expected: bits with the numbers of their tags.
     #[prost(uint32, tag = "1")]
     same: u32,
     /// The other fields.

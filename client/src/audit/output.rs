@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::Hash;
 
-/// Of more output than this there is no digest, bytes: it would cost more than the rest of the way that output takes.
+/// More output than this gets no digest, bytes: it would cost more than the rest of the way that output takes.
 pub const OUTPUT_DIGESTED_MAX: u64 = 1 << 20;
 
 /// Streams of a task: standard output, standard error, terminal.

@@ -56,7 +56,7 @@ pub(crate) struct AccessDoor {
     pub(crate) inventory: Inventory,
     /// Approvals and grants.
     pub(crate) approvals: ApprovalDoor,
-    /// Of this control plane.
+    /// The id of this control plane.
     pub(crate) control_plane_id: Arc<str>,
     /// Likewise.
     pub(crate) trust_domain: Arc<str>,

@@ -49,7 +49,7 @@ struct Known<'a> {
     ended: &'a Ended,
     /// As the host reported it when the task started, and as it is kept.
     confinement: &'a Bytes,
-    /// Of the output, where all of it is kept.
+    /// The digest of the output, where all of it is kept.
     output_digest: Option<Bytes>,
 }
 
@@ -67,7 +67,7 @@ struct Shared {
 #[derive(Clone, PartialEq)]
 struct Vouched {
     certificate: Bytes,
-    /// Of the authorities.
+    /// The version of the authorities.
     version: i64,
     /// Unix milliseconds.
     from: i64,
@@ -352,7 +352,7 @@ async fn output_digest(output: &OutputStore, id: TaskId) -> Result<Option<Bytes>
         return Ok(None);
     }
     if u64::try_from(bytes).unwrap_or(u64::MAX) > OUTPUT_DIGESTED_MAX {
-        // Of so much no host takes one.
+        // No host takes a digest of so much.
         return Ok(Some(Bytes::new()));
     }
     let mut digest = OutputDigest::default();

@@ -188,7 +188,7 @@ struct Report {
     recorded: bool,
     /// How the agent counts its output.
     numbers: Renumbering,
-    /// Of the offer as the agent holds it, if it showed that under our seal.
+    /// The digest of the offer as the agent holds it, if it showed that under our seal.
     offer_digest: Option<Bytes>,
     /// The end as it was reported, with its receipt, and when that was by our clock.
     // Held for a look only.

@@ -62,7 +62,7 @@ pub(crate) struct Task {
     pub(crate) host_id: HostId,
     /// The host's name when the job was created.
     pub(crate) host_name: Arc<str>,
-    /// Where it stands.
+    /// The task's state.
     pub(crate) state: State,
     /// Why, where the state alone does not say.
     pub(crate) reason: Reason,
@@ -151,7 +151,7 @@ impl Task {
 
     /// What the audit log says of its end.
     pub(crate) fn end_entry(&self, job: JobId) -> EntryText {
-        // Of what was never offered, and of what cannot be proved, no host can have said how it ended.
+        // No host can have said how a task ended that was never offered, or whose end cannot be proved.
         let late = !self.late_result.is_empty();
         let proved = self.offered.is_some() && (self.state != State::Lost || late);
         let mut entry = Entry::new("task.end")

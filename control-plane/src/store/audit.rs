@@ -138,7 +138,7 @@ pub(crate) struct AuditFilter {
     pub(crate) to: Option<i64>,
     /// By this principal; empty keeps all.
     pub(crate) principal: String,
-    /// Of this method; empty keeps all.
+    /// Keeps those of this method; empty keeps all.
     pub(crate) method: String,
     /// About this host; `None` keeps all.
     pub(crate) host: Option<HostId>,
@@ -193,7 +193,7 @@ impl Store {
         Ok(position?)
     }
 
-    /// Where it stood after an entry.
+    /// The position of the log after an entry.
     pub(crate) async fn audit_position_at(&self, number: i64) -> Result<Position, StoreError> {
         let found = self.audit_after(number - 1, 1).await?;
         let found = found.into_iter().find(|row| row.number == number);
