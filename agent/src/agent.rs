@@ -109,19 +109,7 @@ impl Agent {
             tracing::warn!(%errno, "processes that tasks leave behind cannot be adopted: {errno}");
         }
         let host = Arc::new(host);
-        let missing = {
-            let (host, program) = (Arc::clone(&host), config.supervisor.clone());
-            let directory = directory.clone();
-            tokio::task::spawn_blocking(move || supervision::missing(&host, &program, &directory))
-        };
-        let missing = missing
-            .await
-            .unwrap_or_else(|error| Some(format!("it could not be found out: {error}")));
-        if let Some(missing) = &missing {
-            tracing::warn!(
-                "tasks cannot be confined here, and those that are to be are refused: {missing}"
-            );
-        }
+        let missing = missing(&host, config.supervisor.clone(), directory.clone()).await;
         let policy = Policy::load(
             config.policy.as_deref(),
             &config.data_dir,
@@ -205,6 +193,7 @@ impl Agent {
         };
 
         let supervisors = tokio::spawn(Arc::clone(&self.supervisors).keep(end.clone()));
+        let awake = tokio::spawn(self.tasks.clone().keep_awake(end.clone()));
         let answering = {
             let doorbell = Doorbell::open(&self.directory, self.connection.standing(), &self.tasks);
             tokio::spawn(doorbell.answer(end.clone()))
@@ -227,12 +216,28 @@ impl Agent {
             Err(_) => self.tasks.end_all().await,
         }
         end.cancel();
-        for part in [journal, orphans, renewal, supervisors, answering] {
+        for part in [journal, orphans, renewal, supervisors, awake, answering] {
             // They end by themselves; a panic in one has been reported already.
             let _ = part.await;
         }
         served.map_err(|reason| AgentError::Refused(reason.to_string()))
     }
+}
+
+/// What this host lacks to confine tasks, in words.
+async fn missing(host: &Arc<Host>, program: PathBuf, directory: PathBuf) -> Option<String> {
+    let host = Arc::clone(host);
+    let missing =
+        tokio::task::spawn_blocking(move || supervision::missing(&host, &program, &directory));
+    let missing = missing
+        .await
+        .unwrap_or_else(|error| Some(format!("it could not be found out: {error}")));
+    if let Some(missing) = &missing {
+        tracing::warn!(
+            "tasks cannot be confined here, and those that are to be are refused: {missing}"
+        );
+    }
+    missing
 }
 
 /// A directory is held by one agent.

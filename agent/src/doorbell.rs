@@ -42,9 +42,9 @@ pub struct Answer {
     pub version: String,
     /// Its process id.
     pub process_id: u32,
-    /// Where it stands with its control plane.
+    /// The agent's standing with its control plane.
     pub connection: Standing,
-    /// What it has to do.
+    /// The agent's tasks.
     pub tasks: Load,
     /// What this host permits; absent from an agent that knows no modes.
     #[serde(default)]

@@ -35,7 +35,7 @@ pub(crate) struct Heads {
     /// The oldest first.
     kept: Vec<Head>,
     lines: usize,
-    /// What they contradict, in words; empty if nothing.
+    /// The contradiction between heads, in words; empty if there is none.
     conflict: String,
 }
 
@@ -156,7 +156,7 @@ struct Conflict {
 fn conflict(kept: &[Head]) -> Option<Conflict> {
     let mut lost = None;
     for (newer, new) in kept.iter().enumerate() {
-        // Of the older ones the longest says most.
+        // The longest of the older ones says most.
         let mut older: Vec<_> = kept[..newer].iter().enumerate().collect();
         older.sort_by_key(|(_, old)| std::cmp::Reverse(old.position.count));
         for (older, old) in older {

@@ -41,10 +41,10 @@ pub enum NoJoinString {
         "no join string: set {VARIABLE}, say --join-file FILE, or write it to standard input; `muster token create host NAME` makes one"
     )]
     Missing,
-    /// Where it should be cannot be read.
+    /// The join string cannot be read.
     #[error("{place}: {source}")]
     Unreadable {
-        /// Where it should be.
+        /// The place where the join string should be.
         place: String,
         /// Why it cannot be read.
         source: io::Error,
@@ -52,7 +52,7 @@ pub enum NoJoinString {
     /// It is malformed.
     #[error("the join string in {place} cannot be used: {source}")]
     Malformed {
-        /// Where it came from.
+        /// The place that the join string came from.
         place: String,
         /// What is wrong.
         source: JoinStringError,

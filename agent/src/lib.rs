@@ -31,8 +31,6 @@ mod supervision;
 mod tasks;
 
 #[cfg(test)]
-mod fake_control_plane;
-#[cfg(test)]
 mod tests;
 
 pub use agent::{Agent, AgentError};

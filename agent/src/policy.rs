@@ -48,44 +48,41 @@ pub enum Mode {
 impl Mode {
     /// As it is written.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::ReadOnly => "read-only",
-            Self::Edit => "edit",
-            Self::Unrestricted => "unrestricted",
-        }
+        self.word().text()
     }
 
     /// As a file or a person writes it; the names of an older product are understood too.
     pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "disabled" => Self::Disabled,
-            "read-only" | "plan" => Self::ReadOnly,
-            "edit" => Self::Edit,
-            "unrestricted" | "bypass" => Self::Unrestricted,
-            _ => return None,
-        })
+        Self::from_word(Word::from_text(name)?)
     }
 
     /// `None` where nothing is said; an error for a word of a later version.
     fn from_wire(mode: i32) -> Result<Option<Self>, i32> {
-        Ok(match Word::try_from(mode).map_err(|_| mode)? {
+        let word = Word::try_from(mode).map_err(|_| mode)?;
+        Ok(Self::from_word(word))
+    }
+
+    fn from_word(word: Word) -> Option<Self> {
+        match word {
             Word::Unspecified => None,
             Word::Disabled => Some(Self::Disabled),
             Word::ReadOnly => Some(Self::ReadOnly),
             Word::Edit => Some(Self::Edit),
             Word::Unrestricted => Some(Self::Unrestricted),
-        })
+        }
     }
 
-    pub(crate) fn wire(self) -> i32 {
+    fn word(self) -> Word {
         match self {
             Self::Disabled => Word::Disabled,
             Self::ReadOnly => Word::ReadOnly,
             Self::Edit => Word::Edit,
             Self::Unrestricted => Word::Unrestricted,
         }
-        .into()
+    }
+
+    pub(crate) fn wire(self) -> i32 {
+        self.word().into()
     }
 }
 
@@ -183,7 +180,7 @@ impl Policy {
         }
     }
 
-    /// What it permits now, in words.
+    /// The policy as it counts now, in words.
     pub(crate) fn permits(&self) -> Permits {
         let limit = *self.limit.lock();
         let own = self.table.mode;

@@ -11,6 +11,7 @@ mod exit;
 mod fork;
 mod group;
 mod launch;
+mod lent;
 mod lookup;
 mod orphans;
 mod sandbox;
@@ -50,7 +51,7 @@ pub(crate) use self::{
     orphans::{adopt_orphans, reap_orphans},
     sandbox::{Layers, PROBED, ROOTS, Sandbox, Sockets, missing, probe},
     spawn::{Size, fork, resize},
-    tree::{Ending, Tree, lives, start_time},
+    tree::{Ending, Tree, is_stopped, lives, signal, start_time},
     user::User,
     worker::{Outcome, Place},
 };
@@ -83,11 +84,11 @@ pub(crate) struct Program {
     pub(crate) env: HashMap<String, String>,
     /// The user to run as; `None` means ourselves.
     pub(crate) user: Option<String>,
-    /// What it gets as standard input, output and error.
+    /// Standard input, output and error of the process.
     pub(crate) streams: Wanted,
-    /// What it gets of our own environment.
+    /// The part of our own environment that the process gets.
     pub(crate) inherited: Environment,
-    /// What it may use, with all that it starts.
+    /// Limits of the process, with all that it starts.
     pub(crate) limits: Limits,
     /// How far it is confined; `None` is not at all.
     pub(crate) sandbox: Option<Sandbox>,
@@ -99,7 +100,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) task_id: TaskId,
     /// The user to work as; `None` means ourselves.
     pub(crate) user: Option<String>,
-    /// What it may use.
+    /// Limits of the process.
     pub(crate) limits: Limits,
     /// How far it is confined; `None` is not at all.
     pub(crate) sandbox: Option<Sandbox>,
@@ -140,13 +141,13 @@ pub(crate) struct Child {
     pub(crate) pid: Pid,
     /// Everything that comes of it.
     pub(crate) tree: Tree,
-    /// What it writes to and reads from.
+    /// The streams of the process.
     pub(crate) streams: Streams,
     /// Holds its limits, where there are any that need one.
     pub(crate) group: Option<Group>,
     /// How far it is confined; `None` is not at all.
     pub(crate) confinement: Option<Confinement>,
-    /// Where it says what comes of its work, if it is a worker.
+    /// The pipe by which a worker says what comes of its work.
     pub(crate) outcome: Option<OwnedFd>,
 }
 
@@ -167,6 +168,8 @@ pub(crate) enum Streams {
 impl Host {
     /// Takes over what this process was started with.
     pub(crate) fn new() -> io::Result<Self> {
+        // Here, so that supervisors have it from the nursery.
+        fork::changed_signals();
         Ok(Self {
             user: User::current()?,
             environment: OnceLock::new(),

@@ -206,6 +206,25 @@ pub async fn install(
     steps.extend(plan.steps());
     tokio::task::spawn_blocking(|| plan.carry_out()).await??;
     let answer = attached(&target).await;
+    Ok(Outcome {
+        headline: format!(
+            "{} is installed and runs; {}",
+            service.name,
+            words(answer.as_ref())
+        ),
+        steps,
+        notes: notes(service, args, &layout, kept_user),
+    })
+}
+
+/// What somebody who has installed the agent wants to know.
+fn notes(
+    service: &Service,
+    args: &InstallArgs,
+    layout: &Layout,
+    kept_user: Option<String>,
+) -> Vec<(&'static str, String)> {
+    let target = layout.data_dir.join("agent");
     let manager = Manager(layout.scope);
     let own = if args.user { " --user" } else { "" };
     let mut notes = vec![
@@ -240,15 +259,7 @@ pub async fn install(
             "it ends when you log out, unless you say `loginctl enable-linger`".to_owned(),
         ));
     }
-    Ok(Outcome {
-        headline: format!(
-            "{} is installed and runs; {}",
-            service.name,
-            words(answer.as_ref())
-        ),
-        steps,
-        notes,
-    })
+    notes
 }
 
 /// Takes the agent away, or with `dry_run` says what that would be.

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tonic::transport::Channel;
 
+use crate::receipts::Unsigned;
+
 /// Reports that ride on one connection. The control plane takes 200 streams on one, of which some are for what is no
 /// report; one stream more would wait, without a word, until another ends.
 const REPORTS_MAX: usize = 150;
@@ -24,6 +26,7 @@ pub(crate) struct Session {
     main: Mutex<Connections>,
     bulk: Mutex<Connections>,
     reported: Mutex<HashMap<TaskId, bool>>,
+    unsigned: Unsigned,
     ended: CancellationToken,
 }
 
@@ -36,12 +39,18 @@ impl Session {
             main: Mutex::new(Connections::beginning_with(main)),
             bulk: Mutex::default(),
             reported: Mutex::default(),
+            unsigned: Unsigned::default(),
             ended: CancellationToken::new(),
         })
     }
 
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// Receipts of what was reported that are to be signed for.
+    pub(crate) fn unsigned(&self) -> &Unsigned {
+        &self.unsigned
     }
 
     /// Room for a report: with a backlog beside the connection that carries control, on the second one; else on that

@@ -5,7 +5,10 @@
 //! where, and what has to go when there is too much, is [`plan`]'s business.
 
 mod disk;
+mod held;
+mod keep;
 mod numbers;
+mod piece;
 mod plan;
 mod recovery;
 mod stored;
@@ -23,11 +26,17 @@ use muster_proto::{agent::v1::Kept, ids::TaskId, v1::OutputStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(crate) use self::{disk::Room, recovery::sweep};
+pub(crate) use self::{
+    disk::Room,
+    keep::Keep,
+    piece::{Content, Piece},
+    recovery::sweep,
+};
 use self::{
     disk::SegmentFile,
+    held::Inner,
     numbers::Numbers,
-    plan::{Limits, Missing, Place, Placed, Plan, STREAMS, SegmentId, Size},
+    plan::{Place, Placed, Plan, STREAMS, SegmentId, Size},
 };
 
 /// The directory of the agent's spools, in the agent's.
@@ -42,33 +51,12 @@ const BACKLOG: usize = 256 << 10;
 /// A segment of a spool, on disk, bytes.
 const SEGMENT: u64 = 8 << 20;
 
-/// Kept in memory, for each of head and tail, when the disk has no room, bytes.
-const MEMORY: u64 = 1 << 20;
-
 /// Why output is missing that the host has had.
 pub(crate) const NOT_KEPT: &str =
     "the host had it in memory only when its agent ended, or lost it when its power was cut";
 
 /// Read from a file at once, bytes.
 const READ_MAX: usize = 1 << 20;
-
-/// Some output of a task.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Piece {
-    pub(crate) sequence: i64,
-    stream: usize,
-    pub(crate) offset: i64,
-    pub(crate) content: Content,
-}
-
-/// What a piece holds.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Content {
-    /// Bytes as the process wrote them.
-    Data(Bytes),
-    /// Nothing: so many bytes were not kept.
-    Missing { length: i64, cause: String },
-}
 
 /// What there is for a report.
 #[derive(Debug)]
@@ -96,23 +84,8 @@ pub(crate) struct Spool {
     inner: Mutex<Inner>,
     /// Notified when the control plane has more.
     room_made: Notify,
-    /// Of what was written, for the receipt. One caller at a time adds to it.
+    /// The digest of what was written, for the receipt. One caller at a time adds to it.
     digest: Mutex<OutputDigest>,
-}
-
-struct Inner {
-    plan: Plan,
-    place: Place,
-    /// The newest pieces of the head that no report has taken.
-    recent: VecDeque<Piece>,
-    recent_bytes: usize,
-    files: HashMap<SegmentId, Arc<SegmentFile>>,
-    memory: HashMap<SegmentId, Vec<Piece>>,
-    numbers: Numbers,
-    ended: bool,
-    warned: bool,
-    waker: Option<Waker>,
-    backlog: Arc<Notify>,
 }
 
 /// Where a report reads in the files.
@@ -121,78 +94,6 @@ pub(crate) struct Position {
     segment: Option<SegmentId>,
     sequence: i64,
     at: u64,
-}
-
-impl Piece {
-    /// Where it comes from: standard output 0, standard error 1, the terminal 2.
-    pub(crate) fn stream_index(&self) -> usize {
-        self.stream
-    }
-
-    pub(crate) fn stream(&self) -> OutputStream {
-        OutputStream::try_from(self.stream as i32 + 1).unwrap_or(OutputStream::Unspecified)
-    }
-}
-
-impl Content {
-    /// How many bytes of the stream it stands for.
-    pub(crate) fn length(&self) -> i64 {
-        match self {
-            Self::Data(data) => data.len() as i64,
-            Self::Missing { length, .. } => *length,
-        }
-    }
-
-    /// How many bytes it holds.
-    pub(crate) fn kept(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Missing { .. } => 0,
-        }
-    }
-}
-
-impl Size {
-    fn of(content: &Content) -> Self {
-        Self {
-            kept: content.kept() as u64,
-            length: content.length(),
-        }
-    }
-}
-
-/// How much of a task's output is kept on disk until the control plane has it, and what of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keep {
-    /// Bytes in all.
-    pub(crate) bytes: u64,
-    /// The newest matters; of the beginning a segment is enough. Otherwise each has a half.
-    pub(crate) newest: bool,
-}
-
-impl From<u64> for Keep {
-    fn from(bytes: u64) -> Self {
-        Self {
-            bytes,
-            newest: false,
-        }
-    }
-}
-
-impl Keep {
-    fn limits(self) -> Limits {
-        let segment = SEGMENT.min(self.bytes / 8).max(1);
-        let head = match self.newest {
-            true => segment,
-            false => self.bytes / 2,
-        };
-        Limits {
-            head,
-            tail: self.bytes - head.min(self.bytes),
-            memory: MEMORY,
-            segment,
-        }
-    }
 }
 
 impl Spool {
@@ -505,55 +406,6 @@ impl Spool {
     /// Up to where all is acknowledged.
     pub(crate) fn acknowledged(&self) -> i64 {
         self.inner.lock().plan.acked()
-    }
-}
-
-impl Inner {
-    fn publish(&mut self, piece: Piece) {
-        self.recent_bytes += piece.content.kept();
-        self.recent.push_back(piece);
-        if self.recent_bytes > BACKLOG {
-            self.backlog.notify_one();
-        }
-        // The newest stays, as it may not be in its file yet.
-        while self.recent_bytes > RECENT_MAX && self.recent.len() > 1 {
-            self.pop();
-        }
-        self.wake();
-    }
-
-    fn pop(&mut self) -> Option<Piece> {
-        let piece = self.recent.pop_front()?;
-        self.recent_bytes -= piece.content.kept();
-        Some(piece)
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn remove(&mut self, segments: &[SegmentId]) -> Vec<Arc<SegmentFile>> {
-        segments
-            .iter()
-            .filter_map(|id| {
-                self.memory.remove(id);
-                self.files.remove(id)
-            })
-            .collect()
-    }
-}
-
-fn gap(missing: Missing) -> Piece {
-    Piece {
-        sequence: missing.sequence,
-        stream: missing.stream,
-        offset: missing.offset,
-        content: Content::Missing {
-            length: missing.length,
-            cause: "the host had no room to keep it".to_owned(),
-        },
     }
 }
 

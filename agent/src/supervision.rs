@@ -14,7 +14,7 @@ mod supervisor;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use nix::unistd::Pid;
+use nix::{sys::signal::Signal, unistd::Pid};
 
 pub(crate) use self::{
     link::Link,
@@ -69,6 +69,16 @@ impl SupervisorId {
     /// Whether it is alive.
     pub(crate) fn lives(&self) -> bool {
         process::lives(Pid::from_raw(self.pid), self.start_time)
+    }
+
+    /// Whether somebody has stopped it, other than to debug it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        process::is_stopped(Pid::from_raw(self.pid), self.start_time)
+    }
+
+    /// Sends it a signal, if it lives.
+    pub(crate) fn signal(&self, signal: Signal) {
+        process::signal(Pid::from_raw(self.pid), self.start_time, signal);
     }
 
     /// Ends what is left in its control group, if it has one and is gone; says whether there was anything. Blocks.

@@ -1,5 +1,6 @@
 //! The tasks that this agent holds: taken, run, reported, settled.
 
+mod awake;
 mod ending;
 mod execution;
 mod history;
@@ -167,6 +168,16 @@ impl Tasks {
     /// What this host permits.
     pub(crate) fn policy(&self) -> &Policy {
         &self.0.policy
+    }
+
+    /// What signs for tasks that are over.
+    pub(crate) fn receipts(&self) -> &Receipts {
+        &self.0.receipts
+    }
+
+    /// The host whose tasks they are.
+    pub(crate) fn host_id(&self) -> &str {
+        &self.0.host_id
     }
 
     /// The journal.

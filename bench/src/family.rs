@@ -80,7 +80,7 @@ impl FamilyCpu {
         }
     }
 
-    /// Of all that were ever seen.
+    /// The time of all that were ever seen.
     pub(crate) fn sum(&self) -> Cpu {
         self.seen.values().fold(Cpu::default(), |sum, cpu| Cpu {
             own: sum.own + cpu.own,

@@ -127,7 +127,7 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
             .and_then(|nanos| nanos.parse::<u64>().ok())
             .unwrap_or(0);
     }
-    // Of all threads, but in ticks of 10 ms.
+    // The time of all threads, but in ticks of 10 ms.
     let ticks: u64 = stat(pid, 11..13).iter().sum();
     Ok(Duration::from_nanos(living).max(Duration::from_millis(10 * ticks)))
 }

@@ -1,4 +1,4 @@
-//! What it costs to confine a task: the same command under each mode, on one host whose policy changes.
+//! The cost of confining a task: the same command under each mode, on one host whose policy changes.
 
 use std::{
     fs,

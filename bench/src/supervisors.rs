@@ -1,4 +1,4 @@
-//! What it costs to have a process between the agent and each task: memory, and time where none is at hand.
+//! The cost of a process between the agent and each task: memory, and time where none is at hand.
 
 use std::{
     path::Path,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::Failure,
-    grants, json, mode,
+    grants, json,
     operator::Operator,
     screen::{self, Fields, Rows, clean, say},
     time,
@@ -313,7 +313,7 @@ fn details(approval: &Approval) -> String {
     if approval.grant.is_none() {
         let far = match approval.mode() {
             Mode::Unspecified => "as far as each host lets it",
-            said => mode::text(said),
+            said => said.text(),
         };
         fields.add("mode", far);
         let names = approval.hosts.iter().take(NAMES_MAX);

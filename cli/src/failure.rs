@@ -133,7 +133,7 @@ impl fmt::Display for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// Of writing to standard output: everything else names its file.
+    /// An error of writing to standard output: everything else names its file.
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(exit::BROKEN_PIPE, "nobody reads the output");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
-    json, mode,
+    json,
     operator::Operator,
     screen::{self, Rows, clean, say},
     time,
@@ -69,7 +69,7 @@ pub(crate) fn what(grant: &Grant) -> String {
         "{} on {} in {} for {span}",
         grant.actions.join(", "),
         grant.selector,
-        mode::text(grant.mode())
+        grant.mode().text()
     )
 }
 

@@ -42,12 +42,9 @@ pub(crate) fn task_mode(text: &str) -> Result<Mode, String> {
 /// A mode of a host; "own" leaves it to the host's own policy.
 pub(crate) fn host_mode(text: &str) -> Result<Mode, String> {
     match text {
-        "read-only" | "plan" => Ok(Mode::ReadOnly),
-        "edit" => Ok(Mode::Edit),
-        "unrestricted" | "bypass" => Ok(Mode::Unrestricted),
-        "disabled" => Ok(Mode::Disabled),
         "own" => Ok(Mode::Unspecified),
-        _ => Err("expected read-only, edit, unrestricted or disabled".to_owned()),
+        _ => Mode::from_text(text)
+            .ok_or_else(|| "expected read-only, edit, unrestricted or disabled".to_owned()),
     }
 }
 
@@ -65,17 +62,6 @@ fn network(text: &str) -> Result<Network, String> {
         access: access.into(),
         allow,
     })
-}
-
-/// As it is written; empty where nobody has said.
-pub(crate) fn text(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Unspecified => "",
-        Mode::ReadOnly => "read-only",
-        Mode::Edit => "edit",
-        Mode::Unrestricted => "unrestricted",
-        Mode::Disabled => "disabled",
-    }
 }
 
 /// A mode of a job as an argument of a command that asks about one.

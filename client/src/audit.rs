@@ -3,20 +3,25 @@
 //! What is hashed is the text of an entry, a JSON object, exactly as it stands: nothing is ever written anew to be
 //! checked.
 
+mod folded;
 mod head;
+mod output;
 mod receipt;
 mod signed;
+mod tree;
 mod verify;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 
 pub use self::{
+    folded::{fold, unfold},
     head::{Head, HeadError},
-    receipt::{
-        OUTPUT_DIGESTED_MAX, OutputDigest, ReceiptSigner, check_receipt, read_receipt, sha256,
-    },
+    output::{OUTPUT_DIGESTED_MAX, OutputDigest},
+    receipt::{LEAVES_MAX, ReceiptSigner, SignedTogether, check_receipt, is_pending, read_receipt},
     signed::{Purpose, SignatureError},
+    tree::leaf_hash,
     verify::{Finding, Report, verify},
 };
 
@@ -25,6 +30,11 @@ const ENTRY_DOMAIN: &[u8] = b"muster audit entry 1\n";
 
 /// SHA-256.
 pub type Hash = [u8; 32];
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(digest(&SHA256, bytes).as_ref())
+}
 
 /// What the first entry is chained to.
 pub const BEFORE_THE_FIRST: Hash = [0; 32];

@@ -43,7 +43,8 @@ pub fn action(file: FileRead) -> Action {
 pub fn asked(action: Option<&Action>) -> Option<&FileRead> {
     match action?.kind.as_ref()? {
         action::Kind::FileRead(file) => Some(file),
-        action::Kind::Command(_) => None,
+        // No other kind asks for a file, whatever kinds there will be.
+        _ => None,
     }
 }
 

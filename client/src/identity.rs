@@ -197,7 +197,7 @@ impl Identity {
         self
     }
 
-    /// Where it is stored.
+    /// The directory that holds the identity.
     pub fn directory(&self) -> &Path {
         &self.directory
     }

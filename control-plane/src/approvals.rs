@@ -115,7 +115,7 @@ pub(crate) struct NewAnswer<'a> {
     pub(crate) approves: bool,
     /// Why; may be empty.
     pub(crate) note: &'a str,
-    /// Of what was looked at.
+    /// The digest of what was looked at.
     pub(crate) digest: &'a [u8],
 }
 

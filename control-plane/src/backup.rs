@@ -89,7 +89,7 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
 /// A backup that was made.
 #[derive(Debug, Clone)]
 pub struct BackedUp {
-    /// Where it is.
+    /// The backup's file.
     pub path: PathBuf,
     /// How far the ledger had come.
     pub ledger_position: i64,
@@ -344,7 +344,7 @@ struct Work(PathBuf);
 
 impl Work {
     fn new(path: PathBuf) -> Result<Self, BackupError> {
-        // Of an earlier attempt that was killed.
+        // An earlier attempt that was killed may have left one.
         archive::remove(&path);
         DirBuilder::new()
             .mode(0o700)

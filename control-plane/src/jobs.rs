@@ -12,6 +12,7 @@ mod input;
 mod job;
 mod known;
 mod recall;
+mod receipts;
 mod record;
 mod recorder;
 mod release;
@@ -33,7 +34,10 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(test)]
 pub(crate) use self::ids::{job_id, task_id};
-use self::{create::Creating, input::Roads, known::Known, recorder::Recorder, writers::Writers};
+use self::{
+    create::Creating, input::Roads, known::Known, receipts::Recent, recorder::Recorder,
+    writers::Writers,
+};
 pub(crate) use self::{
     create::{CreateError, Created, NewJob, Target},
     follow::TaskWatch,
@@ -52,6 +56,7 @@ use crate::{
     store::{
         Durable, Store, StoreError,
         jobs::{self as rows, After, Heard, JobFilter, TaskFilter, TaskRow},
+        receipts as receipts_rows,
     },
 };
 
@@ -70,6 +75,7 @@ struct Shared {
     /// Held while a job is read that is not in memory: nobody else may read it, change it and let it go.
     reading: tokio::sync::Mutex<()>,
     recorder: Recorder,
+    recent: Recent,
     roads: Arc<Roads>,
     writers: Arc<Writers>,
 }
@@ -165,6 +171,7 @@ impl Jobs {
             live.add(job.into());
         }
         let jobs_max = rows::count_all(&store.readers).await?;
+        let newest = receipts_rows::newest(&store.readers).await?;
         let (writer, intake) = (store.writer.clone(), store.intake.clone());
         let jobs = Self(Arc::new(Shared {
             store,
@@ -175,6 +182,7 @@ impl Jobs {
             known: Known::new(usize::try_from(jobs_max).unwrap_or(0)),
             reading: tokio::sync::Mutex::default(),
             recorder: Recorder::default(),
+            recent: Recent::new(newest),
             roads: Arc::default(),
             writers: Arc::default(),
         }));

@@ -17,6 +17,7 @@ pub(crate) mod order;
 mod output;
 mod policies;
 mod principal;
+mod receipt;
 pub(crate) mod redaction;
 mod refusal;
 pub(crate) mod state;
@@ -35,6 +36,7 @@ pub(crate) use self::{
     output::{GAP_CAUSE, OutputSize, Stream},
     policies::Files,
     principal::{Principal, PrincipalError, PrincipalKind},
+    receipt::{ReceiptRecord, SignedReceipts, Signing},
     refusal::Refusal,
     state::{NotAllowed, State, Withdrawal},
     task::{Ending, Fence, Hold, Task},

@@ -99,7 +99,7 @@ impl Orders {
         };
         let created = self.jobs.create(new).await;
         if let Ok(created) = &created {
-            // Of an entry that is written already this changes nothing: so it is of one who asks again.
+            // This changes nothing about an entry that is written already: so it names one who asks again.
             audit::effect("again", created.job.order.job_id);
             if let Some((approval, about)) = about {
                 self.approvals.announce(approval, about);

@@ -6,6 +6,7 @@
 pub(crate) mod backup;
 mod checkpoint;
 mod config;
+mod error;
 mod frame;
 mod grep;
 mod index;
@@ -19,25 +20,12 @@ mod sync;
 mod task;
 mod tasks;
 
-impl Explain for OutputError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::OutOfOrder(OutOfOrder::Sequence { .. })
-            | Self::OutOfOrder(OutOfOrder::Offset { .. })
-            | Self::OutOfOrder(OutOfOrder::Length { .. }) => Reason::ArgumentInvalid,
-            Self::Unavailable(_) => Reason::LedgerUnavailable,
-            Self::File { .. } | Self::Index { .. } => Reason::Internal,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
-    fs::DirBuilder,
-    io,
+    fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -45,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use muster_proto::{ids::TaskId, v1::Reason};
+use muster_proto::ids::TaskId;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -56,7 +44,7 @@ pub use self::config::OutputConfig;
 use self::{
     checkpoint::{Indexer, Work},
     index::Index,
-    log::{Log, Queued, Writer},
+    log::{Log, LogEnd, Queued, Writer},
     outline::{Admission, Outline},
     segments::Segments,
     sync::Syncing,
@@ -64,12 +52,13 @@ use self::{
     tasks::Tasks,
 };
 pub(crate) use self::{
+    error::OutputError,
     grep::{Line, Resume, Search, Searching},
     item::{Chunk, Content, Gap, Item},
     outline::OutOfOrder,
     read::Part,
 };
-use crate::model::{Explain, OutputSize, Stream};
+use crate::model::{OutputSize, Stream};
 
 /// Work on its way to the indexer; the writer waits beyond it.
 const WORK_MAX: usize = 16;
@@ -94,33 +83,6 @@ impl Default for OutputLimits {
     fn default() -> Self {
         OutputConfig::default().limits()
     }
-}
-
-/// Why output could not be taken or read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OutputError {
-    /// It does not follow what was taken before.
-    #[error(transparent)]
-    OutOfOrder(#[from] OutOfOrder),
-    /// Nothing is taken now. What was taken before is kept and readable.
-    #[error("the output store takes nothing: {0}")]
-    Unavailable(String),
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The index could not be read or written.
-    #[error("{path}: {source}")]
-    Index {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: sqlx::Error,
-    },
 }
 
 /// The output of all tasks.
@@ -170,22 +132,7 @@ impl OutputStore {
         let index = Index::open(&index_path).await.map_err(error)?;
         let segments = Segments::new(directory);
 
-        let checkpoint = index.checkpoint().await.map_err(error)?;
-        let tail = blocking(&segments, move |segments| {
-            recovery::read_tail(segments, checkpoint)
-        })
-        .await?;
-        let mut outlines = HashMap::new();
-        for task_id in recovery::tasks(&tail.frames) {
-            outlines.insert(task_id, index.outline(task_id).await.map_err(error)?);
-        }
-        recovery::replay(&mut outlines, &tail.frames);
-        let (file, end) = blocking(&segments, move |segments| segments.open_end(tail.end)).await?;
-        let changes: Vec<_> = outlines
-            .iter()
-            .map(|(task_id, outline)| (*task_id, Changes::all(outline)))
-            .collect();
-        index.advance(&changes, end).await.map_err(error)?;
+        let (file, end) = catch_up(&index, &index_path, &segments).await?;
 
         let tasks = Arc::new(Tasks::default());
         let log = Arc::new(Log::new());
@@ -415,6 +362,35 @@ impl OutputStore {
                 })?;
         Ok(self.shared.tasks.get_or_insert(task_id, outline))
     }
+}
+
+/// Brings the index up to the end of the log, and opens the log there.
+async fn catch_up(
+    index: &Index,
+    path: &Path,
+    segments: &Segments,
+) -> Result<(File, LogEnd), OutputError> {
+    let error = |source| OutputError::Index {
+        path: path.to_owned(),
+        source,
+    };
+    let checkpoint = index.checkpoint().await.map_err(error)?;
+    let tail = blocking(segments, move |segments| {
+        recovery::read_tail(segments, checkpoint)
+    })
+    .await?;
+    let mut outlines = HashMap::new();
+    for task_id in recovery::tasks(&tail.frames) {
+        outlines.insert(task_id, index.outline(task_id).await.map_err(error)?);
+    }
+    recovery::replay(&mut outlines, &tail.frames);
+    let (file, end) = blocking(segments, move |segments| segments.open_end(tail.end)).await?;
+    let changes: Vec<_> = outlines
+        .iter()
+        .map(|(task_id, outline)| (*task_id, Changes::all(outline)))
+        .collect();
+    index.advance(&changes, end).await.map_err(error)?;
+    Ok((file, end))
 }
 
 /// Works on files where waiting for the disk holds nobody up.

@@ -218,7 +218,7 @@ impl Restores {
             let mut standing = self.0.standing.lock();
             let earlier = std::mem::replace(&mut standing.generation, generation.as_str().into());
             standing.earlier.insert(earlier.to_string());
-            // What it has seen need not be believed for ever.
+            // A host's word need not be believed for ever.
             if verdict == SetBack::Generation {
                 standing.earlier.insert(seen.generation.to_owned());
             }

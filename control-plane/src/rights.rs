@@ -33,7 +33,7 @@ pub(crate) struct Rights {
     pub(crate) policy: Policy,
     /// Who there is.
     pub(crate) access: Access,
-    /// What they did lately.
+    /// How much principals have used lately.
     pub(crate) usage: Arc<Usage>,
     /// What was granted for a while.
     pub(crate) grants: Grants,

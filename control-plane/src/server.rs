@@ -1,17 +1,12 @@
 //! Open, serve, stop.
 
+mod background;
 mod certificate;
 mod credentials;
+mod error;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
-use muster_client::identity::IdentityError;
 use muster_proto::{
     agent::v1::agent_service_server::AgentServiceServer,
     v1::{
@@ -23,15 +18,15 @@ use muster_proto::{
         principal_service_server::PrincipalServiceServer, token_service_server::TokenServiceServer,
     },
 };
-use muster_runtime::tls::{
-    AcceptLimits, Admission, ServerTls, SpiffeId, SpiffeKind, TlsError, listen,
-};
-use tokio::{net::TcpListener, sync::broadcast::error::RecvError};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use muster_runtime::tls::{AcceptLimits, Admission, ServerTls, SpiffeId, listen};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 
+pub use self::error::ServerError;
+
 use crate::{
-    access::{Access, AccessError},
+    access::Access,
     api::{
         approvals::ApprovalDoor,
         audit::AuditDoor,
@@ -47,16 +42,15 @@ use crate::{
     },
     approvals::{Approvals, Webhook, webhook},
     audit::{Audit, Heads},
-    authority::{Authority, AuthorityError},
+    authority::Authority,
     config::Config,
     connections::{ConnectionSettings, Receipts, Rooms, Written, door::Agents},
-    enrollment::{Enrollment, EnrollmentError},
-    hosts::{Bar, Inventory, PresenceLimits},
+    enrollment::Enrollment,
+    hosts::{Inventory, PresenceLimits},
     jobs::Jobs,
-    model::PrincipalKind,
     oauth::Oauth,
     orders::Orders,
-    output::{OutputError, OutputStore},
+    output::OutputStore,
     policy::Policy,
     restores::Restores,
     rights::Rights,
@@ -64,8 +58,7 @@ use crate::{
     seal::Sealer,
     secrets::{self, Secrets},
     sessions::{Dispatcher, Sessions},
-    store::{OpenError, Store, StoreError, jobs::load_fences},
-    sweeper,
+    store::{Store, StoreError, jobs::load_fences},
 };
 
 /// What one stream may send before it is read.
@@ -88,69 +81,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long calls may take to end when the control plane stops.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
-
-/// How often output that is too old or too much is deleted.
-const SWEEP_OUTPUT_EVERY: Duration = Duration::from_secs(60);
-
-/// Why a control plane cannot start, or cannot do what its machine asks of it.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Settings do not fit together.
-    #[error("{0}")]
-    Config(String),
-    /// The address cannot be listened on.
-    #[error("{address} cannot be listened on: {cause}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why, and what to do.
-        cause: String,
-    },
-    /// The ledger cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A key file cannot be read or made.
-    #[error("{}: {error}", path.display())]
-    Key {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The authority cannot be used.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// A certificate cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A credential cannot be read or written.
-    #[error(transparent)]
-    Credential(#[from] IdentityError),
-    /// What was asked for cannot be had; says why.
-    #[error("{0}")]
-    Refused(String),
-    /// The connections broke down.
-    #[error("serving failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
-}
-
-macro_rules! refused {
-    ($($error:ty),*) => {$(
-        impl From<$error> for ServerError {
-            fn from(error: $error) -> Self {
-                Self::Refused(error.to_string())
-            }
-        }
-    )*};
-}
-
-refused!(
-    StoreError,
-    AccessError,
-    EnrollmentError,
-    OutputError,
-    webhook::WebhookError
-);
 
 /// A control plane.
 pub struct Server {
@@ -199,25 +129,10 @@ impl Server {
         let oauth = Oauth::new(&config.oauth).map_err(ServerError::Config)?;
         let store = Store::open(&config.directory).await?;
         let authority = Arc::new(Authority::open(&config.directory, &config.trust_domain)?);
-        let limits = PresenceLimits {
-            suspect_after: config.suspect_after,
-            offline_after: config.offline_after,
-        };
-        let inventory = Inventory::load(store.clone(), limits).await?;
+        let inventory = Inventory::load(store.clone(), presence_limits(&config)).await?;
         let sealer = |name| open_key(&config.directory.join(name));
-        let access = Access::load(
-            store.clone(),
-            inventory.clone(),
-            sealer("access.key")?,
-            config.trust_domain.as_str().into(),
-        )
-        .await?;
-        let rights = Rights {
-            policy: Policy::load(store.clone(), &config.directory).await?,
-            access: access.clone(),
-            usage: Arc::default(),
-            grants: Default::default(),
-        };
+        let rights = open_rights(&config, &store, &inventory).await?;
+        let access = rights.access.clone();
         let enrollment = Enrollment::new(
             authority.clone(),
             store.clone(),
@@ -229,13 +144,7 @@ impl Server {
         let written = rights.clone();
         let written =
             Arc::new(move |principal: &Arc<str>, bytes| written.written(principal, bytes));
-        let (issued, key) = certificate::issue(&config, &authority, &store.control_plane_id)?;
-        let tls = ServerTls::new(
-            issued.chain,
-            key,
-            &authority.trusted(),
-            Arc::new(Door(access.clone())),
-        )?;
+        let tls = open_tls(&config, &store, &authority, &access)?;
         let rotation = Rotation::load(
             authority.clone(),
             store.clone(),
@@ -424,49 +333,47 @@ impl Server {
         self.store.writer.flush().await.map_err(StoreError::from)?;
         Ok(())
     }
+}
 
-    fn start_background(&self, stop: &CancellationToken) -> TaskTracker {
-        let background = TaskTracker::new();
-        let Rooms {
-            jobs,
-            connections,
-            inventory,
-            output,
-            syncer,
-            ..
-        } = &self.rooms;
-        background.spawn(inventory.clone().run(stop.clone()));
-        background.spawn(self.access.clone().run(stop.clone()));
-        background.spawn(keep_out(
-            inventory.clone(),
-            self.access.clone(),
-            self.tls.clone(),
-            self.authority.clone(),
-            stop.clone(),
-        ));
-        background.spawn(certificate::renew(
-            self.config.clone(),
-            self.authority.clone(),
-            self.store.control_plane_id.clone(),
-            self.tls.clone(),
-            stop.clone(),
-        ));
-        background.spawn(sweeper::run(
-            jobs.clone(),
-            self.approvals.clone(),
-            connections.clone(),
-            syncer.clone(),
-            inventory.clone(),
-            self.config.job_age,
-            stop.clone(),
-        ));
-        background.spawn(self.heads.clone().run(stop.clone()));
-        background.spawn(self.secrets.clone().run(stop.clone()));
-        background.spawn(sweep_output(output.clone(), stop.clone()));
-        background.spawn((self.rooms.audit.clone()).run(self.store.writer.clone(), stop.clone()));
-        background.close();
-        background
+fn presence_limits(config: &Config) -> PresenceLimits {
+    PresenceLimits {
+        suspect_after: config.suspect_after,
+        offline_after: config.offline_after,
     }
+}
+
+/// Opens what is known of principals, and what policy lets them do.
+async fn open_rights(
+    config: &Config,
+    store: &Store,
+    inventory: &Inventory,
+) -> Result<Rights, ServerError> {
+    let access = Access::load(
+        store.clone(),
+        inventory.clone(),
+        open_key(&config.directory.join("access.key"))?,
+        config.trust_domain.as_str().into(),
+    )
+    .await?;
+    Ok(Rights {
+        policy: Policy::load(store.clone(), &config.directory).await?,
+        access,
+        usage: Arc::default(),
+        grants: Default::default(),
+    })
+}
+
+/// Makes the control plane a certificate, and lets in whom `access` knows.
+fn open_tls(
+    config: &Config,
+    store: &Store,
+    authority: &Authority,
+    access: &Access,
+) -> Result<ServerTls, ServerError> {
+    let (issued, key) = certificate::issue(config, authority, &store.control_plane_id)?;
+    let door = Arc::new(Door(access.clone()));
+    let tls = ServerTls::new(issued.chain, key, &authority.trusted(), door)?;
+    Ok(tls)
 }
 
 /// Opens what jobs need.
@@ -545,55 +452,6 @@ struct Door(Access);
 impl Admission for Door {
     fn admits(&self, identity: &SpiffeId) -> bool {
         self.0.admits(identity)
-    }
-}
-
-/// Closes the connections of hosts that are locked, set aside or removed, and of principals that are locked.
-async fn keep_out(
-    inventory: Inventory,
-    access: Access,
-    tls: ServerTls,
-    authority: Arc<Authority>,
-    stop: CancellationToken,
-) {
-    let mut bars = inventory.bars();
-    let mut locked = access.locked();
-    loop {
-        let shut_out = tokio::select! {
-            bar = bars.recv() => bar.map(|bar| match bar {
-                Bar::Locked(host) | Bar::Removed(host) => (SpiffeKind::Host, host.to_string()),
-            }),
-            locked = locked.recv() => match locked {
-                // An ai or an automation has no connection of its own; its calls have ended.
-                Ok(principal) => match principal.kind {
-                    PrincipalKind::Operator => Ok((SpiffeKind::Operator, principal.name)),
-                    PrincipalKind::Gateway => Ok((SpiffeKind::Gateway, principal.name)),
-                    _ => continue,
-                },
-                Err(error) => Err(error),
-            },
-            () = stop.cancelled() => return,
-        };
-        match shut_out {
-            Ok((kind, name)) => {
-                tls.close(&authority.id(kind, name));
-            }
-            // Some were missed: look at everybody who is connected.
-            Err(RecvError::Lagged(_)) => tls.close_refused(),
-            Err(RecvError::Closed) => return,
-        }
-    }
-}
-
-async fn sweep_output(output: OutputStore, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(SWEEP_OUTPUT_EVERY) => {}
-            () = stop.cancelled() => return,
-        }
-        if let Err(error) = output.sweep().await {
-            tracing::warn!(%error, "old output was not deleted: {error}");
-        }
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod arrivals;
 mod dispatcher;
 pub(crate) mod offer;
 mod session;
+mod signatures;
 
 use std::{
     collections::HashMap,

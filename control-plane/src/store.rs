@@ -16,6 +16,7 @@ pub(crate) mod jobs;
 mod join_tokens;
 mod policies;
 mod principals;
+pub(crate) mod receipts;
 pub(crate) mod restores;
 pub(crate) mod slot;
 mod take_up;

@@ -32,6 +32,11 @@ pub(crate) fn duration_ms(millis: i64) -> prost_types::Duration {
     duration(Duration::from_millis(millis.max(0).unsigned_abs()))
 }
 
+/// Microseconds as a duration.
+pub(crate) fn duration_us(micros: i64) -> prost_types::Duration {
+    duration(Duration::from_micros(micros.max(0).unsigned_abs()))
+}
+
 /// A duration as milliseconds; a negative one counts as none.
 pub(crate) fn duration_millis(duration: &prost_types::Duration) -> i64 {
     duration

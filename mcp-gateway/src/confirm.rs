@@ -179,7 +179,7 @@ fn question(what: &Confirmation, command: &str) -> ElicitRequestParams {
     }
 }
 
-/// Of a digest in hex. What is none is a digest that the control plane does not know.
+/// The bytes of a digest in hex. Any other text becomes a digest that the control plane does not know.
 fn bytes(hex: &str) -> Vec<u8> {
     HEXLOWER.decode(hex.as_bytes()).unwrap_or_default()
 }

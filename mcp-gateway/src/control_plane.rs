@@ -89,7 +89,7 @@ impl Drop for Place {
 pub(crate) struct Caller {
     /// Kind and name, as `ai/claude`.
     pub(crate) principal: Arc<str>,
-    /// What it may call; empty: all that the principal may.
+    /// Scopes of the token; empty: all that the principal may.
     pub(crate) scopes: Arc<[String]>,
     bearer: Arc<str>,
     renew_at: SystemTime,

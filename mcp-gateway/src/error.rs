@@ -27,7 +27,7 @@ pub(crate) struct Refusal {
 /// What has to be confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Confirmation {
-    /// Of exactly what is to happen, in hex.
+    /// The digest of exactly what is to happen, in hex.
     pub(crate) digest: String,
     /// Names of the hosts, cut where they are many.
     pub(crate) hosts: String,

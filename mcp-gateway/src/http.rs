@@ -118,7 +118,7 @@ async fn admit(State(door): State<Door>, mut request: Request<Body>, next: Next)
             .to_str()
             .is_ok_and(|id| door.sessions.touch(id, &caller.principal))
     {
-        // Whose it is stays unsaid.
+        // The session's owner stays unsaid.
         return (StatusCode::NOT_FOUND, "Not Found: Session not found\n").into_response();
     }
     request.headers_mut().remove(header::AUTHORIZATION);

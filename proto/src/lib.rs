@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ids;
+mod modes;
 
 /// What operators, scripts and gateways call.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

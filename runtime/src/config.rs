@@ -98,37 +98,8 @@ pub fn load<P: clap::Parser>(
             });
         }
     };
-    let mut path = Vec::new();
-    let mut command = &matches;
-    while let Some((name, inner)) = command.subcommand() {
-        path.push(name.to_owned());
-        command = inner;
-    }
-    let data_dir = matches
-        .try_get_one::<PathBuf>("data_dir")
-        .ok()
-        .flatten()
-        .cloned()
-        .or_else(|| environment("MUSTER_DATA_DIR").map(PathBuf::from))
-        .or_else(|| default_data_dir(environment));
-
     let mut mistakes = Vec::new();
-    let mut values = match data_dir {
-        Some(dir) => file::read(&dir.join(FILE), &sections(&declared), &mut mistakes),
-        None => Values::new(),
-    };
-    for_path(&declared, &path, &mut |arg| {
-        if let Some((name, value)) = from_environment(arg, environment) {
-            match check::values(arg, check::split(arg, &value)) {
-                Ok(value) => drop(values.insert(setting(arg), value)),
-                Err(problem) => mistakes.push(Mistake {
-                    place: format!("environment variable {name}"),
-                    problem,
-                    next: format!("change or unset {name}"),
-                }),
-            }
-        }
-    });
+    let values = values(&declared, &matches, environment, &mut mistakes);
 
     // What environment and file say become the defaults of the flags.
     let command = for_all(declared, &|arg| {
@@ -150,6 +121,46 @@ pub fn load<P: clap::Parser>(
             mistakes,
         }),
     }
+}
+
+/// What environment and file say of the command that runs; the environment goes first.
+fn values(
+    declared: &clap::Command,
+    matches: &clap::ArgMatches,
+    environment: &Environment<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Values {
+    let mut path = Vec::new();
+    let mut command = matches;
+    while let Some((name, inner)) = command.subcommand() {
+        path.push(name.to_owned());
+        command = inner;
+    }
+    let data_dir = matches
+        .try_get_one::<PathBuf>("data_dir")
+        .ok()
+        .flatten()
+        .cloned()
+        .or_else(|| environment("MUSTER_DATA_DIR").map(PathBuf::from))
+        .or_else(|| default_data_dir(environment));
+
+    let mut values = match data_dir {
+        Some(dir) => file::read(&dir.join(FILE), &sections(declared), mistakes),
+        None => Values::new(),
+    };
+    for_path(declared, &path, &mut |arg| {
+        if let Some((name, value)) = from_environment(arg, environment) {
+            match check::values(arg, check::split(arg, &value)) {
+                Ok(value) => drop(values.insert(setting(arg), value)),
+                Err(problem) => mistakes.push(Mistake {
+                    place: format!("environment variable {name}"),
+                    problem,
+                    next: format!("change or unset {name}"),
+                }),
+            }
+        }
+    });
+    values
 }
 
 /// Why a program does not start: it was asked for help, or its settings are wrong.
@@ -203,7 +214,7 @@ impl std::error::Error for Refusal {}
 /// A wrong setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where it stands: the variable, or file, line, section and key.
+    /// The place of the setting: the variable, or file, line, section and key.
     pub place: String,
     /// What is wrong with it.
     pub problem: String,

@@ -206,7 +206,7 @@ pub enum ServiceError {
     Command {
         /// What was called.
         command: String,
-        /// What it said.
+        /// The command's own words.
         detail: String,
         /// What to do next.
         next: String,

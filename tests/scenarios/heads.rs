@@ -205,13 +205,13 @@ async fn entries_that_somebody_took_out_of_the_ledger_are_missed_by_the_hosts() 
     let ledger = fleet.data_dir().join("control-plane/ledger.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&ledger);
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    let refused = sqlx::query("DELETE FROM audit WHERE number > 10")
+    let refused = sqlx::query("DELETE FROM audit_blocks WHERE first > 10")
         .execute(&mut connection)
         .await;
     assert!(refused.is_err(), "the ledger keeps mistakes out");
     for cut in [
-        "DROP TRIGGER audit_is_not_cut",
-        "DELETE FROM audit WHERE number > 10",
+        "DROP TRIGGER audit_blocks_are_not_cut",
+        "DELETE FROM audit_blocks WHERE first > 10",
     ] {
         sqlx::query(cut).execute(&mut connection).await.unwrap();
     }

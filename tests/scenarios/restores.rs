@@ -161,6 +161,9 @@ async fn history_is_whole_again_after_a_restore_and_nothing_runs_twice() {
         let size = task.output_size.unwrap();
         assert_eq!((size.stdout_bytes, size.stderr_bytes), (2, 4));
         assert_eq!(size.dropped_bytes, 6, "what the backup lacks is a gap");
+        let verified = ["job", "receipt", &task.task_id, "--verify"];
+        let verified = fleet.cli(&verified).await;
+        assert_eq!(verified.code(), 0, "{}", verified.stderr);
         let job = operator.job(&job.job_id).job().await;
         assert!(job.note.contains("adopted"), "{}", job.note);
         assert!(job.action.is_some() && job.principal.starts_with("operator/"));

@@ -24,7 +24,7 @@ use serde_json::json;
 /// Input of the big pipe in the suite, MiB.
 const STDIN_MIB: u64 = 64;
 
-/// What its client may hold in memory at most, bytes: its own program, which is big where it is not optimized,
+/// Most that a client may hold in memory, bytes: its own program, which is big where it is not optimized,
 /// and less than the input.
 const CLIENT_MAX: u64 = 90 << 20;
 

@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use muster_proto::v1::{Command, OutputStream, Reason, Script, Terminal, task::State};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use muster_proto::v1::{
+    Command, OutputStream, Reason, Script, SignedReceipt, Terminal, task::State,
+};
 use muster_tests::{
     PATIENCE, eventually,
     fleet::{Agent, Fleet},
@@ -15,6 +18,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use prost::Message as _;
+use serde_json::Value;
 
 /// Between two pieces of a flow of output: some 2 MB/s, well below what is kept of it.
 const PAUSE_S: f64 = 0.06;
@@ -411,6 +416,37 @@ async fn killed_before_it_hears_of_the_start_the_supervisor_knows() {
     assert_eq!(task.exit_code, Some(6));
     job.complete().await;
     assert_eq!(job.output(OutputStream::Stdout).await, b"ran\n");
+    assert_eq!(story.tally.runs(), 1);
+}
+
+#[tokio::test]
+async fn killed_before_it_signs_for_a_task_the_agent_signs_for_the_same_bytes_at_its_next_start() {
+    let (story, job) = killed_at("signing").await;
+    let task = job.reaches(State::Failed).await;
+    let receipt = async || {
+        let args = ["job", "receipt", &task.task_id, "--json"];
+        let shown = story.fleet.cli(&args).await;
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+        let signed = STANDARD.decode(shown["signed_receipt"].as_str().unwrap());
+        let signed = SignedReceipt::decode(&signed.unwrap()[..]).unwrap();
+        (signed.receipt, shown["pending"] == true)
+    };
+    // Nor does a control plane that is started anew meanwhile lose it.
+    story.fleet.stop_control_plane().await;
+    story.fleet.start_control_plane().await;
+    let (before, pending) = receipt().await;
+    assert!(pending);
+    story.agent_is_back().await;
+    let signed = eventually(PATIENCE, "the host signs", || async {
+        let (receipt, pending) = receipt().await;
+        (!pending).then_some(receipt)
+    })
+    .await;
+    assert_eq!(signed, before);
+    let verified = ["job", "receipt", &task.task_id, "--verify"];
+    assert_eq!(story.fleet.cli(&verified).await.code(), 0);
+    let task = story.fleet.operator().job(&job.job_id).task().await;
+    assert_eq!(task.doubt, "");
     assert_eq!(story.tally.runs(), 1);
 }
 

@@ -218,7 +218,7 @@ async fn lengthen(fleet: &Fleet, count: u64) {
     let ledger = fleet.data_dir().join("control-plane/ledger.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&ledger);
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    let last = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
+    let last = "SELECT first + count - 1, hash FROM audit_blocks ORDER BY first DESC LIMIT 1";
     let (number, hash): (i64, Vec<u8>) = sqlx::query_as(last)
         .fetch_one(&mut connection)
         .await
@@ -235,9 +235,11 @@ async fn lengthen(fleet: &Fleet, count: u64) {
             "{{\"number\":{number},\"time\":1,\"method\":\"task.end\",\"trace\":\"{words}\"}}"
         );
         position = position.with(&entry);
-        sqlx::query("INSERT INTO audit VALUES (?, 1, ?, ?)")
+        let text = format!("{entry}\n").into_bytes();
+        sqlx::query("INSERT INTO audit_blocks VALUES (?, 1, 0, ?, ?, ?)")
             .bind(number as i64)
-            .bind(&entry)
+            .bind(text.len() as i64)
+            .bind(text)
             .bind(position.hash.to_vec())
             .execute(&mut connection)
             .await

@@ -143,7 +143,7 @@ impl Fleet {
         (fleet, host)
     }
 
-    /// What its processes carry in their environment.
+    /// A mark that the fleet's processes carry in their environment.
     pub fn mark(&self) -> &str {
         &self.mark
     }
@@ -434,7 +434,7 @@ impl Agent {
         &self.wire
     }
 
-    /// What its agent has logged.
+    /// All that the host's agent has logged.
     pub fn log(&self, fleet: &Fleet) -> String {
         let log = fleet.logs().join(format!("{}.log", self.name));
         fs::read_to_string(log).unwrap_or_default()

@@ -73,7 +73,7 @@ pub struct McpClient {
     era: Era,
     headers: Vec<(String, String)>,
     session: Option<String>,
-    /// What it says that it can do.
+    /// Capabilities that the server tells.
     capabilities: Value,
 }
 

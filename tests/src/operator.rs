@@ -475,7 +475,7 @@ fn broken(status: &Status) {
 /// What a watcher has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Where it continues.
+    /// The place where a watch continues.
     pub resume_token: String,
     /// Each task as it was last seen.
     pub tasks: BTreeMap<String, Task>,

@@ -206,12 +206,12 @@ impl Process {
         self.pid
     }
 
-    /// What it wrote to standard error so far.
+    /// All that the process wrote to standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    /// What it wrote to standard output so far.
+    /// All that the process wrote to standard output so far.
     pub fn out(&self) -> String {
         fs::read_to_string(&self.stdout).unwrap_or_default()
     }

@@ -86,7 +86,7 @@ impl Webhook {
         Self { address, posts }
     }
 
-    /// Where it is.
+    /// The webhook's address.
     pub fn url(&self) -> String {
         format!("http://{}/hooks/muster", self.address)
     }

@@ -1,6 +1,8 @@
 //! House rules that no lint knows. Each can fail, and says where and why.
 #![allow(clippy::unwrap_used)]
 
+mod kinds;
+mod lengths;
 mod rooms;
 
 use std::{
@@ -10,11 +12,6 @@ use std::{
 };
 
 use muster_proto::v1::{approval, job, task};
-
-/// A file longer than this has two jobs.
-const LONGEST_FILE: usize = 700;
-/// Longer files than this are named in the test's output: places to look for a second job.
-const LONG_FILE: usize = 400;
 
 /// A file of the project.
 struct Source {
@@ -56,21 +53,23 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Every text file of the project, without what Git, Cargo and Python made.
-fn sources() -> Vec<Source> {
-    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() {
-                if !["target", ".git", "__pycache__"].contains(&name.as_str()) {
-                    walk(&path, found);
-                }
-            } else if name != ".git" {
-                found.push(path);
+/// Every file below a directory, without what Git, Cargo and Python made.
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !["target", ".git", "__pycache__"].contains(&name.as_str()) {
+                walk(&path, found);
             }
+        } else if name != ".git" {
+            found.push(path);
         }
     }
+}
+
+/// Every text file of the project.
+fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     walk(root(), &mut found);
     found.sort();
@@ -206,6 +205,33 @@ fn nothing_is_left_unfinished() {
 }
 
 #[test]
+fn a_comment_names_its_subject() {
+    // "Of all frames.", "Where it begins.": whoever reads has to look for what is meant.
+    let leans = |comment: &str| {
+        let mut words = comment.trim_start_matches(['/', '!']).split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Of"), _) => true,
+            (Some("Who" | "Whose" | "What" | "Where"), Some(word)) => {
+                ["it", "its", "they", "he", "she"].contains(&word)
+            }
+            _ => false,
+        }
+    };
+    let mut breaches = Vec::new();
+    for source in rust() {
+        let mut goes_on = false;
+        for (index, line) in source.text.lines().map(str::trim_start).enumerate() {
+            let is_comment = line.starts_with("//");
+            if is_comment && !goes_on && leans(line) {
+                breaches.push(format!("{}:{}: {line}", source.path, index + 1));
+            }
+            goes_on = is_comment;
+        }
+    }
+    none("say of what, in the comment itself", breaches);
+}
+
+#[test]
 fn a_module_is_named_for_its_job() {
     let strangers = [
         "mod", "util", "utils", "common", "helpers", "manager", "types", "misc",
@@ -221,21 +247,6 @@ fn a_module_is_named_for_its_job() {
         "a drawer with such a name fills up with strangers",
         breaches,
     );
-}
-
-#[test]
-fn a_file_has_one_job() {
-    let mut too_long = Vec::new();
-    for source in rust() {
-        let lines = source.text.lines().count();
-        let line = format!("{}: {lines} lines", source.path);
-        if lines > LONGEST_FILE && !source.is_test() {
-            too_long.push(line);
-        } else if lines > LONG_FILE {
-            eprintln!("long: {line}");
-        }
-    }
-    none("too long for one job", too_long);
 }
 
 #[test]

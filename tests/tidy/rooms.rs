@@ -146,12 +146,12 @@ fn collect(tokens: TokenStream, module: &mut Vec<String>, named: &mut Vec<Ident>
     }
 }
 
-fn is_for_tests(attribute: &Group) -> bool {
+pub(crate) fn is_for_tests(attribute: &Group) -> bool {
     let is_attribute = attribute.delimiter() == Delimiter::Bracket;
     is_attribute && attribute.to_string().replace(' ', "") == "[cfg(test)]"
 }
 
-fn ends_item(tree: &TokenTree) -> bool {
+pub(crate) fn ends_item(tree: &TokenTree) -> bool {
     match tree {
         TokenTree::Punct(punct) => punct.as_char() == ';',
         TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,

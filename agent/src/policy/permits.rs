@@ -9,7 +9,7 @@ use crate::actions as kinds;
 pub struct Permits {
     /// The highest mode of a task now.
     pub mode: String,
-    /// What its own policy says.
+    /// The mode of the host's own policy.
     pub own: String,
     /// What the control plane has lowered it to, if it has.
     pub limit: Option<String>,

@@ -51,7 +51,7 @@ pub(super) struct Variables<'a> {
 }
 
 impl<'a> Variables<'a> {
-    /// What it inherits of `own`, and over that what is set.
+    /// The part of `own` that a process inherits, and over that what is set.
     pub(super) fn new(
         own: &'a [Variable],
         wanted: &Environment,

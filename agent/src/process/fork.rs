@@ -6,6 +6,7 @@ use std::{
     ffi::CStr,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     ptr,
+    sync::OnceLock,
 };
 
 use nix::{
@@ -16,7 +17,7 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_raw, pipe2, read},
 };
 
-use super::{sandbox::Prepared, spawn, worker::Work};
+use super::{lent, sandbox::Prepared, spawn, worker::Work};
 
 /// What a child is for.
 pub(super) enum Purpose<'a> {
@@ -112,13 +113,38 @@ impl Failure {
     }
 }
 
-/// Forks; the child has become the program, or is at work, when this returns.
-#[allow(unsafe_code)] // A child that changes itself before it becomes the program.
+/// Starts a child, which has become the program, or is at work, when this returns.
 pub(super) fn start(plan: &Plan<'_>) -> Result<Pid, Failure> {
-    let failed = |errno| Failure {
+    changed_signals();
+    match plan.may_borrow() {
+        true => lent(plan),
+        false => forked(plan),
+    }
+}
+
+/// A child in our memory, until it is the program.
+fn lent(plan: &Plan<'_>) -> Result<Pid, Failure> {
+    let mut failure = None;
+    let child = lent::start(&mut || failure = Some(plan.fulfil())).map_err(failed)?;
+    match failure {
+        None => Ok(child),
+        Some(failure) => {
+            let _ = nix::sys::wait::waitpid(child, None);
+            Err(failure)
+        }
+    }
+}
+
+fn failed(errno: Errno) -> Failure {
+    Failure {
         stage: Stage::Session,
         errno,
-    };
+    }
+}
+
+/// A child with memory of its own.
+#[allow(unsafe_code)] // A child that changes itself before it becomes the program.
+fn forked(plan: &Plan<'_>) -> Result<Pid, Failure> {
     let (heard, told) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     match spawn::fork(None).map_err(failed)? {
         ForkResult::Child => {
@@ -163,6 +189,14 @@ fn hear(pipe: &OwnedFd) -> Option<Failure> {
 }
 
 impl Plan<'_> {
+    /// Whether the child can do without memory of its own: a worker cannot, nor can what makes a user namespace, and
+    /// another user would make our memory one that nobody may look at.
+    fn may_borrow(&self) -> bool {
+        let is_program = matches!(self.purpose, Purpose::Program { .. });
+        let shares = |sandbox: &Prepared| !sandbox.makes_a_user_namespace();
+        is_program && self.user.is_none() && self.sandbox.is_none_or(shares)
+    }
+
     /// Returns only if something failed.
     fn fulfil(&self) -> Failure {
         let mut stage = Stage::Session;
@@ -267,12 +301,32 @@ pub(super) fn put(file: RawFd, number: RawFd) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The signals that this process does not take in the default way, or a process that it was forked from. Looked at once:
+/// to undo them one by one is most of what a child would do.
+#[allow(unsafe_code)] // nix asks for a type of its own for every signal.
+pub(super) fn changed_signals() -> &'static [libc::c_int] {
+    static CHANGED: OnceLock<Vec<libc::c_int>> = OnceLock::new();
+    CHANGED.get_or_init(|| {
+        let is_changed = |signal: &libc::c_int| {
+            // SAFETY: a structure of integers and pointers, which may be zero; the call writes it only.
+            let action = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(*signal, ptr::null(), &mut action);
+                action
+            };
+            // A nursery ignores it, and what it forks does not.
+            action.sa_sigaction != libc::SIG_DFL || *signal == libc::SIGCHLD
+        };
+        (1..=libc::SIGRTMAX()).filter(is_changed).collect()
+    })
+}
+
 #[allow(unsafe_code)] // nix asks for a type of its own for every signal.
 fn reset_signals() {
     // SAFETY: the default of a signal runs no code of ours, and an empty mask is read during the call only.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in changed_signals() {
+            libc::signal(*signal, libc::SIG_DFL);
         }
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);

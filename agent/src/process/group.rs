@@ -105,7 +105,7 @@ impl Group {
         let own = entered
             .map_err(|error| refused(&format!("the group cannot be entered: {error}"), ON_V2))?;
         let started = start();
-        // Where it stays, the limits count for it too, which is not nice and no harm.
+        // Where the agent stays, the limits count for it too, which is not nice and no harm.
         if fs::write(own.join("cgroup.procs"), "0").is_ok() {
             self.is_left();
         }

@@ -32,7 +32,7 @@ pub(super) struct Launch<'a> {
     pub(super) layers: &'a Layers,
 }
 
-/// What it is for.
+/// The purpose of a process.
 #[derive(Clone, Copy)]
 pub(super) enum Purpose<'a> {
     Program(&'a Prepared<'a>),
@@ -46,7 +46,7 @@ pub(super) struct Prepared<'a> {
     pub(super) cwd: &'a Path,
 }
 
-/// What it gets as its standard streams.
+/// The standard streams that a process gets.
 #[derive(Clone, Copy)]
 pub(super) enum Given<'a> {
     Pipes {

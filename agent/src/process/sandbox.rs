@@ -5,6 +5,7 @@
 //! as free as it was. Each part is a layer with a name, which a test can leave out to see that it is missed.
 
 mod calls;
+mod capabilities;
 mod enter;
 mod filter;
 mod landlock;
@@ -45,10 +46,10 @@ pub(crate) struct Sandbox {
     /// With [`Sockets::Ports`]: those that it may connect to.
     #[prost(uint32, repeated, tag = "7")]
     pub(crate) ports: Vec<u32>,
-    /// What it can read; empty is everything.
+    /// Paths that can be read; empty is everything.
     #[prost(string, repeated, tag = "8")]
     pub(crate) readable: Vec<String>,
-    /// What it can execute; empty is everything.
+    /// Paths that can be executed; empty is everything.
     #[prost(string, repeated, tag = "9")]
     pub(crate) programs: Vec<String>,
     /// As the report says it.
@@ -150,12 +151,17 @@ impl Prepared {
             return Err(Errno::ENOSYS);
         }
         Ok(Self {
-            user_namespace: (!may_mount()).then_some((user, group)),
+            user_namespace: (!capabilities::may_mount()).then_some((user, group)),
             mounts: Mounts::new(sandbox, user, group, layers)?,
             ruleset: Ruleset::new(sandbox, terminal, layers)?,
             filter: calls::filter(sandbox.sockets(), layers),
             layers: layers.clone(),
         })
+    }
+
+    /// Whether who enters it needs a user namespace of its own.
+    pub(super) fn makes_a_user_namespace(&self) -> bool {
+        self.user_namespace.is_some()
     }
 
     /// What enforces it, in the words of a report.
@@ -173,17 +179,6 @@ impl Prepared {
         }
         features
     }
-}
-
-/// Whether this process may change what is mounted, as root can outside of most containers.
-fn may_mount() -> bool {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    effective.is_some_and(|effective| effective & CAP_SYS_ADMIN != 0)
 }
 
 /// What is missing of a kernel that cannot enforce any mode; `None` if nothing is known to be.

@@ -39,6 +39,7 @@ struct Entry {
     group: Pid,
     session: Pid,
     gone: bool,
+    stopped: bool,
     start_time: u64,
 }
 
@@ -51,6 +52,24 @@ pub(crate) fn start_time(pid: Pid) -> Option<u64> {
 /// Whether a process that began then runs: one that has ended and waits for its parent does not.
 pub(crate) fn lives(pid: Pid, start_time: u64) -> bool {
     Entry::read(pid).is_some_and(|entry| entry.start_time == start_time && !entry.gone)
+}
+
+/// Whether a process that began then was stopped by a signal.
+pub(crate) fn is_stopped(pid: Pid, start_time: u64) -> bool {
+    Entry::read(pid).is_some_and(|entry| entry.start_time == start_time && entry.stopped)
+}
+
+/// Sends a signal to a process that began then.
+pub(crate) fn signal(pid: Pid, began: u64, signal: Signal) {
+    // The id may have passed to another process meanwhile.
+    if start_time(pid) != Some(began) {
+        return;
+    }
+    if let Err(errno) = kill(pid, signal)
+        && errno != Errno::ESRCH
+    {
+        tracing::warn!(pid = pid.as_raw(), %errno, "could not signal a process: {errno}");
+    }
 }
 
 impl Tree {
@@ -194,9 +213,9 @@ impl Ending {
                 for member in &members {
                     // Once politely; hard as often as it takes, since members may still be starting others.
                     if hard {
-                        member.signal(Signal::SIGKILL);
+                        signal(member.pid, member.start_time, Signal::SIGKILL);
                     } else if !self.told.contains(&member.name()) {
-                        member.signal(Signal::SIGTERM);
+                        signal(member.pid, member.start_time, Signal::SIGTERM);
                     }
                 }
                 self.told = members.iter().map(Entry::name).collect();
@@ -247,23 +266,12 @@ impl Entry {
         Some(Self {
             pid,
             gone: matches!(*fields.first()?, "Z" | "X"),
+            stopped: *fields.first()? == "T",
             parent: id(1)?,
             group: id(2)?,
             session: id(3)?,
             start_time: fields.get(19)?.parse().ok()?,
         })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // The id may have passed to another process since the table was read.
-        if start_time(self.pid) != Some(self.start_time) {
-            return;
-        }
-        if let Err(errno) = kill(self.pid, signal)
-            && errno != Errno::ESRCH
-        {
-            tracing::warn!(pid = self.pid.as_raw(), %errno, "could not signal a process of a task: {errno}");
-        }
     }
 }
 
@@ -308,7 +316,7 @@ mod tests {
         let entry = Entry::parse(Pid::from_raw(7), line).unwrap();
         assert_eq!(entry.parent, Pid::from_raw(1));
         assert_eq!(entry.start_time, 4711);
-        assert!(!entry.gone);
+        assert!(!entry.gone && !entry.stopped);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! given that. The next agent gives them again, to other pieces. So before it relies on a number it looks whether the
 //! control plane has more than its files tell; if so, both go by offsets from then on, which they count alike.
 
-use super::{Inner, Spool};
+use super::{Spool, held::Inner};
 
 /// What is known about the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Spool {
         self.inner.lock().numbers == Numbers::Differ
     }
 
-    /// Of an earlier agent that may have sent more than its files tell.
+    /// An earlier agent may have sent more than its files tell.
     pub(super) fn doubt_numbers(&self) {
         let mut inner = self.inner.lock();
         let marked = inner.files.values().any(|file| file.is_unsure());

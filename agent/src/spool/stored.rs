@@ -3,9 +3,10 @@
 use std::{io, sync::Arc};
 
 use super::{
-    Content, Inner, Piece, Position, READ_MAX, Spool,
+    Content, Piece, Position, READ_MAX, Spool,
     disk::SegmentFile,
-    gap,
+    held::Inner,
+    piece::gap,
     plan::{STREAMS, Segment, SegmentId},
 };
 

@@ -247,7 +247,7 @@ proptest! {
             }
             has_room = room(directory.path(), disk);
             spool = Spool::recover(task(), has_room, task_limit, is_over.then_some(produced));
-            // Of a task that goes on, its supervisor gives again what is missing.
+            // The supervisor of a task that goes on gives again what is missing.
             for (stream, name) in [OutputStream::Stdout, OutputStream::Stderr].into_iter().enumerate() {
                 let reached = usize::try_from(spool.produced()[stream]).unwrap();
                 for again in written[stream][reached..].chunks(50) {

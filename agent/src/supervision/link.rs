@@ -225,7 +225,7 @@ impl Link {
                 }
                 ready = has_room(self.room.as_ref()), if waits => {
                     ready?;
-                    // What it still said before it went is heard first.
+                    // The last words of a supervisor that went are heard first.
                     if self.flush().is_err() {
                         self.outbox = BytesMut::new();
                     }

@@ -1,4 +1,4 @@
-//! How tasks end: judged, signed, written down, settled.
+//! How tasks end: judged, written down with a receipt, settled.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -168,17 +168,14 @@ impl Tasks {
     /// Writes down that a task is over, and lets its report go on. Says whether it could be written; if not, whoever
     /// else knows the end has to keep it.
     pub(super) fn finish(&self, task: &Task, mut ended: task_state::Ended) -> bool {
-        // Signed before it is written down, so that whoever tells of the end, now or later, tells the same.
-        ended.receipt = self.0.receipts.sign(
-            &TaskEnd {
-                id: task.id,
-                host_id: &self.0.host_id,
-                sealed_offer: &task.sealed_offer,
-                started: task.started_as(),
-                output: task.spool.digest(),
-            },
-            &ended,
-        );
+        // Written down with the end, so that whoever tells of the end, now or later, tells the same.
+        let end = TaskEnd {
+            id: task.id,
+            sealed_offer: &task.sealed_offer,
+            started: task.started_as(),
+            output: task.spool.digest(),
+        };
+        ended.unsigned_receipt = self.0.receipts.unsigned(&end, &ended);
         let written = self.write(vec![end_of(task, ended.clone())]);
         if let Err(error) = &written {
             tracing::error!(%error, "the journal cannot be written: {error}");
@@ -208,6 +205,7 @@ impl Tasks {
             time: Some(self.0.clock.host_time()),
             receipt: Bytes::new(),
             result: Bytes::new(),
+            unsigned_receipt: Bytes::new(),
         }
     }
 

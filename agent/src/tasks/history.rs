@@ -14,17 +14,105 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use muster_proto::{agent::v1::RecalledTask, ids::TaskId};
+use bytes::Bytes;
+use muster_client::audit::{OutputDigest, fold, unfold};
+use muster_proto::{
+    agent::v1::{RecalledTask, task_state},
+    ids::TaskId,
+    v1::Receipt,
+};
 use parking_lot::Mutex;
 use prost::Message;
 
 use super::journal::{Held, Phase};
+use crate::receipts::{TaskEnd, receipt};
 
 /// A full file. About 100,000 tasks with a short command fit, and there may be two.
 const FILE_MAX: u64 = 64 << 20;
 
 /// The older file goes after this, full or not: no backup that is restored is older.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What is kept of a settled task: the fields of `RecalledTask`, but for the receipt, most of which the others say.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Remembered {
+    #[prost(string, tag = "1")]
+    task_id: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    sealed_offer: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    seal: Bytes,
+    #[prost(message, optional, tag = "4")]
+    started: Option<task_state::Started>,
+    #[prost(message, optional, tag = "5")]
+    ended: Option<task_state::Ended>,
+    #[prost(int64, tag = "6")]
+    stdout_bytes: i64,
+    #[prost(int64, tag = "7")]
+    stderr_bytes: i64,
+    /// The receipt, as far as nobody expects it.
+    #[prost(bytes = "bytes", tag = "15")]
+    receipt: Bytes,
+}
+
+impl Remembered {
+    /// `None` if nobody could use it: without an offer, or settled before.
+    fn of(held: Held) -> Option<Self> {
+        let Phase::Ended(ended) = held.phase else {
+            return None;
+        };
+        if held.sealed_offer.is_empty() {
+            return None;
+        }
+        let produced = held.produced.unwrap_or_default();
+        let mut remembered = Self {
+            task_id: held.task_id.to_string(),
+            sealed_offer: held.sealed_offer,
+            seal: held.seal,
+            started: held.started,
+            ended: None,
+            stdout_bytes: produced[0] + produced[2],
+            stderr_bytes: produced[1],
+            receipt: Bytes::new(),
+        };
+        let mut ended = ended;
+        let receipt = std::mem::take(&mut ended.unsigned_receipt);
+        if !receipt.is_empty() {
+            remembered.receipt = fold(&receipt, &remembered.expected(held.task_id, &ended));
+        }
+        remembered.ended = Some(ended);
+        Some(remembered)
+    }
+
+    /// The receipt that the other fields let expect, of a task that wrote nothing.
+    fn expected(&self, id: TaskId, ended: &task_state::Ended) -> Receipt {
+        let task = TaskEnd {
+            id,
+            sealed_offer: &self.sealed_offer,
+            started: self.started.clone(),
+            output: Some(OutputDigest::of_nothing()),
+        };
+        receipt(&task, ended)
+    }
+
+    fn recalled(mut self) -> RecalledTask {
+        let id = self.task_id.parse().ok();
+        if let (Some(id), Some(mut ended)) = (id, self.ended.take()) {
+            let receipt = unfold(&self.receipt, &self.expected(id, &ended));
+            ended.unsigned_receipt = receipt.unwrap_or_default();
+            self.ended = Some(ended);
+        }
+        RecalledTask {
+            task_id: self.task_id,
+            sealed_offer: self.sealed_offer,
+            seal: self.seal,
+            started: self.started,
+            ended: self.ended,
+            stdout_bytes: self.stdout_bytes,
+            stderr_bytes: self.stderr_bytes,
+        }
+    }
+}
 
 /// Length and checksum, little endian.
 const HEAD: usize = 8;
@@ -78,13 +166,15 @@ impl History {
     /// the same.
     pub(crate) fn remember(&self, held: Held) {
         let task_id = held.task_id;
-        let Some(record) = record(held) else { return };
+        let Some(record) = Remembered::of(held) else {
+            return;
+        };
         if let Err(error) = self.append(&record) {
             tracing::warn!(task.id = %task_id, %error, "a settled task is not remembered: {error}");
         }
     }
 
-    fn append(&self, record: &RecalledTask) -> io::Result<()> {
+    fn append(&self, record: &Remembered) -> io::Result<()> {
         let mut bytes = vec![0; HEAD];
         record.encode(&mut bytes).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len() - HEAD).map_err(io::Error::other)?;
@@ -148,28 +238,9 @@ impl Place {
     pub(crate) fn read(&self) -> io::Result<RecalledTask> {
         let mut bytes = vec![0; self.length];
         self.file.read_exact_at(&mut bytes, self.at)?;
-        RecalledTask::decode(&bytes[..]).map_err(io::Error::other)
+        let record = Remembered::decode(&bytes[..]).map_err(io::Error::other)?;
+        Ok(record.recalled())
     }
-}
-
-/// What is remembered of a task; `None` if nobody could use it: without an offer, or settled before.
-fn record(held: Held) -> Option<RecalledTask> {
-    let Phase::Ended(ended) = held.phase else {
-        return None;
-    };
-    if held.sealed_offer.is_empty() {
-        return None;
-    }
-    let produced = held.produced.unwrap_or_default();
-    Some(RecalledTask {
-        task_id: held.task_id.to_string(),
-        sealed_offer: held.sealed_offer,
-        seal: held.seal,
-        started: held.started,
-        ended: Some(ended),
-        stdout_bytes: produced[0] + produced[2],
-        stderr_bytes: produced[1],
-    })
 }
 
 fn older(path: &Path) -> PathBuf {
@@ -206,8 +277,8 @@ fn walk(file: &fs::File, mut found: impl FnMut(TaskId, u64, usize)) -> io::Resul
         }
         let start = at + HEAD as u64;
         at = start + length as u64;
-        // Of a record, the id is all that is looked at now.
-        let id = RecalledTask::decode(&payload[..])
+        // The id is all of a record that is looked at now.
+        let id = Remembered::decode(&payload[..])
             .ok()
             .and_then(|record| record.task_id.parse().ok());
         if let Some(task_id) = id {
@@ -240,18 +311,24 @@ impl Read for At<'_> {
 
 #[cfg(test)]
 mod tests {
+    use muster_proto::agent::v1::SealedOffer;
+
     use super::*;
 
-    fn task(number: u8, message: &str) -> RecalledTask {
-        RecalledTask {
+    fn task(number: u8, message: &str) -> Remembered {
+        Remembered {
             task_id: TaskId::from_bytes(&[number; 32]).to_string(),
             sealed_offer: vec![number; 300].into(),
             ended: Some(muster_proto::agent::v1::task_state::Ended {
                 message: message.to_owned(),
                 ..Default::default()
             }),
-            ..RecalledTask::default()
+            ..Remembered::default()
         }
+    }
+
+    fn recalled<const N: usize>(tasks: [Remembered; N]) -> Vec<RecalledTask> {
+        tasks.into_iter().map(Remembered::recalled).collect()
     }
 
     fn read(history: &History) -> Vec<RecalledTask> {
@@ -268,7 +345,10 @@ mod tests {
         history.append(&task(1, "first")).unwrap();
         history.append(&task(2, "other")).unwrap();
         history.append(&task(1, "again")).unwrap();
-        assert_eq!(read(&history), [task(1, "again"), task(2, "other")]);
+        assert_eq!(
+            read(&history),
+            recalled([task(1, "again"), task(2, "other")])
+        );
         drop(history);
         let path = directory.path().join("history");
         let mut bytes = fs::read(&path).unwrap();
@@ -276,8 +356,43 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let history = History::open(directory.path()).unwrap();
         history.append(&task(3, "after")).unwrap();
-        let expected = [task(1, "again"), task(2, "other"), task(3, "after")];
+        let expected = recalled([task(1, "again"), task(2, "other"), task(3, "after")]);
         assert_eq!(read(&history), expected);
+    }
+
+    #[test]
+    fn a_receipt_comes_back_to_the_byte_and_takes_next_to_nothing() {
+        let offer = SealedOffer {
+            job_id: "j-1".to_owned(),
+            host_id: "h-1".to_owned(),
+            ..SealedOffer::default()
+        };
+        let id = TaskId::from_bytes(&[1; 32]);
+        let sealed_offer = Bytes::from(offer.encode_to_vec());
+        let mut ended = task_state::Ended {
+            exit_code: Some(0),
+            ..task_state::Ended::default()
+        };
+        for output in [OutputDigest::of_nothing(), [7; 32]] {
+            let end = TaskEnd {
+                id,
+                sealed_offer: &sealed_offer,
+                started: None,
+                output: Some(output),
+            };
+            let signed = Bytes::from(receipt(&end, &ended).encode_to_vec());
+            ended.unsigned_receipt = signed.clone();
+            let held = Held {
+                sealed_offer: sealed_offer.clone(),
+                ..Held::new(id, "", Phase::Ended(ended.clone()))
+            };
+            let remembered = Remembered::of(held).unwrap();
+            let most = if output == [7; 32] { 42 } else { 4 };
+            assert!(remembered.receipt.len() <= most);
+            let recalled = remembered.recalled().ended.unwrap();
+            assert_eq!(recalled.unsigned_receipt, signed);
+            ended.unsigned_receipt = Bytes::new();
+        }
     }
 
     #[test]
@@ -288,6 +403,6 @@ mod tests {
             history.append(&task(number, "")).unwrap();
             history.open.lock().size = FILE_MAX;
         }
-        assert_eq!(read(&history), [task(2, ""), task(3, "")]);
+        assert_eq!(read(&history), recalled([task(2, ""), task(3, "")]));
     }
 }

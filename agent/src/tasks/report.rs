@@ -19,8 +19,9 @@ use futures_util::task::AtomicWaker;
 use muster_client::reason_of;
 use muster_proto::{
     agent::v1::{
-        Chunk, Gap, Open, OutputEnd, ReportRequest, ReportResponse,
+        Chunk, Gap, Open, OutputEnd, ReportRequest, ReportResponse, TaskState,
         agent_service_client::AgentServiceClient, report_request::Message, report_response,
+        task_state,
     },
     v1::Reason,
 };
@@ -93,7 +94,7 @@ async fn report_once(task: &Arc<Task>, session: &Arc<Session>, fresh: bool, bulk
     });
     let outgoing = Outgoing::new(
         Arc::clone(task),
-        session.epoch(),
+        Arc::clone(session),
         fresh,
         Arc::clone(&progress),
     );
@@ -179,6 +180,7 @@ impl Progress {
 /// What a report sends, in order. Polled when the network has room.
 struct Outgoing {
     task: Arc<Task>,
+    session: Arc<Session>,
     open: Option<Open>,
     progress: Arc<Progress>,
     /// Until when a start waits for what follows it; only where the task is told from its beginning.
@@ -197,7 +199,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(task: Arc<Task>, session_epoch: i64, fresh: bool, progress: Arc<Progress>) -> Self {
+    fn new(task: Arc<Task>, session: Arc<Session>, fresh: bool, progress: Arc<Progress>) -> Self {
         let (sealed_offer, seal) = if fresh {
             (Bytes::new(), Bytes::new())
         } else {
@@ -205,13 +207,14 @@ impl Outgoing {
         };
         let open = Open {
             task_id: task.id.to_string(),
-            session_epoch,
+            session_epoch: session.epoch(),
             fresh,
             sealed_offer,
             seal,
         };
         Self {
             task,
+            session,
             open: Some(open),
             progress,
             together: None,
@@ -305,7 +308,7 @@ impl Outgoing {
                     let state = std::task::ready!(self.task.poll_end(context.waker()));
                     tracing::error!(task.id = %self.task.id, after, "output is asked for that was acknowledged before");
                     self.done = true;
-                    return Poll::Ready(Some(Message::State(state)));
+                    return Poll::Ready(Some(self.end(state)));
                 }
                 Next::Stored => {
                     let spool = Arc::clone(&self.task.spool);
@@ -318,10 +321,18 @@ impl Outgoing {
                     let state = std::task::ready!(self.task.poll_end(context.waker()));
                     self.end_sent = true;
                     self.last_sequence = last_sequence;
-                    return Poll::Ready(Some(Message::State(state)));
+                    return Poll::Ready(Some(self.end(state)));
                 }
             }
         }
+    }
+
+    /// How the task ended, with a receipt that is signed for from now on: whoever waits for the end has it by then.
+    fn end(&self, state: TaskState) -> Message {
+        if let Some(task_state::Event::Ended(ended)) = &state.event {
+            self.session.unsigned().add(ended);
+        }
+        Message::State(state)
     }
 
     /// Ready once something follows the start, or has not for long enough.

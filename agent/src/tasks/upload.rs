@@ -8,8 +8,8 @@ use std::{collections::HashSet, io, sync::Arc, time::Duration};
 use muster_client::reason_of;
 use muster_proto::{
     agent::v1::{
-        KnownTasks, RecalledTasks, UploadEnd, UploadOpen, UploadRequest, UploadResponse,
-        agent_service_client::AgentServiceClient, upload_request::Message as Up,
+        KnownTasks, RecalledTask, RecalledTasks, UploadEnd, UploadOpen, UploadRequest,
+        UploadResponse, agent_service_client::AgentServiceClient, upload_request::Message as Up,
         upload_response::Message as Down,
     },
     ids::TaskId,
@@ -108,7 +108,10 @@ async fn upload_once(
         let wanted = page.iter().filter(|place| wanted.contains(&place.task_id));
         for batch in batches(wanted.cloned()) {
             sent += batch.len();
-            let tasks = blocking(move || batch.iter().map(Place::read).collect()).await?;
+            let tasks: Vec<RecalledTask> =
+                blocking(move || batch.iter().map(Place::read).collect()).await?;
+            let ends = tasks.iter().filter_map(|task| task.ended.as_ref());
+            ends.for_each(|ended| session.unsigned().add(ended));
             send(&up, Up::Recalled(RecalledTasks { tasks })).await?;
             let Down::Taken(taken) = answer(&mut answers).await? else {
                 return Err(odd());

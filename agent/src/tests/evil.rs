@@ -12,8 +12,7 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-use super::{FakeControlPlane, Host, Process, command, script};
-use crate::fake_control_plane::Seen;
+use super::{FakeControlPlane, Host, Process, command, fake_control_plane::Seen, script};
 
 /// Memory that an attack may cost the agent, bytes.
 const MEMORY: u64 = 48 << 20;

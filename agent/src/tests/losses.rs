@@ -195,3 +195,50 @@ async fn an_end_that_the_journal_had_no_room_for_is_written_before_it_is_settled
         .join(format!("agent/supervisors/{task_id}.ended"));
     assert!(!record.exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_proved_is_lost() {
+    let control_plane = FakeControlPlane::start().await;
+    let mut host = Host::start(&control_plane).await;
+    host.stop().await.unwrap();
+    host.die();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let mut cases = Vec::new();
+    for (boot_id, steps, reason) in [
+        ("another-boot", 1, Reason::HostRebooted),
+        ("another-boot", 2, Reason::HostRebooted),
+        (boot_id.trim(), 2, Reason::AmbiguousStart),
+        // Taken, and surely not started.
+        (boot_id.trim(), 1, Reason::Unspecified),
+    ] {
+        let (task_id, offer) = control_plane.offer_of(command(&["true"]));
+        let accepted = Event::Accepted(Accepted {
+            task_id: task_id.clone(),
+            sealed_offer: offer.sealed_offer,
+            seal: offer.seal,
+            not_after_ms: 0,
+        });
+        let starting = Event::Starting(Starting {
+            task_id: task_id.clone(),
+            ..Default::default()
+        });
+        let mut events = vec![accepted, starting];
+        events.truncate(steps);
+        let (journal, _) = Journal::open(&host.path("agent"), boot_id, 0).unwrap();
+        journal.write(0, events).unwrap();
+        cases.push((task_id, reason));
+    }
+    host.start_agent().await;
+    for (task_id, reason) in cases {
+        let task = control_plane.settled(&task_id).await;
+        let started = reason == Reason::Unspecified;
+        let state = if started {
+            State::Succeeded
+        } else {
+            State::Lost
+        };
+        assert_eq!(task.state(), state);
+        assert_eq!(task.ended.unwrap().reason(), reason);
+        assert!(!task.opens[0].sealed_offer.is_empty());
+    }
+}

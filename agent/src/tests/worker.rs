@@ -219,8 +219,7 @@ async fn a_result_is_signed_and_told_again_after_a_restore() {
         .await;
     let task = control_plane.settled(&task_id).await;
     let ended = task.ended.unwrap();
-    let signed = muster_proto::v1::SignedReceipt::decode(ended.receipt.clone()).unwrap();
-    let receipt = muster_proto::v1::Receipt::decode(signed.receipt).unwrap();
+    let receipt = muster_proto::v1::Receipt::decode(ended.unsigned_receipt.clone()).unwrap();
     assert!(!ended.result.is_empty());
     let digest = muster_client::audit::sha256(&ended.result);
     assert_eq!(receipt.result_digest, digest);

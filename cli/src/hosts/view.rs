@@ -1,9 +1,9 @@
 //! Hosts as people see them.
 
-use muster_proto::v1::{Facts, Host, Mode};
+use muster_proto::v1::{Facts, Host, Instruction, Mode};
 
 use crate::{
-    json, mode,
+    json,
     screen::{Fields, Rows, bytes, clean_lines},
     time,
 };
@@ -18,7 +18,7 @@ pub(crate) fn table(hosts: &[Host]) -> String {
             host.name.as_str(),
             &presence(host),
             &heard(host),
-            mode::text(host.mode()),
+            host.mode().text(),
             &system(host.facts.as_ref()),
             &tasks(host),
             &labels(host),
@@ -42,15 +42,7 @@ pub(crate) fn details(host: &Host) -> String {
             format!("since {since} by {}: {}", lock.author, lock.note),
         );
     }
-    fields.add("mode", mode::text(host.mode()));
-    if host.mode_limit() != Mode::Unspecified {
-        let limit = mode::text(host.mode_limit());
-        let lowered = match host.mode_note.as_str() {
-            "" => limit.to_owned(),
-            note => format!("{limit}: {note}"),
-        };
-        fields.add("lowered to", lowered);
-    }
+    add_mode(&mut fields, host);
     fields.add("identity conflict", &host.identity_conflict);
     let facts = host.facts.as_ref();
     fields.add(
@@ -88,21 +80,40 @@ pub(crate) fn details(host: &Host) -> String {
             time::local(host.certificate_expire_time.as_ref()),
         );
     let mut text = fields.render();
-    match &host.instruction {
-        Some(instruction) if !instruction.text.is_empty() => {
-            text.push_str(&format!(
-                "\ninstruction (version {} by {}, {}; etag {})\n",
-                instruction.version,
-                instruction.author,
-                time::ago(instruction.create_time.as_ref()),
-                instruction.etag,
-            ));
-            text.push_str(&clean_lines(&instruction.text));
-            if !text.ends_with('\n') {
-                text.push('\n');
-            }
-        }
-        _ => {}
+    if let Some(instruction) = &host.instruction {
+        text.push_str(&instruction_text(instruction));
+    }
+    text
+}
+
+/// The mode of a host, and the one that an operator lowered it to.
+fn add_mode(fields: &mut Fields, host: &Host) {
+    fields.add("mode", host.mode().text());
+    if host.mode_limit() != Mode::Unspecified {
+        let limit = host.mode_limit().text();
+        let lowered = match host.mode_note.as_str() {
+            "" => limit.to_owned(),
+            note => format!("{limit}: {note}"),
+        };
+        fields.add("lowered to", lowered);
+    }
+}
+
+/// The instruction of a host behind a line that says whose it is; empty if it has no text.
+fn instruction_text(instruction: &Instruction) -> String {
+    if instruction.text.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "\ninstruction (version {} by {}, {}; etag {})\n",
+        instruction.version,
+        instruction.author,
+        time::ago(instruction.create_time.as_ref()),
+        instruction.etag,
+    );
+    text.push_str(&clean_lines(&instruction.text));
+    if !text.ends_with('\n') {
+        text.push('\n');
     }
     text
 }

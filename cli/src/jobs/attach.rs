@@ -16,7 +16,7 @@ use crate::{
     screen::{bytes, say},
 };
 
-/// Of a longer output only so much of the end is shown first.
+/// Only so much of the end of a longer output is shown first.
 const SHOWN: i64 = 256 << 10;
 
 #[derive(clap::Args, Debug)]
@@ -32,7 +32,7 @@ task with a terminal.")]
 pub(crate) struct Attach {
     /// A job or a task
     id: String,
-    /// Of a job with several tasks, this host's
+    /// This host's, of a job with several tasks
     host: Option<String>,
     /// Write to it, whoever does now
     #[arg(long, conflicts_with = "read_only")]
@@ -104,7 +104,8 @@ pub(super) async fn command(client: &Client, job_id: &str) -> Result<Command, Fa
     let action = action(client, job_id).await?.unwrap_or_default();
     Ok(match action.kind {
         Some(action::Kind::Command(command)) => command,
-        Some(action::Kind::FileRead(_)) | None => Command::default(),
+        // No other kind has a terminal, whatever kinds there will be.
+        _ => Command::default(),
     })
 }
 

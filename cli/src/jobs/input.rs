@@ -38,7 +38,7 @@ ctrl-X, alt-X, or a single character.")]
 pub(crate) struct Input {
     /// A job or a task
     id: String,
-    /// Of a job with several tasks, this host's
+    /// This host's, of a job with several tasks
     host: Option<String>,
     /// Text, as it is
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]

@@ -29,7 +29,7 @@ const PIECE: i32 = 1 << 20;
 pub(crate) struct Output {
     /// A job or a task
     id: String,
-    /// Of a job with several tasks, only this host's
+    /// Only this host's, of a job with several tasks
     host: Option<String>,
     /// Only the last lines
     #[arg(long, short = 't', value_name = "LINES", value_parser = clap::value_parser!(i32).range(1..=10_000))]

@@ -3,27 +3,35 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use muster_client::{
-    audit::{check_receipt, read_receipt},
+    Client,
+    audit::{check_receipt, is_pending, read_receipt},
     identity::load_authorities,
 };
 use muster_proto::v1::{self, Confinement, ReadOutputRequest, SignedReceipt};
 use prost::Message as _;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     failure::{Failure, exit},
     json::{self, word},
-    mode,
     operator::Operator,
     screen::{self, Fields},
     time::{local, rfc3339, seconds},
 };
+
+/// A host signs for a task this soon after its end, unless it is cut off.
+const SIGNED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Between two looks for the signature.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -64,14 +72,8 @@ impl Receipt {
             return verify_files(&files, operator);
         }
         let task_id = self.task_id.unwrap_or_default();
-        let request = ReadOutputRequest {
-            task_id: task_id.clone(),
-            max_bytes: 1,
-            ..ReadOutputRequest::default()
-        };
         let client = operator.connect().await?;
-        let answer = client.jobs().read_output(request).await?.into_inner();
-        let task = answer.task.unwrap_or_default();
+        let task = signed(&client, &task_id).await?;
         if task.receipt.is_empty() {
             return Err(Failure::new(
                 exit::NO_RESULT,
@@ -96,6 +98,26 @@ impl Receipt {
             fs::write(path, text).map_err(|error| Failure::file(path, &error))?;
         }
         told.print(operator.json)
+    }
+}
+
+/// The task, once its host has signed for it, or has had time to.
+async fn signed(client: &Client, task_id: &str) -> Result<v1::Task, Failure> {
+    let patience = Instant::now() + SIGNED_WITHIN;
+    loop {
+        let request = ReadOutputRequest {
+            task_id: task_id.to_owned(),
+            max_bytes: 1,
+            ..ReadOutputRequest::default()
+        };
+        let answer = client.jobs().read_output(request).await?.into_inner();
+        let task = answer.task.unwrap_or_default();
+        let pending =
+            SignedReceipt::decode(task.receipt.clone()).is_ok_and(|receipt| is_pending(&receipt));
+        if !pending || Instant::now() > patience {
+            return Ok(task);
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -183,7 +205,9 @@ impl Told {
             "end_time": rfc3339(receipt.end_time.as_ref()),
             "run_time_s": seconds(receipt.run_time.as_ref()),
             "output_digest": HEXLOWER.encode(&receipt.output_digest),
+            "result_digest": HEXLOWER.encode(&receipt.result_digest),
             "confinement": self.confinement().as_ref().map(json::document),
+            "pending": is_pending(&self.signed),
             "verified": self.verified,
             "doubt": (!self.doubt.is_empty()).then_some(&self.doubt),
             "signed_receipt": STANDARD.encode(&self.bytes),
@@ -197,7 +221,7 @@ impl Told {
         }
         let receipt = &self.receipt;
         let applied = self.confinement();
-        let mode = applied.map_or("", |applied| mode::text(applied.mode()));
+        let mode = applied.map_or("", |applied| applied.mode().text());
         let code = receipt.exit_code.map(|code| code.to_string());
         let mut fields = Fields::new();
         fields
@@ -212,11 +236,13 @@ impl Told {
             .add("ended", local(receipt.end_time.as_ref()))
             .add("offer", HEXLOWER.encode(&receipt.offer_digest))
             .add("output", HEXLOWER.encode(&receipt.output_digest))
+            .add("result", HEXLOWER.encode(&receipt.result_digest))
             .add(
                 "signature",
-                match self.verified {
-                    true => "the host's, by the authority's word",
-                    false => "not checked: --verify",
+                match (is_pending(&self.signed), self.verified) {
+                    (true, _) => "pending: the host signs once it is attached again",
+                    (_, true) => "the host's, by the authority's word",
+                    (_, false) => "not checked: --verify",
                 },
             )
             .add("in doubt", &self.doubt);

@@ -38,7 +38,7 @@ Times are those at which output reached the control plane: what a host wrote whi
 pub(crate) struct Replay {
     /// A job or a task
     id: String,
-    /// Of a job with several tasks, this host's
+    /// This host's, of a job with several tasks
     host: Option<String>,
     /// So many times as fast
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = speed)]

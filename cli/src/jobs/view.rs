@@ -4,7 +4,7 @@ use muster_client::actions;
 use muster_proto::v1::{Job, Task};
 
 use crate::{
-    json, mode, result,
+    json, result,
     screen::{Fields, Rows, bytes, clean},
     time,
 };
@@ -72,7 +72,7 @@ pub(super) fn details(job: &Job, tasks: &[Task]) -> String {
 /// The mode that the host says it applied.
 fn applied_mode(task: &Task) -> &'static str {
     let applied = task.confinement.as_ref();
-    applied.map_or("", |applied| mode::text(applied.mode()))
+    applied.map_or("", |applied| applied.mode().text())
 }
 
 /// "edit below /srv/app; network none; by landlock-7, seccomp"; empty where nothing was told.
@@ -80,7 +80,7 @@ fn confined(task: &Task) -> String {
     let Some(applied) = &task.confinement else {
         return String::new();
     };
-    let mut words = mode::text(applied.mode()).to_owned();
+    let mut words = applied.mode().text().to_owned();
     if !applied.roots.is_empty() {
         words.push_str(&format!(" below {}", applied.roots.join(", ")));
     }

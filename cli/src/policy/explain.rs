@@ -118,7 +118,7 @@ fn told(action: &str, answer: &ExplainAccessResponse) -> String {
         };
         let mode = match answer.mode() {
             Mode::Unspecified => String::new(),
-            mode => format!(" in the mode {}", mode::text(mode)),
+            mode => format!(" in the mode {}", mode.text()),
         };
         text.push_str(&format!(
             "{who} ({roles}) {} {action}{on}{mode}\n",
@@ -139,7 +139,7 @@ fn told(action: &str, answer: &ExplainAccessResponse) -> String {
     if denied {
         let at_most = answer.mode_at_most();
         if !matches!(at_most, Mode::Unspecified | Mode::Disabled) && at_most != answer.mode() {
-            text.push_str(&format!("  possible: --mode {}\n", mode::text(at_most)));
+            text.push_str(&format!("  possible: --mode {}\n", at_most.text()));
         }
         let grantors = match answer.grantors.as_slice() {
             [] => "whoever keeps the policies".to_owned(),
@@ -188,8 +188,8 @@ fn document(action: &str, answer: &ExplainAccessResponse) -> serde_json::Value {
         "action": action,
         "policy_version": answer.policy_version,
         "answers": answers.collect::<Vec<_>>(),
-        "mode": mode::text(answer.mode()),
-        "mode_at_most": mode::text(answer.mode_at_most()),
+        "mode": answer.mode().text(),
+        "mode_at_most": answer.mode_at_most().text(),
         "grantors": answer.grantors,
         "suspended": answer.suspended,
     })

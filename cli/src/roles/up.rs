@@ -75,14 +75,7 @@ impl Up {
                 .await
                 .map_err(control_plane::failure)
         }));
-        if let Some(join) = gateway_join {
-            muster_mcp_gateway::join(&data_dir, &join)
-                .await
-                .map_err(gateway::failure)?;
-        }
-        let gateway = Gateway::open(self.gateway, &data_dir)
-            .await
-            .map_err(gateway::failure)?;
+        let gateway = open_gateway(self.gateway, gateway_join, &data_dir).await?;
         let mcp_listener = listen(mcp_socket, "--mcp-listen")?;
         roles.gateway = Some(Role::start(|stop| async move {
             gateway
@@ -97,22 +90,14 @@ impl Up {
                 control_plane: Some(operator.address().to_owned()),
                 ..self.agent
             };
-            if let Some(join) = agent_join {
-                muster_agent::join(&config, &join, "")
-                    .await
-                    .map_err(not_joined)?;
-            }
-            let agent = Agent::open(config).await.map_err(agent::failure)?;
+            let agent = open_agent(config, agent_join).await?;
             let host_id = agent.host_id().to_owned();
             roles.agent = Some(Role::start(|stop| async move {
                 agent.run(stop).await.map_err(agent::failure)
             }));
             host = online(&data_dir.join("operator"), &host_id).await;
-            permits = muster_agent::ask(&data_dir.join("agent"))
-                .await
-                .ok()
-                .flatten()
-                .and_then(|answer| answer.permits);
+            let answer = muster_agent::ask(&data_dir.join("agent")).await;
+            permits = answer.ok().flatten().and_then(|answer| answer.permits);
         }
         screen::print(
             &Welcome {
@@ -129,6 +114,35 @@ impl Up {
         roles.serve(stop).await?;
         Ok(0)
     }
+}
+
+/// Opens the gateway of this machine, which joins first if it has not.
+async fn open_gateway(
+    config: muster_mcp_gateway::Config,
+    join: Option<JoinString>,
+    data_dir: &Path,
+) -> Result<Gateway, Failure> {
+    if let Some(join) = join {
+        muster_mcp_gateway::join(data_dir, &join)
+            .await
+            .map_err(gateway::failure)?;
+    }
+    Gateway::open(config, data_dir)
+        .await
+        .map_err(gateway::failure)
+}
+
+/// Opens the agent of this machine, which joins first if it has not.
+async fn open_agent(
+    config: muster_agent::Config,
+    join: Option<JoinString>,
+) -> Result<Agent, Failure> {
+    if let Some(join) = join {
+        muster_agent::join(&config, &join, "")
+            .await
+            .map_err(not_joined)?;
+    }
+    Agent::open(config).await.map_err(agent::failure)
 }
 
 /// Roles that run, each with its own stop.

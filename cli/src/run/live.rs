@@ -1,6 +1,6 @@
 //! Output as it comes, of one host or of many.
 //!
-//! Of one host the bytes go through as they are. Of several, each line begins with its host's name, and only
+//! The bytes of one host go through as they are. With several, each line begins with its host's name, and only
 //! whole lines are written, so that hosts never mix within one.
 
 use std::{

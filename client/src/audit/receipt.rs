@@ -1,74 +1,21 @@
-//! Receipts: a host signs what became of a task.
+//! Receipts: a host signs what became of tasks, many at once.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
 use bytes::Bytes;
-use muster_proto::v1::{Receipt, SignedReceipt};
+use muster_proto::{
+    agent::v1::SignedReceipts,
+    v1::{Receipt, ReceiptRoot, SignedReceipt},
+};
 use muster_runtime::tls::SpiffeKind;
 use prost::Message as _;
+use prost_types::Timestamp;
 use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::CertificateDer;
 
-use super::{Hash, Purpose, SignatureError};
+use super::{Hash, Purpose, SignatureError, tree};
 use crate::identity::Identity;
 
-/// Of more output than this there is no digest, bytes: it would cost more than the rest of the way that output takes.
-pub const OUTPUT_DIGESTED_MAX: u64 = 1 << 20;
-
-/// Streams of a task: standard output, standard error, terminal.
-const STREAMS: usize = 3;
-
-/// SHA-256.
-pub fn sha256(bytes: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(digest(&SHA256, bytes).as_ref())
-}
-
-/// The digest of what a task wrote, taken while it comes.
-pub struct OutputDigest {
-    streams: [Context; STREAMS],
-    bytes: u64,
-    complete: bool,
-}
-
-impl Default for OutputDigest {
-    fn default() -> Self {
-        Self {
-            streams: std::array::from_fn(|_| Context::new(&SHA256)),
-            bytes: 0,
-            complete: true,
-        }
-    }
-}
-
-impl OutputDigest {
-    /// These bytes of a stream come next: 0 is standard output, 1 standard error, 2 the terminal.
-    pub fn add(&mut self, stream: usize, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        if self.bytes > OUTPUT_DIGESTED_MAX {
-            self.complete = false;
-        } else if self.complete
-            && let Some(stream) = self.streams.get_mut(stream)
-        {
-            stream.update(bytes);
-        }
-    }
-
-    /// Something was not seen: there will be no digest.
-    pub fn miss(&mut self) {
-        self.complete = false;
-    }
-
-    /// SHA-256 over the three streams' SHA-256 in a row; `None` if there was too much, or not all was seen.
-    pub fn digest(&self) -> Option<Hash> {
-        if !self.complete {
-            return None;
-        }
-        let mut whole = Context::new(&SHA256);
-        for stream in &self.streams {
-            whole.update(stream.clone().finish().as_ref());
-        }
-        whole.finish().as_ref().try_into().ok()
-    }
-}
+/// Receipts that a host signs for at once.
+pub const LEAVES_MAX: usize = 1024;
 
 /// A host's key, and the certificate for it.
 pub struct ReceiptSigner {
@@ -85,22 +32,103 @@ impl ReceiptSigner {
         })
     }
 
-    /// Signs a receipt. The authority is left out of the chain: whoever verifies it knows that one.
-    pub fn sign(&self, receipt: &Receipt) -> Option<SignedReceipt> {
-        let receipt = Bytes::from(receipt.encode_to_vec());
-        let signature = self.key.sign(&Purpose::Receipt.message(&receipt)).ok()?;
-        Some(SignedReceipt {
-            receipt,
+    /// Signs for receipts with these hashes, which are at least one and at most [`LEAVES_MAX`], in the name of this host.
+    /// The authority is left out of the chain: whoever verifies it knows that one.
+    pub fn sign(
+        &self,
+        host_id: &str,
+        time: Timestamp,
+        leaf_hashes: &[Hash],
+    ) -> Option<SignedReceipts> {
+        let root = ReceiptRoot {
+            host_id: host_id.to_owned(),
+            time: Some(time),
+            leaf_count: i64::try_from(leaf_hashes.len()).ok()?,
+            root_hash: Bytes::copy_from_slice(&tree::root(leaf_hashes)),
+        };
+        let root = Bytes::from(root.encode_to_vec());
+        let signature = self.key.sign(&Purpose::Receipts.message(&root)).ok()?;
+        Some(SignedReceipts {
+            root,
             signature: signature.into(),
             certificate_chain: vec![self.certificate.clone()],
+            leaf_hashes: leaf_hashes.concat().into(),
         })
     }
 }
 
+/// Receipts that were signed together, as whoever keeps them has them.
+pub struct SignedTogether {
+    signed: SignedReceipts,
+    leaves: Vec<Hash>,
+}
+
+impl SignedTogether {
+    /// Reads what a host sent. Whether the signature counts is for [`SignedTogether::check_root`] and
+    /// [`Purpose::check_chain`] to say.
+    pub fn read(signed: SignedReceipts) -> Result<Self, SignatureError> {
+        let (leaves, rest) = signed.leaf_hashes.as_chunks::<32>();
+        if leaves.is_empty() || leaves.len() > LEAVES_MAX || !rest.is_empty() {
+            let bytes = signed.leaf_hashes.len();
+            let words = format!("{bytes} bytes are no hashes of 1 to {LEAVES_MAX} receipts");
+            return Err(SignatureError(words));
+        }
+        let leaves = leaves.to_vec();
+        Ok(Self { signed, leaves })
+    }
+
+    /// As it came.
+    pub fn signed(&self) -> &SignedReceipts {
+        &self.signed
+    }
+
+    /// The hashes of the receipts, in the order of the tree.
+    pub fn leaves(&self) -> &[Hash] {
+        &self.leaves
+    }
+
+    /// Reads the root, which must be over these leaves and signed by the first certificate's key.
+    pub fn check_root(&self) -> Result<ReceiptRoot, SignatureError> {
+        let signed = &self.signed;
+        Purpose::Receipts.check_signature(
+            &signed.root,
+            &signed.signature,
+            &signed.certificate_chain,
+        )?;
+        let root = read_root(&signed.root)?;
+        if root.root_hash != tree::root(&self.leaves)[..] || count(&root) != self.leaves.len() {
+            return Err(SignatureError(
+                "the root is not that of its receipts".to_owned(),
+            ));
+        }
+        Ok(root)
+    }
+
+    /// The receipt at `index`, with all that proves it.
+    pub fn prove(&self, index: usize, receipt: Bytes) -> SignedReceipt {
+        let path = tree::path(&self.leaves, index);
+        SignedReceipt {
+            receipt,
+            signature: self.signed.signature.clone(),
+            certificate_chain: self.signed.certificate_chain.clone(),
+            root: self.signed.root.clone(),
+            leaf_index: i64::try_from(index).unwrap_or(i64::MAX),
+            inclusion_path: path
+                .iter()
+                .map(|hash| Bytes::copy_from_slice(hash))
+                .collect(),
+        }
+    }
+}
+
+/// Whether the host has not signed the receipt yet.
+pub fn is_pending(signed: &SignedReceipt) -> bool {
+    signed.signature.is_empty() && !signed.receipt.is_empty()
+}
+
 /// Reads what a receipt says. Whether its signature counts is for [`check_receipt`] to say.
 pub fn read_receipt(signed: &SignedReceipt) -> Result<Receipt, SignatureError> {
-    Receipt::decode(Bytes::clone(&signed.receipt))
-        .map_err(|error| SignatureError(format!("it cannot be read: {error}")))
+    Receipt::decode(Bytes::clone(&signed.receipt)).map_err(|error| unreadable("it", &error))
 }
 
 /// Reads a receipt whose host signed it, by the word of one of these authorities.
@@ -109,13 +137,19 @@ pub fn check_receipt(
     authorities: &[CertificateDer<'_>],
 ) -> Result<Receipt, SignatureError> {
     let receipt = read_receipt(signed)?;
-    let time = receipt.end_time.unwrap_or_default();
-    let signer = Purpose::Receipt.check(
-        &signed.receipt,
+    if is_pending(signed) {
+        return Err(SignatureError("the host has not signed it yet".to_owned()));
+    }
+    let (purpose, text, time) = match signed.root.is_empty() {
+        true => (Purpose::Receipt, &signed.receipt, receipt.end_time),
+        false => (Purpose::Receipts, &signed.root, included(signed)?),
+    };
+    let signer = purpose.check(
+        text,
         &signed.signature,
         &signed.certificate_chain,
         authorities,
-        time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000,
+        millis(time),
     )?;
     if signer.kind == SpiffeKind::Host && signer.name == receipt.host_id {
         return Ok(receipt);
@@ -123,38 +157,36 @@ pub fn check_receipt(
     Err(SignatureError(format!("{signer} signed it")))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_digest_is_of_each_stream_whatever_the_pieces() {
-        let mut once = OutputDigest::default();
-        once.add(0, b"hello");
-        once.add(1, b"world");
-        let mut pieces = OutputDigest::default();
-        pieces.add(1, b"wor");
-        pieces.add(0, b"hel");
-        pieces.add(0, b"lo");
-        pieces.add(1, b"ld");
-        assert_eq!(once.digest(), pieces.digest());
-        let mut swapped = OutputDigest::default();
-        swapped.add(1, b"hello");
-        swapped.add(0, b"world");
-        assert_ne!(once.digest(), swapped.digest());
+/// Checks that the receipt is under its root, and says when that was signed.
+fn included(signed: &SignedReceipt) -> Result<Option<Timestamp>, SignatureError> {
+    let root = read_root(&signed.root)?;
+    let path = signed.inclusion_path.iter();
+    let path: Option<Vec<Hash>> = path.map(|hash| hash[..].try_into().ok()).collect();
+    let index = u64::try_from(signed.leaf_index).unwrap_or(u64::MAX);
+    let leaf = tree::leaf_hash(&signed.receipt);
+    let reached = path.and_then(|path| tree::root_by(leaf, index, count(&root) as u64, &path));
+    match reached.is_some_and(|reached| root.root_hash == reached[..]) {
+        true => Ok(root.time),
+        false => Err(SignatureError(
+            "it is not among those that were signed".to_owned(),
+        )),
     }
+}
 
-    #[test]
-    fn of_too_much_and_of_what_was_missed_there_is_none() {
-        let mut digest = OutputDigest::default();
-        let half = vec![0; OUTPUT_DIGESTED_MAX as usize / 2];
-        digest.add(0, &half);
-        digest.add(1, &half);
-        assert!(digest.digest().is_some());
-        digest.add(0, b"x");
-        assert_eq!(digest.digest(), None);
-        let mut digest = OutputDigest::default();
-        digest.miss();
-        assert_eq!(digest.digest(), None);
-    }
+fn read_root(root: &Bytes) -> Result<ReceiptRoot, SignatureError> {
+    ReceiptRoot::decode(Bytes::clone(root)).map_err(|error| unreadable("its root", &error))
+}
+
+fn count(root: &ReceiptRoot) -> usize {
+    usize::try_from(root.leaf_count).unwrap_or_default()
+}
+
+fn unreadable(what: &str, error: &prost::DecodeError) -> SignatureError {
+    SignatureError(format!("{what} cannot be read: {error}"))
+}
+
+/// Unix milliseconds.
+fn millis(time: Option<Timestamp>) -> i64 {
+    let time = time.unwrap_or_default();
+    time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000
 }

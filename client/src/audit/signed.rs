@@ -40,8 +40,10 @@ fn read<'a>(leaf: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, Signature
 pub enum Purpose {
     /// A control plane signs where its log stands.
     Head,
-    /// A host signs what became of a task.
+    /// A host signs what became of a task, alone: as agents before 0.2 did.
     Receipt,
+    /// A host signs what became of tasks, together.
+    Receipts,
 }
 
 impl Purpose {
@@ -49,13 +51,14 @@ impl Purpose {
         match self {
             Self::Head => b"muster audit head 1\n",
             Self::Receipt => b"muster receipt 1\n",
+            Self::Receipts => b"muster receipts 1\n",
         }
     }
 
     fn usage(self) -> KeyUsage {
         match self {
             Self::Head => KeyUsage::required(TIME_STAMPING),
-            Self::Receipt => KeyUsage::client_auth(),
+            Self::Receipt | Self::Receipts => KeyUsage::client_auth(),
         }
     }
 

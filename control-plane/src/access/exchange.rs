@@ -29,7 +29,7 @@ pub(super) struct Exchanged {
     /// When it expires, Unix milliseconds.
     #[serde(rename = "e")]
     pub(super) expire_time: i64,
-    /// What its source narrows the principal to, if it does.
+    /// Scopes to which the token's source narrows the principal, if it does.
     #[serde(rename = "s", default, skip_serializing_if = "Vec::is_empty")]
     pub(super) scopes: Vec<String>,
     /// Its source narrows the principal, even where no scope is left.

@@ -24,7 +24,7 @@ const ROLES_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) owner: Arc<str>,
-    /// What it is to policy.
+    /// Roles of the principal, for policy.
     pub(super) roles: Arc<[Arc<str>]>,
     /// When and why it was suspended.
     pub(super) suspended: Option<(i64, Arc<str>)>,

@@ -1,11 +1,12 @@
 //! Before every door: who calls, may they, and until when.
 
+mod shut_out;
+
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use tonic::{Code, Request, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use self::shut_out::{UntilShutOut, shut_out};
 use super::{
     measured::Measured,
     methods::{self, Method, Need, Rule},
@@ -29,7 +31,6 @@ use super::{
 use crate::{
     access::{self, CredentialError, Scope},
     audit::{Audit, Call},
-    clock::now,
     model::{Entry, Kind, PrincipalKind, entry::Verdict},
     policy::Source,
     rights::{Asker, Rights, suspended},
@@ -85,7 +86,7 @@ impl Caller {
         }
     }
 
-    /// Who it is, for rooms behind the doors.
+    /// The caller as it has proved itself, for rooms behind the doors.
     pub(crate) fn proven(&self) -> &access::Caller {
         &self.proven
     }
@@ -242,7 +243,7 @@ fn entry<B>(request: &http::Request<B>) -> Entry {
     entry
 }
 
-/// Of the W3C trace context: "00-TRACE-SPAN-FLAGS".
+/// The id of a trace, from the W3C trace context: "00-TRACE-SPAN-FLAGS".
 fn trace_id(headers: &http::HeaderMap) -> Option<&str> {
     let id = headers.get("traceparent")?.to_str().ok()?.get(3..35)?;
     id.bytes()
@@ -415,79 +416,5 @@ async fn to_its_end(
             );
             Ok(refusal.into_http())
         }
-    }
-}
-
-/// Says, once it is so, why a caller may go on no longer.
-type ShutOut = Pin<Box<dyn Future<Output = Status> + Send>>;
-
-/// Ready when a caller is shut out: by a lock, a revoked token, or a token's end. A certificate's end ends nothing:
-/// renewal must not break a stream.
-fn shut_out(caller: &access::Caller) -> ShutOut {
-    let ends: Vec<_> = caller
-        .ends
-        .iter()
-        .map(|end| Box::pin(end.clone().cancelled_owned()))
-        .collect();
-    let left = match caller.certificate() {
-        Some(_) => None,
-        None => Some(caller.expire_time.saturating_sub(now())),
-    };
-    Box::pin(async move {
-        let expired = async {
-            match left {
-                Some(left) => {
-                    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
-                        .await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            // Every credential comes with its connection, so there is at least one.
-            _ = futures_util::future::select_all(ends) => status::refuse(
-                Reason::Locked,
-                "the credential of this call was locked or revoked",
-            ),
-            () = expired => status::of(CredentialError::Expired("the token of this call")),
-        }
-    })
-}
-
-/// The body of an answer, which ends when its caller is shut out.
-struct UntilShutOut {
-    body: Body,
-    shut_out: ShutOut,
-    ended: bool,
-}
-
-impl http_body::Body for UntilShutOut {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(last) = self.shut_out.as_mut().poll(cx) {
-            self.ended = true;
-            let mut trailers = http::HeaderMap::new();
-            return Poll::Ready(Some(match last.add_header(&mut trailers) {
-                Ok(()) => Ok(Frame::trailers(trailers)),
-                Err(status) => Err(status),
-            }));
-        }
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }

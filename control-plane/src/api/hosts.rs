@@ -40,7 +40,7 @@ const WATCH_QUEUE: usize = 4;
 pub(crate) struct Load {
     pub(crate) running: i32,
     pub(crate) pending: i32,
-    /// Of the pending ones, those that an operator has to release.
+    /// Those of the pending ones that an operator has to release.
     pub(crate) held: i32,
 }
 

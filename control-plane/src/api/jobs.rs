@@ -301,7 +301,10 @@ impl JobService for JobDoor {
                 task.output_size = size;
             }
             let mut shown = messages::task_of(&self.inventory, &job.to_string(), &task);
-            shown.receipt = task.receipt;
+            if !task.receipt.is_empty() {
+                let shown_receipt = self.jobs.shown_receipt(id).await;
+                shown.receipt = shown_receipt.map_err(status::of)?;
+            }
             Ok(shown)
         };
         let response =

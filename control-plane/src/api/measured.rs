@@ -30,13 +30,13 @@ struct Limit {
     counted: usize,
 }
 
-/// Of one identity, or one connection with a token. A message has at most 4 MiB.
+/// The limit of one identity, or of one connection with a token. A message has at most 4 MiB.
 const KNOWN: Limit = Limit {
     most: 64 << 20,
     counted: 16 << 10,
 };
 
-/// Of one connection of a stranger, which may only enroll: there may be thousands of those.
+/// The limit of one connection of a stranger, which may only enroll: there may be thousands of those.
 const STRANGER: Limit = Limit {
     most: 64 << 10,
     counted: 1,
@@ -52,7 +52,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Of a request that came by this connection, of somebody who is known or not.
+    /// Measures a request that came by this connection, from somebody who is known or not.
     pub(super) fn new(body: Body, peer: &Peer, known: bool) -> Self {
         let limit = match known {
             true => KNOWN,

@@ -77,11 +77,8 @@ fn is_above(root: &str, other: &str) -> bool {
 
 fn words(confinement: &Confinement) -> &'static str {
     match confinement.mode() {
-        Mode::ReadOnly => "read-only",
-        Mode::Edit => "edit",
-        Mode::Unrestricted => "unrestricted",
-        Mode::Disabled => "disabled",
         Mode::Unspecified => "a confinement",
+        mode => mode.text(),
     }
 }
 

@@ -494,6 +494,7 @@ async fn handle(
             }
             session.look();
         }
+        Up::SignedReceipts(signed) => rooms.take_signatures(session, signed),
         Up::AuthoritiesTaken(taken) => {
             note_taken(rooms, session.host_id, taken.version).await;
         }

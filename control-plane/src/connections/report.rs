@@ -33,7 +33,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use self::inputs::Inputs;
-use super::{Rooms, confined, driver::refusal, renumber::Renumbering};
+use super::{Rooms, confined, driver::refusal, receipts::Told, renumber::Renumbering};
 use crate::{
     clock::now,
     jobs::{AdoptError, TaskRef},
@@ -106,6 +106,7 @@ pub(crate) async fn report(
                 numbers: Renumbering::default(),
                 offer_digest,
                 ended: Mutex::default(),
+                end_told: AtomicBool::new(false),
                 complained: AtomicBool::new(false),
             };
             let run = report.run(incoming, inputs);
@@ -187,11 +188,13 @@ struct Report {
     recorded: bool,
     /// How the agent counts its output.
     numbers: Renumbering,
-    /// Of the offer as the agent holds it, if it showed that under our seal.
+    /// The digest of the offer as the agent holds it, if it showed that under our seal.
     offer_digest: Option<Bytes>,
     /// The end as it was reported, with its receipt, and when that was by our clock.
     // Held for a look only.
     ended: Mutex<Option<(Ended, i64)>>,
+    /// The end was reported, whether it makes sense or not.
+    end_told: AtomicBool,
     /// It was noted in the log that the report makes no sense.
     complained: AtomicBool,
 }
@@ -228,7 +231,7 @@ impl Report {
                     }
                     Some(ReportRequest { message: Some(message) }) => {
                         self.take(message).await?;
-                        if self.task.look(|task| task.state.is_final() && task.output_end.is_some()) {
+                        if self.is_whole() {
                             return self.settle(&mut durable).await;
                         }
                     }
@@ -237,6 +240,13 @@ impl Report {
                 },
             }
         }
+    }
+
+    /// Whether all was said that the host has to say. Its end is said after each open, and brings the receipt: without it
+    /// a task that was known to be over would be settled before that is signed.
+    fn is_whole(&self) -> bool {
+        self.end_told.load(Ordering::Relaxed)
+            && (self.task).look(|task| task.state.is_final() && task.output_end.is_some())
     }
 
     async fn take(&self, message: Up) -> Result<(), Status> {
@@ -353,6 +363,7 @@ impl Report {
                 taken
             }
             Some(Event::Ended(ended)) => {
+                self.end_told.store(true, Ordering::Relaxed);
                 let at = time(ended.time);
                 match heard::ending(ended.clone(), at) {
                     Some(ending) => {
@@ -388,12 +399,16 @@ impl Report {
             // The caller has its answer by now, and what is found is written with the rest.
             let ended = self.ended.lock().take();
             if let Some((ended, at)) = ended {
-                let offer = self.offer_digest.clone();
-                let checked = self
+                let told = Told {
+                    ended: &ended,
+                    time: at,
+                    offer_digest: self.offer_digest.clone(),
+                };
+                let settled = self
                     .rooms
-                    .check_receipt(&self.task, &ended, at, offer)
+                    .settle_receipt(&self.session, &self.task, &told)
                     .await;
-                checked.map_err(unavailable)?;
+                settled.map_err(unavailable)?;
             }
             let job = self.task.job.order.job_id;
             let written = self.rooms.jobs.job_durable(job).await;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
-use super::{Rooms, driver::refusal};
+use super::{Rooms, driver::refusal, receipts::Told};
 use crate::{
     clock::now,
     jobs::{RecallError, Recalled},
@@ -217,7 +217,7 @@ impl Upload {
         Ok(TakenTasks { refused_task_ids })
     }
 
-    /// Marks a task whose receipt does not verify.
+    /// Waits for the signature of a task's receipt, and marks the task if anything speaks against it.
     async fn check(
         &self,
         id: TaskId,
@@ -230,11 +230,16 @@ impl Upload {
             return Ok(());
         };
         // What is lost and has its end already keeps the receipt that came with that.
-        let checked = self
-            .rooms
-            .check_receipt(&task, ended, time, offer_digest)
-            .await;
-        checked.map_err(status::of)
+        let told = Told {
+            ended,
+            time,
+            offer_digest,
+        };
+        let settled = tokio::select! {
+            settled = self.rooms.settle_receipt(&self.session, &task, &told) => settled,
+            end = self.session.ended() => return Err(refusal(end)),
+        };
+        settled.map_err(status::of)
     }
 
     /// What the agent says of one task; `None` if that is no settled task.

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) struct NewJob {
     /// What is asked for; its job's id is [`Jobs::id_of`] who asks.
     pub(crate) order: Order,
-    /// What its tasks wait for first, in words, if policy wants an approval.
+    /// The approval that the job's tasks wait for first, in words, if policy wants an approval.
     pub(crate) awaits: Option<String>,
     /// The hosts that match now, by name.
     pub(crate) targets: Vec<Target>,

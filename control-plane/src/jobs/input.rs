@@ -69,7 +69,7 @@ pub(crate) enum Answer {
 pub(crate) struct Put {
     /// Names it for the host.
     pub(crate) write_id: Arc<str>,
-    /// What it is.
+    /// The input itself.
     pub(crate) input: Input,
     /// Dropped without an answer if the report breaks.
     pub(crate) answer: oneshot::Sender<Answer>,

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     model::{
-        Counts, Ending, Fence, JobState, NotAllowed, Order, OutputSize, State, Summary, Task,
-        Withdrawal, state::Event,
+        Counts, Ending, Fence, JobState, NotAllowed, Order, OutputSize, ReceiptRecord, Signing,
+        State, Summary, Task, Withdrawal, state::Event,
     },
     store::jobs::StoredJob,
 };
@@ -34,6 +34,8 @@ struct Inner {
     end_time: Option<i64>,
     cancel: Option<(i64, Arc<str>)>,
     note: Arc<str>,
+    /// Tasks whose receipts are not signed yet.
+    unsigned: usize,
     /// Counts changes. Each task is in `changes` once, under its last one.
     version: u64,
     changes: BTreeMap<u64, u32>,
@@ -41,6 +43,13 @@ struct Inner {
 }
 
 impl Inner {
+    fn set_receipt(&mut self, ordinal: u32, receipt: Bytes) {
+        let task = &mut self.tasks[ordinal as usize];
+        let before = usize::from(is_unsigned(task));
+        task.receipt = receipt;
+        self.unsigned = self.unsigned + usize::from(is_unsigned(task)) - before;
+    }
+
     fn touch(&mut self, ordinal: u32) {
         self.version += 1;
         let at = &mut self.changed_at[ordinal as usize];
@@ -108,6 +117,7 @@ impl Job {
                 version: versions,
                 changes: (1..=versions).zip(0..).collect(),
                 changed_at: (1..=versions).collect(),
+                unsigned: tasks.iter().filter(|task| is_unsigned(task)).count(),
                 tasks,
             }),
         }
@@ -303,6 +313,16 @@ impl Job {
         })
     }
 
+    /// The host has signed the receipt of the task: from now on this is kept of it. No change that anybody watches for.
+    pub(crate) fn set_receipt(&self, ordinal: u32, receipt: Bytes) {
+        self.inner.lock().set_receipt(ordinal, receipt);
+    }
+
+    /// Whether hosts are about to sign for tasks that are over.
+    pub(crate) fn awaits_signatures(&self) -> bool {
+        self.inner.lock().unsigned > 0
+    }
+
     /// The task is over, as its host says. Says whether that is new.
     pub(crate) fn ended(&self, ordinal: u32, ending: Ending) -> Result<bool, NotAllowed> {
         self.change(|inner| {
@@ -314,8 +334,8 @@ impl Job {
                 new = ending.state != State::Lost && task.late_result != late;
                 if new {
                     task.late_result = late;
-                    task.receipt = ending.receipt;
                     task.end_recorded = false;
+                    inner.set_receipt(ordinal, ending.receipt);
                 }
             } else if new {
                 // A process that ended before its start was reported has still started.
@@ -330,8 +350,8 @@ impl Job {
                 task.exit_code = ending.exit_code;
                 task.signal = ending.signal;
                 task.run_time = ending.run_time;
-                task.receipt = ending.receipt;
                 task.result = ending.result;
+                inner.set_receipt(ordinal, ending.receipt);
             }
             if new {
                 inner.touch(ordinal);
@@ -456,6 +476,11 @@ impl Job {
             wished
         })
     }
+}
+
+fn is_unsigned(task: &Task) -> bool {
+    let record = ReceiptRecord::read(&task.receipt);
+    matches!(record.signing(), Signing::Pending)
 }
 
 fn late_result(ending: &Ending) -> String {

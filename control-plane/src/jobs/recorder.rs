@@ -22,10 +22,11 @@ use tokio::{
 
 use super::Job;
 use crate::{
-    model::EntryText,
+    model::{EntryText, SignedReceipts},
     store::{
-        Durable, Intake, StoreError, Writer,
+        Batch, Durable, Intake, StoreError, Writer,
         jobs::{self as rows, Heard, Placed},
+        receipts as receipt_rows,
     },
 };
 
@@ -59,6 +60,8 @@ struct Marked {
 struct Dirty {
     jobs: HashMap<JobId, Marked>,
     fences: HashMap<HostId, Heard>,
+    /// Named by tasks, and so written before them.
+    receipts: Vec<Arc<SignedReceipts>>,
     /// Told once everything marked before is committed.
     waiters: Vec<Waiter>,
     stop: bool,
@@ -97,7 +100,10 @@ impl Dirty {
     }
 
     fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.fences.is_empty() && self.waiters.is_empty()
+        self.jobs.is_empty()
+            && self.fences.is_empty()
+            && self.receipts.is_empty()
+            && self.waiters.is_empty()
     }
 
     /// The jobs to write now.
@@ -110,7 +116,8 @@ impl Dirty {
             .collect();
         let now = Instant::now();
         let is_due = |id: &JobId, marked: &Marked| {
-            all || marked.since + SETTLE_IN <= now || awaited.contains(id) || marked.job.is_done()
+            let whole = marked.job.is_done() && !marked.job.awaits_signatures();
+            all || marked.since + SETTLE_IN <= now || awaited.contains(id) || whole
         };
         let due = self.jobs.iter().filter(|(id, marked)| is_due(id, marked));
         due.map(|(id, _)| *id).collect()
@@ -148,6 +155,16 @@ impl Recorder {
             position: None,
             entries: entry.into_iter().collect(),
         });
+    }
+
+    /// The host has signed for a task: both are written together.
+    pub(super) fn mark_signed(&self, job: &Arc<Job>, ordinal: u32, signed: &Arc<SignedReceipts>) {
+        let mut dirty = self.dirty.lock();
+        if !signed.taken.swap(true, Ordering::Relaxed) {
+            dirty.receipts.push(Arc::clone(signed));
+        }
+        drop(dirty);
+        self.mark(job, [ordinal]);
     }
 
     /// The ledger does not have the job; `position` names its record in the intake, if it has one.
@@ -224,7 +241,7 @@ impl Recorder {
                 let _ = timeout_at(Instant::now() + GATHER, self.urgent.notified()).await;
             }
             let mut taken = self.take(intake.is_crowded());
-            let written = match write(&writer, &taken.jobs, &taken.fences, &retire).await {
+            let written = match write(&writer, &taken.whole(), &retire).await {
                 Err(StoreError::Conflict(_)) => write_apart(&writer, &mut taken, &retire).await,
                 written => written,
             };
@@ -280,6 +297,7 @@ impl Recorder {
         Taken {
             jobs,
             fences: mem::take(&mut dirty.fences).into_iter().collect(),
+            receipts: mem::take(&mut dirty.receipts),
             waiters,
         }
     }
@@ -297,13 +315,33 @@ impl Recorder {
         for (host, heard) in taken.fences {
             dirty.fences.entry(host).or_insert(heard);
         }
+        dirty.receipts.extend(taken.receipts);
         dirty.waiters.extend(taken.waiters);
+    }
+}
+
+/// What is written in one transaction.
+#[derive(Clone, Copy, Default)]
+struct Part<'a> {
+    receipts: &'a [Arc<SignedReceipts>],
+    jobs: &'a [Marked],
+    fences: &'a [(HostId, Heard)],
+}
+
+impl Taken {
+    fn whole(&self) -> Part<'_> {
+        Part {
+            receipts: &self.receipts,
+            jobs: &self.jobs,
+            fences: &self.fences,
+        }
     }
 }
 
 struct Taken {
     jobs: Vec<Marked>,
     fences: Vec<(HostId, Heard)>,
+    receipts: Vec<Arc<SignedReceipts>>,
     waiters: Vec<Waiter>,
 }
 
@@ -314,9 +352,18 @@ async fn write_apart(
     taken: &mut Taken,
     retire: &impl Fn(&Arc<Job>),
 ) -> Result<Durable, StoreError> {
+    let receipts = Part {
+        receipts: &taken.receipts,
+        ..Part::default()
+    };
+    let _ = write(writer, &receipts, retire).await?;
     let mut written = Vec::new();
     while let Some(mut marked) = taken.jobs.pop() {
-        match write(writer, slice::from_ref(&marked), &[], retire).await {
+        let one = Part {
+            jobs: slice::from_ref(&marked),
+            ..Part::default()
+        };
+        match write(writer, &one, retire).await {
             Ok(_) => {
                 // Should the next fail, this one comes again: its entries are in the log.
                 marked.entries.clear();
@@ -338,15 +385,23 @@ async fn write_apart(
         }
     }
     taken.jobs = written;
-    write(writer, &[], &taken.fences, retire).await
+    let fences = Part {
+        fences: &taken.fences,
+        ..Part::default()
+    };
+    write(writer, &fences, retire).await
 }
 
 async fn write(
     writer: &Writer,
-    jobs: &[Marked],
-    fences: &[(HostId, Heard)],
+    part: &Part<'_>,
     retire: &impl Fn(&Arc<Job>),
 ) -> Result<Durable, StoreError> {
+    let Part {
+        receipts,
+        jobs,
+        fences,
+    } = *part;
     // Before the snapshots: a job that is done now is written as done.
     let done: Vec<_> = jobs.iter().filter(|m| m.job.is_done()).collect();
     let summaries = |new: bool| {
@@ -363,7 +418,9 @@ async fn write(
         .iter()
         .flat_map(|marked| marked.ordinals.iter().map(|at| placed(marked, *at)))
         .collect();
-    let mut batch = rows::put(&new, &tasks, &changed);
+    let mut batch = Batch::new();
+    receipt_rows::put(&mut batch, receipts);
+    rows::put(&mut batch, &new, &tasks, &changed);
     for entry in jobs.iter().flat_map(|marked| &marked.entries) {
         batch.record(entry.clone());
     }

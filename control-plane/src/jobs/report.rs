@@ -2,14 +2,6 @@
 
 use std::{mem, sync::Arc};
 
-use bytes::Bytes;
-use muster_client::audit::sha256;
-use muster_proto::{
-    ids::{HostId, TaskId},
-    v1::Reason,
-};
-use prost::Message as _;
-
 use super::{Job, Jobs, ids};
 use crate::{
     clock::now,
@@ -18,6 +10,11 @@ use crate::{
         order::record::{OrderRecord, Unreadable},
     },
     store::{StoreError, jobs as rows},
+};
+use bytes::Bytes;
+use muster_proto::{
+    ids::{HostId, TaskId},
+    v1::Reason,
 };
 
 /// Characters of one thing that speaks against a host's word.
@@ -190,14 +187,6 @@ impl Jobs {
             .with("words", &words);
         let recorder = &self.0.recorder;
         recorder.mark_for(&task.job, [task.ordinal], Some(entry.text()));
-    }
-
-    /// The digest of the offer that this task was, or would be, sealed in.
-    pub(crate) fn offer_digest(&self, task: &TaskRef) -> Bytes {
-        let order = task.job.terms();
-        let plane = &self.0.store.control_plane_id;
-        let offer = task.look(|kept| OrderRecord::offer(plane, &order, task.ordinal, kept));
-        sha256(&offer.encode_to_vec())
     }
 
     /// The host says how the task ended.

@@ -99,7 +99,7 @@ pub(crate) struct Approval {
     pub(crate) id: ApprovalId,
     /// What is to be approved.
     pub(crate) subject: Subject,
-    /// Where it stands.
+    /// The approval's state.
     pub(crate) state: State,
     /// Who asks.
     pub(crate) principal: String,
@@ -260,7 +260,7 @@ impl Approval {
         })
     }
 
-    /// What it waits for, in words that stand with each task. `who`: some who may answer.
+    /// The answers that an approval waits for, in words that stand with each task. `who`: some who may answer.
     pub(crate) fn awaits(&self, who: &[String]) -> String {
         let until = std::time::UNIX_EPOCH
             + std::time::Duration::from_millis(self.expire_time.max(0).unsigned_abs());

@@ -22,7 +22,7 @@ pub(crate) enum Wait {
 /// What decides about a task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TaskView {
-    /// Where it stands.
+    /// The task's state.
     pub(crate) state: State,
     /// It may have left the control plane.
     pub(crate) offered: bool,

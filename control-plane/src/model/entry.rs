@@ -56,7 +56,7 @@ pub(crate) struct Entry {
     pub(crate) effect: Vec<(&'static str, String)>,
     /// How many this entry stands for, beside one of them.
     pub(crate) repeated: u64,
-    /// Of the call's trace, 32 hex digits; empty without one.
+    /// The id of the call's trace, 32 hex digits; empty without one.
     pub(crate) trace_id: Arc<str>,
 }
 
@@ -81,7 +81,7 @@ impl EntryText {
         self.time
     }
 
-    /// What it says, without braces.
+    /// Members of the JSON object, without braces.
     pub(crate) fn members(&self) -> &str {
         &self.members
     }

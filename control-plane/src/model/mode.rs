@@ -35,6 +35,7 @@ pub(crate) struct ModeError;
 
 impl Mode {
     /// Every mode, the lowest first.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 4] = [
         Self::Disabled,
         Self::ReadOnly,
@@ -44,12 +45,7 @@ impl Mode {
 
     /// As it is written everywhere.
     pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::Disabled => "disabled",
-            Self::ReadOnly => "read-only",
-            Self::Edit => "edit",
-            Self::Unrestricted => "unrestricted",
-        }
+        mode_out(Some(self)).text()
     }
 
     /// Lowered to `limit`, if there is one.
@@ -68,14 +64,7 @@ impl FromStr for Mode {
     type Err = ModeError;
 
     fn from_str(text: &str) -> Result<Self, ModeError> {
-        match text {
-            "plan" => Ok(Self::ReadOnly),
-            "bypass" => Ok(Self::Unrestricted),
-            _ => Self::ALL
-                .into_iter()
-                .find(|mode| mode.text() == text)
-                .ok_or(ModeError),
-        }
+        v1::Mode::from_text(text).and_then(mode_in).ok_or(ModeError)
     }
 }
 
@@ -134,8 +123,6 @@ mod tests {
         for mode in Mode::ALL {
             assert_eq!(mode.text().parse(), Ok(mode));
         }
-        assert_eq!("plan".parse(), Ok(Mode::ReadOnly));
-        assert_eq!("bypass".parse(), Ok(Mode::Unrestricted));
         assert_eq!("root".parse::<Mode>(), Err(ModeError));
         assert!(
             NetworkAccess::None < NetworkAccess::List && NetworkAccess::List < NetworkAccess::All

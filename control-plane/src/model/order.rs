@@ -40,7 +40,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// What its tasks do; `None` if this version does not know that kind.
+    /// The kind of the job's tasks; `None` if this version does not know that kind.
     pub(crate) fn kind(&self) -> Option<Kind> {
         Kind::of(self.action.said())
     }
@@ -51,7 +51,7 @@ impl Order {
 pub(crate) struct Summary {
     /// What was asked for.
     pub(crate) order: Arc<Order>,
-    /// Where it stands.
+    /// The job's state.
     pub(crate) state: JobState,
     /// How many tasks are in which state.
     pub(crate) counts: Counts,

@@ -13,6 +13,8 @@
 //! word, and holds only for a task that never left it. `Approved` is what lets a task leave at all: nothing
 //! else moves one that awaits approval but being taken back. "–" cannot happen and is refused.
 
+use muster_proto::v1::task;
+
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum State {
@@ -72,6 +74,23 @@ pub(crate) struct NotAllowed {
     pub(crate) from: State,
     /// The event.
     pub(crate) event: Event,
+}
+
+impl From<State> for task::State {
+    fn from(state: State) -> Self {
+        match state {
+            State::AwaitingApproval => task::State::AwaitingApproval,
+            State::Pending => task::State::Pending,
+            State::Running => task::State::Running,
+            State::Succeeded => task::State::Succeeded,
+            State::Failed => task::State::Failed,
+            State::Rejected => task::State::Rejected,
+            State::Expired => task::State::Expired,
+            State::TimedOut => task::State::TimedOut,
+            State::Cancelled => task::State::Cancelled,
+            State::Lost => task::State::Lost,
+        }
+    }
 }
 
 impl State {

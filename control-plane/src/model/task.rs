@@ -47,7 +47,7 @@ pub(crate) struct Ending {
     pub(crate) run_time: Option<i64>,
     /// When, Unix milliseconds by the control plane's clock.
     pub(crate) time: i64,
-    /// The host's signed receipt, serialized; empty without one.
+    /// What the host gives a receipt by: a serialized [`ReceiptRecord`](super::ReceiptRecord); empty without one.
     pub(crate) receipt: Bytes,
     /// A serialized `muster.v1.TaskResult`; empty without one.
     pub(crate) result: Bytes,
@@ -62,7 +62,7 @@ pub(crate) struct Task {
     pub(crate) host_id: HostId,
     /// The host's name when the job was created.
     pub(crate) host_name: Arc<str>,
-    /// Where it stands.
+    /// The task's state.
     pub(crate) state: State,
     /// Why, where the state alone does not say.
     pub(crate) reason: Reason,
@@ -98,7 +98,7 @@ pub(crate) struct Task {
     pub(crate) late_result: String,
     /// Whether a restore holds it back.
     pub(crate) hold: Hold,
-    /// The host's signed receipt, serialized; empty without one.
+    /// A serialized [`ReceiptRecord`](super::ReceiptRecord); empty without one.
     pub(crate) receipt: Bytes,
     /// A serialized `muster.v1.Confinement`: how far it is confined, as its host says; empty while that is not told.
     pub(crate) confinement: Bytes,
@@ -151,7 +151,7 @@ impl Task {
 
     /// What the audit log says of its end.
     pub(crate) fn end_entry(&self, job: JobId) -> EntryText {
-        // Of what was never offered, and of what cannot be proved, no host can have said how it ended.
+        // No host can have said how a task ended that was never offered, or whose end cannot be proved.
         let late = !self.late_result.is_empty();
         let proved = self.offered.is_some() && (self.state != State::Lost || late);
         let mut entry = Entry::new("task.end")

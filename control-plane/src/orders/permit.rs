@@ -22,7 +22,7 @@ pub(super) struct Permitted {
     pub(super) confinement: Bytes,
     /// In which mode, if that is bounded.
     pub(super) mode: Option<Mode>,
-    /// What it waits for first, if policy wants that.
+    /// The approval that the job waits for first, if policy wants one.
     pub(super) awaited: Option<Approval>,
 }
 

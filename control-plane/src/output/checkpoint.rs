@@ -42,7 +42,7 @@ pub(super) enum Work {
 
 /// What changed since the checkpoint before.
 pub(super) struct Checkpoint {
-    /// Of each task.
+    /// Changes of each task.
     pub(super) changes: Vec<(Arc<Task>, Changes)>,
     /// The log up to here.
     pub(super) end: LogEnd,

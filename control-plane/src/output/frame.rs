@@ -65,11 +65,11 @@ pub(super) struct Header {
     /// Bytes of the payload, which follows.
     pub(super) payload_bytes: usize,
     payload_crc: u32,
-    /// Of which task.
+    /// The task that wrote the bytes.
     pub(super) task: TaskKey,
     /// Counts the task's chunks and gaps, from 1.
     pub(super) sequence: i64,
-    /// Where it begins.
+    /// The point where the frame begins.
     pub(super) from: Point,
 }
 

@@ -12,9 +12,9 @@ use regex::bytes::Regex;
 
 use super::item::{Content, Item};
 
-/// Of a longer line only so much is shown.
+/// Only so much of a longer line is shown.
 const SHOWN_BYTES: usize = 64 << 10;
-/// Of a longer line only so much is looked at.
+/// Only so much of a longer line is looked at.
 const LINE_BYTES: usize = 1 << 20;
 
 /// What to look for.
@@ -48,7 +48,7 @@ pub(crate) struct Resume {
 /// A line that is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// Where it comes from.
+    /// The stream of the line.
     pub(crate) stream: Stream,
     /// How many bytes of all streams come before it.
     pub(crate) position: i64,
@@ -118,7 +118,7 @@ impl Searching {
         self.stopped
     }
 
-    /// Where it goes on.
+    /// The place where the search goes on.
     pub(crate) fn resume(&self) -> Resume {
         let mut offsets = self.ended;
         for (offset, line) in self.held.iter().rev() {

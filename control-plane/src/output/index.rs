@@ -89,7 +89,7 @@ impl Index {
         .transpose()
     }
 
-    /// What it knows of a task.
+    /// The outline of a task's output, as far as the index knows.
     pub(super) async fn outline(&self, task_id: TaskId) -> Result<Outline, sqlx::Error> {
         let rows = sqlx::query("SELECT * FROM extents WHERE task_id = ? ORDER BY first")
             .bind(task_id.to_string())

@@ -117,7 +117,7 @@ impl Item {
         WIRE_BYTES + self.kept()
     }
 
-    /// Where it ends.
+    /// The position at which the item ends.
     pub(crate) fn end_position(&self) -> i64 {
         self.position + self.length()
     }

@@ -53,7 +53,7 @@ pub(super) struct Extent {
 pub(super) struct Entry {
     /// Counts chunks and gaps from 1.
     pub(super) sequence: i64,
-    /// Of which stream.
+    /// The stream of the entry.
     pub(super) stream: Stream,
     /// Bytes of this stream before.
     pub(super) offset: i64,

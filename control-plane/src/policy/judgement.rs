@@ -73,7 +73,7 @@ struct Key {
     hour: Hour,
 }
 
-/// Of somebody, as they were given.
+/// Roles of a principal, as they were given.
 type Roles = Arc<[Arc<str>]>;
 
 /// A set of policies that is asked.

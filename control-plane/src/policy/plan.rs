@@ -22,7 +22,7 @@ pub(crate) struct Target<'a> {
 /// How far a job may reach, and whether it may be at all.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// What its tasks do.
+    /// The kind of the job's tasks.
     pub(crate) kind: Kind,
     /// The answer, for `mode` and `network`.
     pub(crate) decision: Decision,

@@ -68,9 +68,9 @@ impl Source {
 /// How it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Circumstances {
-    /// Of a job, or what a host is set to.
+    /// The mode of a job, or the one that a host is set to.
     pub(crate) mode: Option<Mode>,
-    /// Of a job.
+    /// The sockets of a job.
     pub(crate) network: Option<NetworkAccess>,
     /// How many hosts the call is about.
     pub(crate) hosts: u32,

@@ -14,7 +14,7 @@ pub(crate) struct Traits {
     pub(crate) labels: BTreeMap<String, String>,
     /// What an operator lowered it to.
     pub(crate) limit: Option<Mode>,
-    /// Of the above; compared before them.
+    /// A hash of the above; compared before them.
     hash: u64,
 }
 

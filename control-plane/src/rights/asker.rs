@@ -22,7 +22,7 @@ pub(crate) struct Asker {
     pub(crate) principal: Arc<str>,
     /// What policy sees of it.
     pub(crate) who: Who,
-    /// What it comes through.
+    /// The way by which a call comes in.
     pub(crate) source: Source,
     /// Who is asked what it may do.
     pub(crate) rights: Rights,

@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::signatures::Signatures;
 use crate::model::Fence;
 
 /// Messages that may wait for a host's connection; more wait as tasks.
@@ -65,6 +66,8 @@ pub(crate) struct Session {
     pub(crate) challenged: Mutex<Option<Instant>>,
     /// The agent's clock minus ours, milliseconds.
     clock_offset: AtomicI64,
+    /// What the host has signed.
+    pub(crate) signatures: Signatures,
     /// The streams that report its tasks.
     pub(crate) reports: Reports,
     /// What ends the upload that is under way, if one is: another takes its place.
@@ -133,6 +136,7 @@ impl Session {
             heard: Mutex::new(Instant::now()),
             challenged: Mutex::new(None),
             clock_offset: AtomicI64::new(0),
+            signatures: Signatures::default(),
             reports: Reports::default(),
             upload: Mutex::new(CancellationToken::new()),
             facts: Mutex::default(),

@@ -1,46 +1,98 @@
 //! The audit log in the ledger: entries are chained as they are written.
 
-use data_encoding::HEXLOWER;
+mod block;
+
+use futures_util::TryStreamExt as _;
 use muster_client::audit::{BEFORE_THE_FIRST, Hash, Position, line};
 use muster_proto::ids::HostId;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Row as _, SqliteConnection,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
+use self::block::Block;
 use super::{Batch, Store, StoreError, Value};
 use crate::model::{Entry, EntryText};
 
-/// Adds rows: one argument, a JSON array of number, time, entry and hash.
-pub(super) const APPEND: &str = "INSERT INTO audit (number, time, entry, hash)
-     SELECT value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) FROM jsonb_each(?)";
+/// Adds a block.
+pub(super) const APPEND: &str =
+    "INSERT INTO audit_blocks (first, count, dictionary, bytes, entries, hash)
+     VALUES (?, ?, ?, ?, ?, ?)";
 
-const LAST: &str = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1";
+// Entries from before there were blocks stand in `audit`, and are the first ones.
+const LAST: &str = "SELECT first + count - 1 AS number, hash FROM audit_blocks
+         WHERE first = (SELECT max(first) FROM audit_blocks)
+     UNION ALL SELECT number, hash FROM audit WHERE number = (SELECT max(number) FROM audit)
+     ORDER BY number DESC LIMIT 1";
 
-/// The rows that continue a log at `position` with these entries, as the argument of `APPEND`, and where it then
-/// stands.
-pub(super) fn rows<'a>(
+/// A block with the hash ahead of it.
+const BLOCK: &str = "SELECT first, count, dictionary, bytes, entries, hash, coalesce(
+         (SELECT hash FROM audit_blocks AS earlier WHERE earlier.first < block.first ORDER BY first DESC LIMIT 1),
+         (SELECT hash FROM audit ORDER BY number DESC LIMIT 1)) AS before
+     FROM audit_blocks AS block";
+
+/// The block that continues a log at `position` with these entries, as the arguments of `APPEND`, and where it then stands.
+pub(super) fn block<'a>(
     position: Position,
     entries: impl Iterator<Item = &'a EntryText>,
-) -> (Value, Position) {
+) -> ([Value; 6], Position) {
+    let first = position.count + 1;
     let mut position = position;
-    let mut rows = String::from("[");
+    let mut text = String::new();
     for entry in entries {
+        let start = text.len();
         let number = position.count + 1;
-        let text = format!("{{\"number\":{number},{}}}", entry.members());
-        position = position.with(&text);
-        if rows.len() > 1 {
-            rows.push(',');
-        }
-        let text = serde_json::to_string(&text).expect("a text is JSON");
-        let hash = HEXLOWER.encode(&position.hash);
-        rows.push_str(&format!("[{number},{},{text},\"{hash}\"]", entry.time()));
+        text.push_str(&format!("{{\"number\":{number},{}}}", entry.members()));
+        position = position.with(&text[start..]);
+        text.push('\n');
     }
-    rows.push(']');
-    (rows.into(), position)
+    let integer = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
+    let block = Block::of(text);
+    let arguments = [
+        integer(first),
+        integer(position.count + 1 - first),
+        block.dictionary.into(),
+        integer(block.bytes as u64),
+        block.entries.into(),
+        (&position.hash[..]).into(),
+    ];
+    (arguments, position)
 }
 
 /// Where the log of this ledger stands.
 pub(super) async fn position(connection: &mut SqliteConnection) -> Result<Position, sqlx::Error> {
     let row = sqlx::query(LAST).fetch_optional(connection).await?;
     row.as_ref().map_or(Ok(Position::EMPTY), read_position)
+}
+
+/// The entries of a block.
+fn read_block(row: &SqliteRow) -> Result<Vec<AuditRow>, sqlx::Error> {
+    let first: i64 = row.try_get("first")?;
+    let bytes: i64 = row.try_get("bytes")?;
+    let before: Option<Vec<u8>> = row.try_get("before")?;
+    let before = Position {
+        count: u64::try_from(first - 1).unwrap_or_default(),
+        hash: before.map_or(BEFORE_THE_FIRST, |hash| to_hash(&hash)),
+    };
+    let block = Block {
+        dictionary: row.try_get("dictionary")?,
+        bytes: usize::try_from(bytes).unwrap_or_default(),
+        entries: row.try_get("entries")?,
+    };
+    let rows = block.rows(before, row.try_get("hash")?);
+    rows.map_err(|error| {
+        sqlx::Error::Decode(format!("the audit log from entry {first} on: {error}").into())
+    })
+}
+
+/// An entry from before there were blocks.
+fn read_row(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
+    Ok(AuditRow {
+        number: row.try_get("number")?,
+        time: row.try_get("time")?,
+        entry: row.try_get("entry")?,
+        hash: row.try_get("hash")?,
+    })
 }
 
 fn read_position(row: &SqliteRow) -> Result<Position, sqlx::Error> {
@@ -52,9 +104,12 @@ fn read_position(row: &SqliteRow) -> Result<Position, sqlx::Error> {
 }
 
 fn read_hash(row: &SqliteRow, column: usize) -> Result<Hash, sqlx::Error> {
-    let hash: &[u8] = row.try_get(column)?;
-    // A hash of another length is none: whoever verifies the log is told that the chain breaks here.
-    Ok(hash.try_into().unwrap_or(BEFORE_THE_FIRST))
+    row.try_get::<&[u8], _>(column).map(to_hash)
+}
+
+/// A hash of another length is none: whoever verifies the log is told that the chain breaks here.
+fn to_hash(bytes: &[u8]) -> Hash {
+    bytes.try_into().unwrap_or(BEFORE_THE_FIRST)
 }
 
 /// Adds entries to a ledger that nobody else writes.
@@ -65,14 +120,13 @@ pub(super) async fn append(
     if entries.is_empty() {
         return Ok(());
     }
-    let (Value::Text(rows), _) = rows(position(connection).await?, entries.iter()) else {
-        return Ok(());
-    };
-    sqlx::query(APPEND)
-        .bind(rows)
-        .execute(connection)
-        .await
-        .map(drop)
+    let (values, _) = block(position(connection).await?, entries.iter());
+    let mut arguments = SqliteArguments::default();
+    for value in &values {
+        value.add_to(&mut arguments)?;
+    }
+    let appended = sqlx::query_with(APPEND, arguments).execute(connection);
+    appended.await.map(drop)
 }
 
 /// Which entries to list.
@@ -84,7 +138,7 @@ pub(crate) struct AuditFilter {
     pub(crate) to: Option<i64>,
     /// By this principal; empty keeps all.
     pub(crate) principal: String,
-    /// Of this method; empty keeps all.
+    /// Keeps those of this method; empty keeps all.
     pub(crate) method: String,
     /// About this host; `None` keeps all.
     pub(crate) host: Option<HostId>,
@@ -120,6 +174,17 @@ impl AuditFilter {
     }
 }
 
+impl AuditFilter {
+    /// Whether it keeps an entry, whose text has to hold all of these.
+    fn keeps(&self, row: &AuditRow, needles: &[String]) -> bool {
+        self.from.is_none_or(|from| row.time >= from)
+            && self.to.is_none_or(|to| row.time < to)
+            && needles
+                .iter()
+                .all(|needle| row.entry.contains(needle.as_str()))
+    }
+}
+
 impl Store {
     /// Where the audit log stands.
     pub(crate) async fn audit_position(&self) -> Result<Position, StoreError> {
@@ -128,14 +193,14 @@ impl Store {
         Ok(position?)
     }
 
-    /// Where it stood after an entry.
+    /// The position of the log after an entry.
     pub(crate) async fn audit_position_at(&self, number: i64) -> Result<Position, StoreError> {
-        let row = sqlx::query("SELECT number, hash FROM audit WHERE number = ?")
-            .bind(number)
-            .fetch_optional(&self.readers)
-            .await?;
-        let position = row.as_ref().map_or(Ok(Position::EMPTY), read_position);
-        Ok(position?)
+        let found = self.audit_after(number - 1, 1).await?;
+        let found = found.into_iter().find(|row| row.number == number);
+        Ok(found.map_or(Position::EMPTY, |row| Position {
+            count: u64::try_from(number).unwrap_or_default(),
+            hash: to_hash(&row.hash),
+        }))
     }
 
     /// A page of entries ahead of `before`, newest first, after a look at so many at most. The second value is set if
@@ -150,64 +215,92 @@ impl Store {
         let last = i64::try_from(self.audit_position().await?.count).unwrap_or(i64::MAX);
         let upper = before.min(last.saturating_add(1));
         let lower = upper.saturating_sub(looked_at_max).max(1);
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT number, time, entry, hash FROM audit WHERE number < ",
-        );
-        query
-            .push_bind(upper)
-            .push(" AND number >= ")
-            .push_bind(lower);
-        if let Some(from) = filter.from {
-            query.push(" AND time >= ").push_bind(from);
+        let limit = usize::try_from(limit).unwrap_or_default();
+        let needles = filter.needles();
+        let mut rows = Vec::new();
+        let sql = format!("{BLOCK} WHERE first < ? ORDER BY first DESC");
+        let mut blocks = sqlx::query(AssertSqlSafe(sql))
+            .bind(upper)
+            .fetch(&self.readers);
+        // Where blocks end, and the entries of before begin.
+        let mut reached = upper;
+        while rows.len() < limit
+            && reached > lower
+            && let Some(block) = blocks.try_next().await?
+        {
+            let block = read_block(&block)?;
+            reached = block.first().map_or(reached, |row| row.number);
+            let kept = block
+                .into_iter()
+                .rev()
+                .filter(|row| (lower..upper).contains(&row.number) && filter.keeps(row, &needles));
+            rows.extend(kept.take(limit - rows.len()));
         }
-        if let Some(to) = filter.to {
-            query.push(" AND time < ").push_bind(to);
+        drop(blocks);
+        if rows.len() < limit && reached > lower {
+            let earlier = self.audit_rows(lower, reached).await?;
+            let kept = earlier
+                .into_iter()
+                .filter(|row| filter.keeps(row, &needles));
+            rows.extend(kept.take(limit - rows.len()));
         }
-        for needle in filter.needles() {
-            query
-                .push(" AND instr(entry, ")
-                .push_bind(needle)
-                .push(") > 0");
-        }
-        query.push(" ORDER BY number DESC LIMIT ").push_bind(limit);
-        let rows = query.build().fetch_all(&self.readers).await?;
-        let rows: Vec<AuditRow> = rows
-            .iter()
-            .map(|row| {
-                Ok(AuditRow {
-                    number: row.try_get(0)?,
-                    time: row.try_get(1)?,
-                    entry: row.try_get(2)?,
-                    hash: row.try_get(3)?,
-                })
-            })
-            .collect::<Result<_, sqlx::Error>>()?;
-        let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit;
         let next = match rows.last() {
-            Some(row) if full => row.number,
+            Some(row) if rows.len() >= limit => row.number,
             _ => lower,
         };
         Ok((rows, (next > 1).then_some(next)))
     }
 
-    /// Lines of an export: so many behind an entry, each with its number.
-    pub(crate) async fn audit_lines(
-        &self,
-        after: i64,
-        limit: i64,
-    ) -> Result<Vec<(i64, String)>, StoreError> {
+    /// Entries from before there were blocks, newest first.
+    async fn audit_rows(&self, lower: i64, upper: i64) -> Result<Vec<AuditRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT number, entry, hash FROM audit WHERE number > ? ORDER BY number LIMIT ?",
+            "SELECT number, time, entry, hash FROM audit WHERE number >= ? AND number < ? ORDER BY number DESC",
+        )
+        .bind(lower)
+        .bind(upper)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(rows.iter().map(read_row).collect::<Result<_, _>>()?)
+    }
+
+    /// So many entries behind one, or some more.
+    async fn audit_after(&self, after: i64, limit: i64) -> Result<Vec<AuditRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT number, time, entry, hash FROM audit WHERE number > ? ORDER BY number LIMIT ?",
         )
         .bind(after)
         .bind(limit)
         .fetch_all(&self.readers)
         .await?;
+        let mut rows: Vec<AuditRow> = rows.iter().map(read_row).collect::<Result<_, _>>()?;
+        let limit = usize::try_from(limit).unwrap_or_default();
+        let sql = format!(
+            "{BLOCK} WHERE first >= coalesce((SELECT max(first) FROM audit_blocks WHERE first <= ?), 0) ORDER BY first"
+        );
+        let mut blocks = sqlx::query(AssertSqlSafe(sql))
+            .bind(after.saturating_add(1))
+            .fetch(&self.readers);
+        while rows.len() < limit
+            && let Some(block) = blocks.try_next().await?
+        {
+            let block = read_block(&block)?;
+            rows.extend(block.into_iter().filter(|row| row.number > after));
+        }
+        Ok(rows)
+    }
+
+    /// Lines of an export: so many behind an entry or some more, each with its number.
+    pub(crate) async fn audit_lines(
+        &self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, String)>, StoreError> {
+        let rows = self.audit_after(after, limit).await?;
         let lines = rows.iter().map(|row| {
-            let entry: &str = row.try_get(1)?;
-            Ok((row.try_get(0)?, line(entry, &read_hash(row, 2)?)))
+            let line = line(&row.entry, &to_hash(&row.hash));
+            (row.number, line)
         });
-        Ok(lines.collect::<Result<_, sqlx::Error>>()?)
+        Ok(lines.collect())
     }
 }
 

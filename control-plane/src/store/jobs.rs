@@ -290,7 +290,7 @@ pub(crate) struct JobFilter {
     pub(crate) states: Vec<JobState>,
     /// With a task on one of these hosts; `None` keeps all.
     pub(crate) hosts: Option<Vec<HostId>>,
-    /// Of this principal; empty keeps all.
+    /// Keeps those of this principal; empty keeps all.
     pub(crate) principal: String,
     /// Created at or after.
     pub(crate) from: Option<i64>,
@@ -391,7 +391,7 @@ async fn count(readers: &SqlitePool, ids: &[JobId]) -> Result<HashMap<JobId, Cou
 pub(crate) struct TaskFilter {
     /// This one; `None` keeps all.
     pub(crate) task: Option<TaskId>,
-    /// Of this job; `None` looks across jobs.
+    /// Keeps those of this job; `None` looks across jobs.
     pub(crate) job: Option<JobId>,
     /// In one of these states; empty keeps all.
     pub(crate) states: Vec<State>,

@@ -11,7 +11,7 @@ pub(crate) struct PrincipalRow {
     pub(crate) principal: String,
     /// The operator that owns an ai; empty if none does.
     pub(crate) owner: String,
-    /// What it is to policy.
+    /// Roles of the principal, for policy.
     pub(crate) roles: Vec<String>,
     pub(crate) lock: Option<LockRow>,
     pub(crate) create_time: i64,

@@ -145,9 +145,9 @@ pub(crate) fn release(jobs: &[JobId], time: i64) -> Batch {
 /// What the ledger knows of a task that a host names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// Whose task it is.
+    /// The host of the task.
     pub(crate) host_id: HostId,
-    /// Where it stands.
+    /// The task's state.
     pub(crate) state: State,
     /// Nothing will be added to its output.
     pub(crate) output_complete: bool,

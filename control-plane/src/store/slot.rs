@@ -74,7 +74,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// What it says. It may be added to.
+    /// The entry in the slot. It may be added to.
     pub(crate) fn entry(&mut self) -> &mut Entry {
         &mut self.entry
     }

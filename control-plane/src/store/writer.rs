@@ -197,12 +197,11 @@ impl Actor {
                 Some(log) => log,
                 None => audit::position(&mut self.connection).await?,
             };
-            let (argument, log) = audit::rows(log, entries());
-            rows = Some((argument, log));
+            rows = Some(audit::block(log, entries()));
         }
         let mut outcomes = Vec::new();
-        let argument = rows.as_ref().map(|(argument, _)| argument);
-        let outcome = self.execute(batches, argument, &mut outcomes).await;
+        let block = rows.as_ref().map(|(block, _)| &block[..]);
+        let outcome = self.execute(batches, block, &mut outcomes).await;
         let outcome = match (outcome, rows) {
             (Ok(()), rows) => {
                 if let Some((_, log)) = rows {
@@ -238,7 +237,7 @@ impl Actor {
     async fn execute(
         &mut self,
         batches: &[&Batch],
-        entries: Option<&Value>,
+        entries: Option<&[Value]>,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), sqlx::Error> {
         let mut text = String::from("BEGIN IMMEDIATE");
@@ -255,7 +254,9 @@ impl Actor {
         if let Some(entries) = entries {
             text.push_str(";\n");
             text.push_str(audit::APPEND);
-            entries.add_to(&mut arguments)?;
+            for value in entries {
+                value.add_to(&mut arguments)?;
+            }
         }
         if let Some(epilogue) = self.epilogue {
             text.push_str(";\n");

@@ -7,12 +7,12 @@ use muster_proto::{
 };
 use prost::Message as _;
 
-use crate::model::{Ceiling, Ending, Facts, Network, State};
+use crate::model::{Ceiling, Ending, Facts, Network, ReceiptRecord, State};
 
 /// Bytes of a text that an agent sends for people to read.
 const WORDS_MAX: usize = 1024;
 
-/// Bytes of a receipt, with a certificate: it has about 900.
+/// Bytes of a receipt: one has about 200, with its own signature and certificate 900.
 pub(crate) const RECEIPT_MAX: usize = 16 << 10;
 
 /// Bytes of what a task found out, serialized; the contract says so.
@@ -44,9 +44,7 @@ pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
     };
     Some(Ending {
         // Whether it verifies is found out later; what is not kept is missed then.
-        receipt: Some(ended.receipt.clone())
-            .filter(|receipt| receipt.len() <= RECEIPT_MAX)
-            .unwrap_or_default(),
+        receipt: receipt(&ended).map_or_else(Bytes::new, |record| record.write()),
         result: Some(ended.result.clone())
             .filter(|result| result.len() <= RESULT_MAX)
             .unwrap_or_default(),
@@ -62,6 +60,16 @@ pub(crate) fn ending(ended: Ended, time: i64) -> Option<Ending> {
         signal: words(ended.signal),
         time,
     })
+}
+
+/// What is kept of the receipt that came with an end; `None` without one.
+fn receipt(ended: &Ended) -> Option<ReceiptRecord> {
+    let fits = |receipt: &Bytes| (1..=RECEIPT_MAX).contains(&receipt.len());
+    let pending = Some(&ended.unsigned_receipt).filter(|receipt| fits(receipt));
+    let alone = Some(&ended.receipt).filter(|receipt| fits(receipt));
+    pending
+        .map(|receipt| ReceiptRecord::pending(receipt.clone()))
+        .or_else(|| alone.map(|sent| ReceiptRecord::alone(sent.clone())))
 }
 
 /// How far a host says that a task is confined, cut to what a host has reason to say; empty if it does not.

@@ -226,7 +226,7 @@ struct Likeness {
     signal: String,
     message: String,
     disconnected: bool,
-    /// What it found out, as it is shown.
+    /// The task's result, as it is shown.
     result: Option<String>,
     /// Which output; tasks whose output is not known whole are like no other.
     output: Result<Option<[u8; 64]>, usize>,

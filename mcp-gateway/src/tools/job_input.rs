@@ -37,7 +37,7 @@ const PIECE: usize = 64 << 10;
 const TEXT_MAX: usize = 1 << 20;
 /// How soon an input that found no room is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of what was written since, so much of the end is searched, bytes.
+/// So much of the end of what was written since is searched, bytes.
 const SEARCHED: usize = 64 << 10;
 /// Memory that a compiled pattern may take.
 const PATTERN_SIZE_MAX: usize = 1 << 20;

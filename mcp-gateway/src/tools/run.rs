@@ -61,13 +61,14 @@ pub(super) async fn call(
 
 /// The mode that is asked for.
 pub(super) fn mode(arguments: &mut Arguments) -> Result<Mode, Refusal> {
-    match arguments.word("mode")?.as_deref() {
-        None => Ok(Mode::Unspecified),
-        Some("read-only" | "read_only" | "plan") => Ok(Mode::ReadOnly),
-        Some("edit") => Ok(Mode::Edit),
-        Some("unrestricted" | "bypass") => Ok(Mode::Unrestricted),
-        Some(other) => Err(Refusal::new(
-            format!("mode is {:?}", other.chars().take(40).collect::<String>()),
+    let Some(word) = arguments.word("mode")? else {
+        return Ok(Mode::Unspecified);
+    };
+    // Models write what they see in JSON, where names have underscores.
+    match Mode::from_text(&word.replace('_', "-")) {
+        Some(mode) if mode != Mode::Disabled => Ok(mode),
+        _ => Err(Refusal::new(
+            format!("mode is {:?}", word.chars().take(40).collect::<String>()),
             "mode is read-only, edit or unrestricted; leave it out for the most you may",
         )),
     }

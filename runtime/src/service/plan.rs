@@ -111,7 +111,7 @@ fn only_root_can_change(program: &Path) -> bool {
 pub struct Installation<'a> {
     /// The role.
     pub service: &'a Service,
-    /// Where its parts will stand.
+    /// The places that the service's parts will have.
     pub layout: &'a Layout,
     /// The program, as it stands now.
     pub program: &'a Path,

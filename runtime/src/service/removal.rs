@@ -9,7 +9,7 @@ use super::{Ground, Layout, Manager, Plan, Service, ServiceError, Unit, step::St
 pub struct Removal<'a> {
     /// The role.
     pub service: &'a Service,
-    /// Where its parts stand.
+    /// The places of the service's parts.
     pub layout: &'a Layout,
     /// Whether its state goes too.
     pub purge: bool,

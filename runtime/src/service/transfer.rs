@@ -69,7 +69,7 @@ pub fn move_directory(from: &Path, to: &Path) -> Result<(), MoveError> {
     let new = to.with_file_name(name);
     match fs::remove_dir_all(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
-        // Of a move that was interrupted.
+        // A move was interrupted, and left this.
         _ => {}
     }
     let moved = copy(from, &new, 0).and_then(|()| {

@@ -1,24 +1,23 @@
 //! The client's end: dial, verify, notice a refusal, and give tonic a channel that dials again by itself.
 
+mod verifiers;
+
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use aws_lc_rs::digest;
 use hyper_util::rt::TokioIo;
 use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, SignatureScheme,
-    client::{
-        ResolvesClientCert, Resumption, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    AlertDescription, SignatureScheme,
+    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
     sign::CertifiedKey,
 };
 use tokio::{io::AsyncBufReadExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
-use super::{TlsError, certified_key, provider, root_store};
+use self::verifiers::{Authorities, PinnedAuthority, chain_verifier};
+use super::{TlsError, certified_key, provider};
 
 /// The name that a control plane's certificate carries, whatever the address that is dialled: the authority is
 /// private, so the name needs no address in it.
@@ -70,7 +69,7 @@ pub enum ConnectError {
     Refused {
         /// Where.
         address: String,
-        /// What it says: `CertificateRevoked` is a lock or a removal, `CertificateExpired` speaks for itself.
+        /// The server's words: `CertificateRevoked` is a lock or a removal, `CertificateExpired` speaks for itself.
         alert: AlertDescription,
     },
     /// The conversation broke off before it began.
@@ -322,111 +321,5 @@ impl ResolvesClientCert for ClientIdentity {
 
     fn has_certs(&self) -> bool {
         self.0.load().is_some()
-    }
-}
-
-fn chain_verifier(
-    authorities: &[CertificateDer<'_>],
-) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-    WebPkiServerVerifier::builder_with_provider(root_store(authorities)?, provider())
-        .build()
-        .map_err(|error| TlsError::Authority(error.to_string()))
-}
-
-/// The authorities that are trusted, exchangeable while connections are open.
-#[derive(Debug)]
-struct Authorities(ArcSwap<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for Authorities {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.0
-            .load()
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.load().verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.load().verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.load().supported_verify_schemes()
-    }
-}
-
-/// Trusts the one authority whose certificate has this SHA-256 and is presented along with the server's.
-#[derive(Debug)]
-struct PinnedAuthority {
-    pin: [u8; 32],
-}
-
-impl ServerCertVerifier for PinnedAuthority {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let authority = intermediates
-            .iter()
-            .find(|certificate| digest::digest(&digest::SHA256, certificate).as_ref() == self.pin)
-            .ok_or(CertificateError::UnknownIssuer)?;
-        let roots = root_store(std::slice::from_ref(authority))
-            .map_err(|_| CertificateError::BadEncoding)?;
-        WebPkiServerVerifier::builder_with_provider(roots, provider())
-            .build()
-            .map_err(|_| CertificateError::UnknownIssuer)?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }

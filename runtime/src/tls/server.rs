@@ -1,23 +1,14 @@
 //! The server's end: an acceptor whose handshakes run side by side, and the connections that are open.
 
-use std::{
-    collections::HashMap,
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
-    time::Duration,
-};
+mod gatekeeper;
+mod open;
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
-    server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::NoServerSessionStorage,
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -27,9 +18,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::open::Registration;
+use self::{
+    gatekeeper::{Gatekeeper, ServerIdentity, chain_verifier},
+    open::OpenConnections,
+};
 use super::{
-    Peer, PeerCertificate, SpiffeId, SpiffeKind, TlsConnection, TlsError, certified_key,
-    crowd::Crowd, provider, root_store,
+    Peer, PeerCertificate, SpiffeId, TlsConnection, TlsError, certified_key, crowd::Crowd, provider,
 };
 
 /// Decides who may open a connection, after the certificate itself was found good.
@@ -63,13 +58,6 @@ impl Default for AcceptLimits {
 /// How long a handshake keeps its permit, waiting for the other end included. Without it, as many strangers as there
 /// are permits could keep everybody out.
 const PROMPT: Duration = Duration::from_millis(250);
-
-/// Open connections of one identity, unless it is a host's: an operator's certificate serves many commands at once.
-const OF_ONE_MAX: usize = 1_024;
-
-/// Open connections of one host. Its agent has two, more where it reports hundreds of tasks, and those of before a cut
-/// until they are found dead. Where yet more come, the oldest is closed.
-const OF_HOST_MAX: usize = 64;
 
 /// Connections that may wait to be accepted: a fleet that dials in at once finds room. The kernel caps it at
 /// `net.core.somaxconn`, 4096 since Linux 5.4.
@@ -316,165 +304,4 @@ struct Rooms {
     strangers: Arc<Crowd>,
     /// How long HTTP/2 may take to begin.
     preface: Duration,
-}
-
-/// The certificate that is presented, exchangeable while connections are open.
-#[derive(Debug)]
-struct ServerIdentity(ArcSwap<CertifiedKey>);
-
-impl ResolvesServerCert for ServerIdentity {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
-}
-
-/// Verifies a client certificate and then asks whether its identity is let in.
-struct Gatekeeper {
-    /// Exchangeable while connections are open.
-    chain: ArcSwap<Arc<dyn ClientCertVerifier>>,
-    admission: Arc<dyn Admission>,
-}
-
-fn chain_verifier(
-    authorities: &[CertificateDer<'_>],
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(root_store(authorities)?, provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| TlsError::Authority(error.to_string()))
-}
-
-impl fmt::Debug for Gatekeeper {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gatekeeper")
-    }
-}
-
-impl ClientCertVerifier for Gatekeeper {
-    fn offer_client_auth(&self) -> bool {
-        true
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    /// None: a client has one certificate for us, and the authorities change.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .chain
-            .load()
-            .verify_client_cert(end_entity, intermediates, now)?;
-        let certificate = PeerCertificate::from_der(end_entity).map_err(|_| {
-            rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
-        })?;
-        if self.admission.admits(&certificate.spiffe_id) {
-            Ok(verified)
-        } else {
-            Err(CertificateError::Revoked.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.load().verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.load().verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.load().supported_verify_schemes()
-    }
-}
-
-/// The connections that are open, by identity, so that a lock finds them.
-#[derive(Default)]
-struct OpenConnections {
-    /// Cuts all of them.
-    all: CancellationToken,
-    // A plain mutex: held for a lookup, never across an await.
-    peers: Mutex<HashMap<SpiffeId, Vec<Arc<Peer>>>>,
-}
-
-impl OpenConnections {
-    fn register(self: &Arc<Self>, identity: &SpiffeId, peer: &Arc<Peer>) -> Registration {
-        let most = match identity.kind {
-            SpiffeKind::Host => OF_HOST_MAX,
-            _ => OF_ONE_MAX,
-        };
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = peers.entry(identity.clone()).or_default();
-        own.push(peer.clone());
-        if own.len() > most {
-            // Cut, and not closed as one that is locked: nobody took a right away. Its line goes at once, or a flood
-            // would cut it again and again.
-            own.remove(0).gives_way().cancel();
-        }
-        drop(peers);
-        Registration {
-            open: self.clone(),
-            identity: identity.clone(),
-            peer: peer.clone(),
-        }
-    }
-
-    /// What is on its way in from an identity, counted for all of its connections.
-    fn incoming(&self, identity: &SpiffeId) -> Arc<AtomicUsize> {
-        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = peers.get(identity).and_then(|own| own.last());
-        own.map_or_else(Arc::default, |peer| Arc::clone(&peer.incoming))
-    }
-
-    fn identified(&self) -> Vec<Arc<Peer>> {
-        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.values().flatten().cloned().collect()
-    }
-
-    fn of(&self, identity: &SpiffeId) -> Vec<Arc<Peer>> {
-        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.get(identity).cloned().unwrap_or_default()
-    }
-}
-
-/// Takes a connection off the list when it ends.
-pub(super) struct Registration {
-    open: Arc<OpenConnections>,
-    identity: SpiffeId,
-    peer: Arc<Peer>,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut peers = self
-            .open
-            .peers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_identity) = peers.get_mut(&self.identity) {
-            of_identity.retain(|peer| !Arc::ptr_eq(peer, &self.peer));
-            if of_identity.is_empty() {
-                peers.remove(&self.identity);
-            }
-        }
-    }
 }

@@ -134,7 +134,7 @@ pub(crate) fn attempt(name: &str) -> Option<bool> {
                 attr[0] = 1; // software
                 attr[4] = 128;
                 attr[8] = 1; // task clock
-                // Of the process only: neither the kernel nor the hypervisor.
+                // Only the process is measured: neither the kernel nor the hypervisor.
                 attr[40] = 0b0110_0001;
                 ok(libc::syscall(
                     libc::SYS_perf_event_open,

@@ -53,7 +53,7 @@ impl<'a> Found<'a> {
         })
     }
 
-    /// Where it is, without links.
+    /// The file's path, without links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -82,7 +82,7 @@ impl<'a> Found<'a> {
             .is_ok_and(|now| look(&now) == look(&self.metadata))
     }
 
-    /// What it is, but for its content.
+    /// All that is known of the file, but for its content.
     pub(super) fn stat(&self) -> FileStat {
         let found = &self.metadata;
         let text = |path: &Path| path.to_string_lossy().into_owned();

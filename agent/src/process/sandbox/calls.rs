@@ -165,7 +165,7 @@ fn table(sockets: Sockets, layers: &Layers) -> Table {
         Rule::Unless(namespaces.into(), EPERM),
     );
 
-    // Of others by their id: 0 is the caller.
+    // Others are named by their id: 0 is the caller.
     let own = |argument| Rule::Only(vec![vec![Test::is(argument, 0)]], EPERM);
     for call in [
         libc::SYS_prlimit64,

@@ -13,7 +13,7 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::{Instruction, Prepared};
+use super::{Instruction, Prepared, capabilities};
 use crate::process::spawn;
 
 impl Prepared {
@@ -44,7 +44,7 @@ impl Prepared {
     /// Takes away what no program that is started from here on can get back, not even one of root.
     pub(in crate::process) fn drop_bounding_set(&self) -> Result<(), Errno> {
         match self.layers.has("capabilities") {
-            true => drop_bounding_set(),
+            true => capabilities::drop_bounding_set(),
             false => Ok(()),
         }
     }
@@ -52,7 +52,7 @@ impl Prepared {
     /// Takes away what this process has of them.
     pub(in crate::process) fn drop_capabilities(&self) -> Result<(), Errno> {
         match self.layers.has("capabilities") {
-            true => drop_capabilities(),
+            true => capabilities::drop_own(),
             false => Ok(()),
         }
     }
@@ -109,50 +109,6 @@ fn write_file(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
 fn unshare(kinds: libc::c_int) -> Result<(), Errno> {
     // SAFETY: the call takes an integer.
     Errno::result(unsafe { libc::unshare(kinds) }).map(drop)
-}
-
-/// What no program that is started from here on can get back, not even one of root.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_bounding_set() -> Result<(), Errno> {
-    for capability in 0..64 {
-        // SAFETY: the call takes integers.
-        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        match Errno::result(dropped) {
-            Ok(_) => {}
-            // That was the last one.
-            Err(Errno::EINVAL) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// What this process has of them.
-#[allow(unsafe_code)] // Neither the standard library nor nix has these calls.
-fn drop_capabilities() -> Result<(), Errno> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
-    let none = [0u32; 6];
-    // SAFETY: the structures have the layout that this version of the call takes, and are read during it only.
-    unsafe {
-        Errno::result(libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        ))?;
-        let set = libc::syscall(libc::SYS_capset, &header, none.as_ptr());
-        Errno::result(set).map(drop)
-    }
 }
 
 #[allow(unsafe_code)] // nix's call is behind a feature that nobody else needs.

@@ -2,7 +2,7 @@
 //! `seccomp_filter.rst`).
 //!
 //! A search by halves rather than a list: the kernel walks it once for each number when it is installed, and for
-//! each call whose arguments matter.
+//! each call whose arguments matter. It also compiles it each time, so that each instruction counts for every task.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +64,16 @@ impl Test {
             value,
         }
     }
+
+    /// Whether it is that one bit is set.
+    fn is_a_bit(self) -> bool {
+        self.mask == self.value && self.mask.is_power_of_two()
+    }
+
+    /// How many instructions it takes.
+    fn length(self) -> usize {
+        if self.mask == u32::MAX { 2 } else { 3 }
+    }
 }
 
 /// The program of a table.
@@ -106,17 +116,20 @@ fn search(ranges: &[(u32, Rule)]) -> Vec<Instruction> {
         return body(rule);
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    let low = search(low);
-    let mut program = vec![
-        jump(libc::BPF_JGE, high[0].0, 0, 1),
-        // A conditional jump reaches 255 instructions only.
-        sock_filter {
-            code: (libc::BPF_JMP | libc::BPF_JA) as u16,
-            jt: 0,
-            jf: 0,
-            k: low.len() as u32,
-        },
-    ];
+    let (first, low) = (high[0].0, search(low));
+    let mut program = match u8::try_from(low.len()) {
+        Ok(length) => vec![jump(libc::BPF_JGE, first, length, 0)],
+        // So far no conditional jump reaches.
+        Err(_) => vec![
+            jump(libc::BPF_JGE, first, 0, 1),
+            sock_filter {
+                code: (libc::BPF_JMP | libc::BPF_JA) as u16,
+                jt: 0,
+                jf: 0,
+                k: low.len() as u32,
+            },
+        ],
+    };
     program.extend(low);
     program.extend(search(high));
     program
@@ -131,24 +144,42 @@ fn body(rule: &Rule) -> Vec<Instruction> {
         Rule::Only(alternatives, errno) => (alternatives, allow, refuse(*errno)),
         Rule::Unless(alternatives, errno) => (alternatives, refuse(*errno), allow),
     };
+    if let Some((argument, bits)) = any_bit(alternatives) {
+        let test = jump(libc::BPF_JSET, bits, 0, 1);
+        return vec![load(ARGUMENTS + 8 * argument), test, matched, otherwise];
+    }
     let mut program = Vec::new();
     for tests in alternatives {
-        // Three instructions a test, and the answer.
-        for (index, test) in tests.iter().enumerate() {
-            let left = (tests.len() - index - 1) * 3 + 1;
+        let mut left = tests.iter().map(|test| test.length()).sum::<usize>() + 1;
+        for test in tests {
             program.push(load(ARGUMENTS + 8 * test.argument));
-            program.push(sock_filter {
-                code: (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16,
-                jt: 0,
-                jf: 0,
-                k: test.mask,
-            });
+            if test.mask != u32::MAX {
+                program.push(sock_filter {
+                    code: (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16,
+                    jt: 0,
+                    jf: 0,
+                    k: test.mask,
+                });
+            }
+            left -= test.length();
             program.push(jump(libc::BPF_JEQ, test.value, 0, left as u8));
         }
         program.push(matched);
     }
     program.push(otherwise);
     program
+}
+
+/// The argument and its bits, where all that is looked for is whether one of them is set.
+fn any_bit(alternatives: &[Vec<Test>]) -> Option<(u32, u32)> {
+    let argument = alternatives.first()?.first()?.argument;
+    let bit = |tests: &Vec<Test>| match tests[..] {
+        [test] if test.argument == argument && test.is_a_bit() => Some(test.value),
+        _ => None,
+    };
+    let bits = alternatives.iter().map(bit);
+    let all = bits.collect::<Option<Vec<_>>>()?;
+    Some((argument, all.into_iter().fold(0, |all, bit| all | bit)))
 }
 
 fn load(offset: u32) -> Instruction {
@@ -204,6 +235,7 @@ mod tests {
                 _ => {
                     let holds = match code & 0xf0 {
                         libc::BPF_JEQ => a == k,
+                        libc::BPF_JSET => a & k != 0,
                         _ => a >= k,
                     };
                     at += usize::from(if holds { jt } else { jf });
@@ -231,7 +263,11 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        let test = (0u32..6, 0i64..4).prop_map(|(argument, value)| Test::is(argument, value));
+        let test =
+            (0u32..6, 0i64..4, any::<bool>()).prop_map(|(argument, value, whole)| match whole {
+                true => Test::is(argument, value),
+                false => Test::masked(argument, value as u32, value),
+            });
         let tests = prop::collection::vec(prop::collection::vec(test, 1..3), 1..4);
         prop_oneof![
             Just(Rule::Allow),

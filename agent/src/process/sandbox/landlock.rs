@@ -226,10 +226,20 @@ impl Ruleset {
         self.allow_path(c"/", READ_DIR)?;
         let entries = std::fs::read_dir("/").map_err(spawn::errno)?;
         for entry in entries {
-            let name = entry.map_err(spawn::errno)?.file_name();
-            if name != "dev" {
-                let path = [b"/", name.as_bytes()].concat();
-                self.allow_path(&text(&path)?, rights)?;
+            let entry = entry.map_err(spawn::errno)?;
+            let (name, kind) = (entry.file_name(), entry.file_type().map_err(spawn::errno)?);
+            // What only names something else needs no rule.
+            if name == "dev" || kind.is_symlink() {
+                continue;
+            }
+            let path = [b"/", name.as_bytes()].concat();
+            let rights = if kind.is_dir() {
+                rights
+            } else {
+                rights & OF_A_FILE
+            };
+            if let Some(file) = find(&text(&path)?)? {
+                self.allow(&file, rights)?;
             }
         }
         Ok(())
@@ -238,23 +248,20 @@ impl Ruleset {
     /// Allows this for a file, or for all below a directory. What is not there, or only names something else, needs
     /// no rule.
     fn allow_path(&self, path: &CStr, rights: u64) -> Result<(), Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let file = match open(path, flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => return Ok(()),
-            Err(errno) => return Err(errno),
+        let Some(file) = find(path)? else {
+            return Ok(());
         };
         let kind = fstat(&file)?.st_mode & libc::S_IFMT;
-        let rights = match kind {
-            libc::S_IFLNK => return Ok(()),
-            libc::S_IFDIR => rights,
-            _ => rights & OF_A_FILE,
-        };
-        add_path(
-            self.file.as_raw_fd(),
-            file.as_raw_fd(),
-            rights & self.handled,
-        )
+        match kind {
+            libc::S_IFLNK => Ok(()),
+            libc::S_IFDIR => self.allow(&file, rights),
+            _ => self.allow(&file, rights & OF_A_FILE),
+        }
+    }
+
+    fn allow(&self, file: &OwnedFd, rights: u64) -> Result<(), Errno> {
+        let (ruleset, rights) = (self.file.as_raw_fd(), rights & self.handled);
+        add_path(ruleset, file.as_raw_fd(), rights)
     }
 
     #[allow(unsafe_code)] // Neither the standard library nor nix has this call.
@@ -288,6 +295,16 @@ impl Ruleset {
         let entered =
             unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.file.as_raw_fd(), 0) };
         Errno::result(entered).map(drop)
+    }
+}
+
+/// Names a file, a directory or a link; `None` if it is not there, or not for us.
+fn find(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    match open(path, flags, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 

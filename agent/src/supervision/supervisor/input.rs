@@ -157,7 +157,7 @@ impl Input {
         let Ok(signal) = Signal::from_str(name) else {
             return InputStatus::Unknown;
         };
-        // Of a terminal, whoever has it now; else the group that the process leads.
+        // Whoever has the terminal now; without one, the group that the process leads.
         let foreground = self.file.as_ref().filter(|_| self.is_terminal);
         let group = foreground.and_then(|master| tcgetpgrp(master).ok());
         match killpg(

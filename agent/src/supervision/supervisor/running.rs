@@ -1,7 +1,9 @@
 //! One task below a supervisor: its process, what it writes, its time, its end.
 
+mod end;
+mod news;
+
 use std::{
-    io,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
@@ -10,13 +12,9 @@ use bytes::Bytes;
 use muster_proto::{
     agent::v1::{InputResult, task_state},
     ids::TaskId,
-    v1::{Confinement, InputStatus, Mode, Reason, task_input::Kind},
+    v1::{Confinement, InputStatus, Mode, task_input::Kind},
 };
-use nix::{
-    errno::Errno,
-    sys::wait::{Id, WaitPidFlag, waitid},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use super::{
     answers::{Answers, SHORT},
@@ -29,9 +27,9 @@ use super::{
 };
 use crate::{
     process::{Child, Ending, Exit, Group, Host, StartError, Streams, Tree},
-    spool::{Content, Keep},
+    spool::Keep,
     supervision::{
-        protocol::{Cause, Ended, Gap, News, NotStarted, Reached, Record, Start, Started},
+        protocol::{Cause, Ended, NotStarted, Start, Started},
         record::Left,
     },
 };
@@ -188,17 +186,6 @@ impl Running {
                 self.input = Input::new(master.try_clone().ok(), true, stdin, true);
                 self.sources = vec![Source::new(2, master)];
             }
-        }
-    }
-
-    /// What an agent that takes the task up has to hear first.
-    pub(super) fn introduce(&mut self, peer: &mut Peer) {
-        self.unsaid = None;
-        if let Some(started) = &self.started {
-            peer.say(News::Started(started.clone()));
-        }
-        if let Some(not_started) = &self.not_started {
-            peer.say(News::NotStarted(not_started.clone()));
         }
     }
 
@@ -371,114 +358,6 @@ impl Running {
         }
     }
 
-    fn is_over(&self) -> bool {
-        let silent = !self.sources.iter().any(Source::is_open)
-            && !self.outcome.as_ref().is_some_and(Pipe::is_open);
-        self.started.is_some() && self.exit.is_some() && silent && self.ending.is_none()
-    }
-
-    fn end(&self) -> Ended {
-        let ended = self.end_of_process();
-        let Some(outcome) = &self.outcome else {
-            return ended;
-        };
-        // One that was ended in the middle of its work has nothing to say.
-        if self.cause != Cause::ByItself && !outcome.is_whole() {
-            return ended;
-        }
-        let verdict = outcome.verdict(self.exit);
-        let (exit_code, signal) = match verdict.reason {
-            Reason::Unspecified => (Some(0), String::new()),
-            Reason::WorkerDied => (None, ended.signal),
-            _ => (None, String::new()),
-        };
-        Ended {
-            exit_code,
-            signal,
-            reason: verdict.reason.into(),
-            message: verdict.message,
-            result: verdict.result,
-            // Nothing is left running by a worker.
-            note: String::new(),
-            ..ended
-        }
-    }
-
-    fn end_of_process(&self) -> Ended {
-        Ended {
-            exit_code: match self.exit {
-                Some(Exit::Code(code)) => Some(code),
-                _ => None,
-            },
-            signal: self.exit.and_then(Exit::signal).unwrap_or_default(),
-            cause: self.cause.into(),
-            run_time_us: u64::try_from(self.run_time.as_micros()).unwrap_or(u64::MAX),
-            note: self.note.to_owned(),
-            time: Some(SystemTime::now().into()),
-            leaves: self.is_work || has_children(),
-            written: Some(Reached::new(self.output.ends())),
-            ..Ended::default()
-        }
-    }
-
-    fn say(&mut self, peer: &mut Peer, now: Instant) {
-        if let Some(until) = self.unsaid {
-            if until > now && self.ended.is_none() && self.output.is_said() {
-                return;
-            }
-            self.introduce(peer);
-        }
-        let goes_along = !self.output.is_said() || self.ended.is_some();
-        for answer in self.answers.take(goes_along, now) {
-            peer.say(News::InputResult(answer));
-        }
-        while peer.has_room()
-            && let Some(next) = self.output.next()
-        {
-            match next.content {
-                Content::Data(data) => peer.say_output(next.stream, next.offset, data),
-                Content::Missing { length, cause } => peer.say(News::Gap(Gap {
-                    stream: next.stream as u32,
-                    offset: next.offset,
-                    length,
-                    cause,
-                })),
-            }
-        }
-        if let Some((ended, _)) = &self.ended
-            && !self.end_said
-            && peer.resumed
-            && self.output.is_said()
-        {
-            peer.say(News::Ended(ended.clone()));
-            self.end_said = true;
-        }
-    }
-
-    /// Without an agent: all goes to the disk, so that even the end of this process loses nothing.
-    fn wait_for_an_agent(&mut self, now: Instant) -> bool {
-        if !self.output.is_taken() {
-            self.output.spill();
-        }
-        let over = self.over_since();
-        if over.is_some() && !self.recorded {
-            self.recorded = true;
-            let record = Record {
-                started: self.started.clone(),
-                not_started: self.not_started.clone(),
-                ended: self.ended.as_ref().map(|(ended, _)| ended.clone()),
-            };
-            // Where it cannot be written, it is still known here; unless nobody can find this process any more.
-            let written = Left::new(Path::new("."), self.task_id).write(&record);
-            match written {
-                Ok(()) => self.safe = self.output.is_safe(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
-                Err(_) => {}
-            }
-        }
-        over.is_none_or(|since| now.duration_since(since) < self.retention())
-    }
-
     fn retention(&self) -> Duration {
         if self.safe {
             RETENTION_RECORDED
@@ -500,10 +379,4 @@ impl Running {
         }
         self.is_work || self.ended.is_some_and(|(ended, _)| ended.leaves)
     }
-}
-
-/// Whether this process has any child. What is left of one task would be mistaken for a part of the next.
-fn has_children() -> bool {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }

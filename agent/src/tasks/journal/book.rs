@@ -103,7 +103,7 @@ impl Past {
 }
 
 impl Held {
-    fn new(task_id: TaskId, boot_id: &str, phase: Phase) -> Self {
+    pub(crate) fn new(task_id: TaskId, boot_id: &str, phase: Phase) -> Self {
         Self {
             task_id,
             boot_id: boot_id.to_owned(),

@@ -134,6 +134,7 @@ const WORDS_MAX: usize = 256;
 /// What is kept of an end once the task is settled: the history keeps receipt and result.
 pub(super) fn lasting(mut ended: task_state::Ended) -> task_state::Ended {
     ended.receipt = Bytes::new();
+    ended.unsigned_receipt = Bytes::new();
     ended.result = Bytes::new();
     let words = ended.message.floor_char_boundary(WORDS_MAX);
     ended.message.truncate(words);

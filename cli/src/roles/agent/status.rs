@@ -30,7 +30,7 @@ pub(super) async fn show(data_dir: &DataDir, json: bool) -> Result<(), Failure> 
             "join first: MUSTER_JOIN=… muster agent join; the state of a system service is for root to see",
         )
     })?;
-    // Of the machine's service only where this directory is the one that it serves.
+    // The machine's service is told of only where this directory is the one that it serves.
     let standing = Manager(layout.scope)
         .standing(SERVICE.name)
         .filter(|standing| standing.loaded);

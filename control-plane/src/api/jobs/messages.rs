@@ -17,29 +17,13 @@ use crate::{
     times::{duration, duration_ms, timestamp},
 };
 
-/// A task's state.
-pub(crate) fn task_state(state: State) -> task::State {
-    match state {
-        State::AwaitingApproval => task::State::AwaitingApproval,
-        State::Pending => task::State::Pending,
-        State::Running => task::State::Running,
-        State::Succeeded => task::State::Succeeded,
-        State::Failed => task::State::Failed,
-        State::Rejected => task::State::Rejected,
-        State::Expired => task::State::Expired,
-        State::TimedOut => task::State::TimedOut,
-        State::Cancelled => task::State::Cancelled,
-        State::Lost => task::State::Lost,
-    }
-}
-
 /// The task state of that number; `None` if there is none, or it is never stored.
 pub(crate) fn task_state_in(number: i32) -> Option<State> {
     let wanted = task::State::try_from(number).ok()?;
     State::ALL
         .into_iter()
         .map(|(state, _)| state)
-        .find(|state| task_state(*state) == wanted)
+        .find(|state| task::State::from(*state) == wanted)
 }
 
 fn job_state(state: JobState) -> job::State {
@@ -76,7 +60,7 @@ pub(crate) fn job(job: &Summary) -> v1::Job {
             .counts
             .iter()
             .map(|(state, tasks)| job::Count {
-                state: task_state(state).into(),
+                state: task::State::from(state).into(),
                 tasks: i32::try_from(tasks).unwrap_or(i32::MAX),
             })
             .collect(),
@@ -131,7 +115,7 @@ pub(crate) fn task_of(inventory: &Inventory, job_id: &str, task: &Task) -> v1::T
         job_id: job_id.to_owned(),
         host_id: task.host_id.to_string(),
         host_name: task.host_name.to_string(),
-        state: task_state(task.state).into(),
+        state: task::State::from(task.state).into(),
         reason: task.reason.into(),
         message: task.message.clone(),
         exit_code: task.exit_code,

@@ -188,7 +188,8 @@ async fn a_new_job_that_is_written_twice_is_one_job() {
     plane.rooms.jobs.durable().await.unwrap();
     // As after a commit whose answer was an error.
     let summary = plane.rooms.jobs.get(id).await.unwrap().unwrap();
-    let again = store::jobs::put(&[summary], &[], &[]);
+    let mut again = store::Batch::new();
+    store::jobs::put(&mut again, &[summary], &[], &[]);
     plane.store.writer.commit(again).await.unwrap();
     assert_eq!(plane.state(id).await, JobState::Pending);
 }

@@ -92,7 +92,7 @@ async fn a_host_that_has_seen_more_has_old_tasks_held_before_it_is_offered_any()
     assert_eq!(sealed.unwrap().job_id, new.to_string());
     assert_eq!(hold(&plane, new).await, Hold::None);
 
-    // What it was never offered, it cannot report.
+    // A host cannot report what it was never offered.
     let watch = plane.rooms.jobs.watch(old, "", true).await.unwrap();
     let held = watch.unwrap().job().task(0);
     let unoffered = Open {

@@ -17,6 +17,15 @@ const NAME_MAX: usize = 4096;
 
 /// Refuses what no host could run.
 pub(super) fn check(command: &Command) -> Result<(), Refusal> {
+    check_program(command)?;
+    check_lengths(command)?;
+    check_surroundings(command)?;
+    check_times(command)?;
+    living::check(command)
+}
+
+/// There is one thing to run: a program, or a script.
+fn check_program(command: &Command) -> Result<(), Refusal> {
     match (command.argv.as_slice(), &command.script) {
         ([], None) => return Err(Refusal::invalid("action.command", "needs argv or script")),
         ([_, ..], Some(_)) => {
@@ -36,6 +45,11 @@ pub(super) fn check(command: &Command) -> Result<(), Refusal> {
         }
         _ => {}
     }
+    Ok(())
+}
+
+/// Texts hold no NUL, and nothing is longer than a host takes.
+fn check_lengths(command: &Command) -> Result<(), Refusal> {
     let script = command
         .script
         .iter()
@@ -58,6 +72,17 @@ pub(super) fn check(command: &Command) -> Result<(), Refusal> {
     if command.stdin.len() > TEXT_MAX {
         return Err(Refusal::too_long("action.command.stdin", "1 MiB"));
     }
+    if command.cwd.len() > NAME_MAX || command.user.len() > NAME_MAX {
+        return Err(Refusal::too_long(
+            "action.command: cwd and user",
+            "4096 bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// Environment and directory are such as a process can have.
+fn check_surroundings(command: &Command) -> Result<(), Refusal> {
     if command
         .env
         .keys()
@@ -80,12 +105,10 @@ pub(super) fn check(command: &Command) -> Result<(), Refusal> {
             "is an absolute path",
         ));
     }
-    if command.cwd.len() > NAME_MAX || command.user.len() > NAME_MAX {
-        return Err(Refusal::too_long(
-            "action.command: cwd and user",
-            "4096 bytes",
-        ));
-    }
+    Ok(())
+}
+
+fn check_times(command: &Command) -> Result<(), Refusal> {
     let timeout = command.timeout.map(Duration::try_from);
     if timeout.is_some_and(|timeout| timeout.is_err() || timeout.is_ok_and(|time| time.is_zero())) {
         return Err(Refusal::invalid("action.command.timeout", "is more than 0"));
@@ -96,7 +119,7 @@ pub(super) fn check(command: &Command) -> Result<(), Refusal> {
     {
         return Err(Refusal::invalid("action.command.grace", "is not negative"));
     }
-    living::check(command)
+    Ok(())
 }
 
 /// The program, without its arguments.

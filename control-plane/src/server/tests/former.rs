@@ -5,7 +5,7 @@ use muster_proto::v1::{
     audit_service_client::AuditServiceClient,
 };
 
-use super::{policy::Raw, *};
+use super::{viewers::Raw, *};
 
 /// What an empty request is answered, as code and words.
 async fn asked_nothing(plane: &Plane, method: &str) -> (Code, String) {

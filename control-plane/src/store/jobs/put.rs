@@ -55,14 +55,14 @@ pub(crate) fn put_missing(accepted: Vec<Accepted>, there: &HashSet<JobId>) -> (B
             entries.extend(one.entry);
         }
     }
-    let mut batch = put(&jobs, &tasks, &[]);
+    let mut batch = Batch::new();
+    put(&mut batch, &jobs, &tasks, &[]);
     entries.into_iter().for_each(|entry| batch.record(entry));
     (batch, jobs.len())
 }
 
-/// Writes jobs and tasks as they stand now. `new` are not in the ledger, `changed` are.
-pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Batch {
-    let mut batch = Batch::new();
+/// Adds jobs and tasks to a batch as they stand now. `new` are not in the ledger, `changed` are.
+pub(crate) fn put(batch: &mut Batch, new: &[Summary], tasks: &[Placed], changed: &[Summary]) {
     if !new.is_empty() {
         // Written again after a try that failed and yet was committed, a job is the same one.
         batch.push(&PUT_JOBS, [rows(new.iter().map(job_row))]);
@@ -74,7 +74,6 @@ pub(crate) fn put(new: &[Summary], tasks: &[Placed], changed: &[Summary]) -> Bat
     if !changed.is_empty() {
         batch.push(&CHANGE_JOBS, [rows(changed.iter().map(change_row))]);
     }
-    batch
 }
 
 static PUT_JOBS: LazyLock<String> = LazyLock::new(|| {

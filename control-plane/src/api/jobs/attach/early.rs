@@ -30,7 +30,7 @@ pub(super) struct Early {
 }
 
 impl Early {
-    /// Of an attachment that begins.
+    /// The state of an attachment that begins.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             until: now + HELD_FOR,
