@@ -34,7 +34,7 @@ use crate::{
         caller::Admit,
         enrollment::EnrollmentDoor,
         former,
-        hosts::{HostDoor, Load},
+        hosts::HostDoor,
         jobs::{JobDoor, attach::AttachSettings},
         policies::PolicyDoor,
         principals::PrincipalDoor,
@@ -58,7 +58,7 @@ use crate::{
     seal::Sealer,
     secrets::{self, Secrets},
     sessions::{Dispatcher, Sessions},
-    store::{Store, StoreError, jobs::load_fences},
+    store::{Store, jobs::load_fences},
 };
 
 /// What one stream may send before it is read.
@@ -215,15 +215,6 @@ impl Server {
         };
         let incoming = self.tls.incoming(listener, limits, stop.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
-        let jobs = self.rooms.jobs.clone();
-        let load = move |host| {
-            let (running, pending, held) = jobs.load_of(host);
-            Load {
-                running: i32::try_from(running).unwrap_or(i32::MAX),
-                pending: i32::try_from(pending).unwrap_or(i32::MAX),
-                held: i32::try_from(held).unwrap_or(i32::MAX),
-            }
-        };
         let orders = Orders {
             jobs: self.rooms.jobs.clone(),
             inventory: self.rooms.inventory.clone(),
@@ -287,7 +278,7 @@ impl Server {
             .add_service(HostServiceServer::new(HostDoor::new(
                 self.rooms.inventory.clone(),
                 self.rooms.connections.clone(),
-                Arc::new(load),
+                Arc::new(background::load_of(self.rooms.jobs.clone())),
             )))
             .add_service(JobServiceServer::new(JobDoor {
                 jobs: self.rooms.jobs.clone(),
@@ -325,13 +316,7 @@ impl Server {
             }
         }
         background.wait().await;
-        self.rooms.jobs.close().await;
-        self.rooms.output.close().await;
-        if let Err(error) = self.rooms.audit.flush(&self.store.writer).await {
-            tracing::error!(%error, "the last entries of the audit log were not written: {error}");
-        }
-        self.store.writer.flush().await.map_err(StoreError::from)?;
-        Ok(())
+        self.close().await
     }
 }
 

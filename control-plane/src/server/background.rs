@@ -2,25 +2,53 @@
 
 use std::{sync::Arc, time::Duration};
 
+use muster_proto::ids::HostId;
 use muster_runtime::tls::{ServerTls, SpiffeKind};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Server, certificate};
+use super::{Server, ServerError, certificate};
 use crate::{
     access::Access,
+    api::hosts::Load,
     authority::Authority,
     connections::Rooms,
     hosts::{Bar, Inventory},
+    jobs::Jobs,
     model::PrincipalKind,
     output::OutputStore,
+    store::StoreError,
     sweeper,
 };
 
 /// How often output that is too old or too much is deleted.
 const SWEEP_OUTPUT_EVERY: Duration = Duration::from_secs(60);
 
+/// What hosts have to do, as their door asks for it.
+pub(super) fn load_of(jobs: Jobs) -> impl Fn(HostId) -> Load + Send + Sync {
+    let count = |tasks: u32| i32::try_from(tasks).unwrap_or(i32::MAX);
+    move |host| {
+        let (running, pending, held) = jobs.load_of(host);
+        Load {
+            running: count(running),
+            pending: count(pending),
+            held: count(held),
+        }
+    }
+}
+
 impl Server {
+    /// Writes what is not written yet, once nothing is served any more.
+    pub(super) async fn close(&self) -> Result<(), ServerError> {
+        self.rooms.jobs.close().await;
+        self.rooms.output.close().await;
+        if let Err(error) = self.rooms.audit.flush(&self.store.writer).await {
+            tracing::error!(%error, "the last entries of the audit log were not written: {error}");
+        }
+        self.store.writer.flush().await.map_err(StoreError::from)?;
+        Ok(())
+    }
+
     pub(super) fn start_background(&self, stop: &CancellationToken) -> TaskTracker {
         let background = TaskTracker::new();
         let Rooms {

@@ -47,7 +47,7 @@ pub(super) fn drop_own() -> Result<(), Errno> {
     }
 }
 
-/// Whose they are, and in which layout.
+/// The process that the capabilities are of, and their layout.
 #[repr(C)]
 struct Header {
     version: u32,

@@ -44,7 +44,7 @@ const LEVEL: i32 = 3;
 
 /// A block as it is written down.
 pub(crate) struct Block {
-    /// What it is compressed by; 0 if it is not.
+    /// The dictionary that it is compressed by; 0 if it is not.
     pub(crate) dictionary: i64,
     /// Bytes of the entries.
     pub(crate) bytes: usize,
