@@ -40,7 +40,7 @@ fn read<'a>(leaf: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, Signature
 pub enum Purpose {
     /// A control plane signs where its log stands.
     Head,
-    /// A host signs what became of a task, alone: as agents before 0.2 did.
+    /// A host signs what became of a task, alone, as agents did that did not know better.
     Receipt,
     /// A host signs what became of tasks, together.
     Receipts,
