@@ -58,7 +58,10 @@ pub(crate) enum JobCommand {
     #[command(after_help = "Examples:
   muster job receipt t-wsdt62jxq96s0mt8h9pf
   muster job receipt t-wsdt62jxq96s0mt8h9pf --verify --save t-wsdt62jxq96s0mt8h9pf.receipt
-  muster job receipt verify t-wsdt62jxq96s0mt8h9pf.receipt --ca ca.pem")]
+  muster job receipt verify t-wsdt62jxq96s0mt8h9pf.receipt --ca ca.pem
+
+A host signs right after a task's end, for many tasks at once. While it is cut off a receipt is pending: it is shown, and \
+cannot be verified or saved.")]
     Receipt(receipt::Receipt),
     /// End a job's processes: politely, then, after the grace, hard
     Cancel {

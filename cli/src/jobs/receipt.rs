@@ -92,6 +92,13 @@ impl Receipt {
             }
         }
         told.doubt = task.doubt;
+        if self.save.is_some() && is_pending(&told.signed) {
+            let task = screen::clean(&task_id);
+            let words =
+                format!("the receipt of task {task} is pending: its host has not signed it");
+            return Err(Failure::new(exit::NO_RESULT, words)
+                .next("a host that was cut off signs once it is attached again"));
+        }
         if let Some(path) = &self.save {
             let mut text = told.json().to_string();
             text.push('\n');
