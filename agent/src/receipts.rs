@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use muster_client::{
-    audit::{Hash, LEAVES_MAX, ReceiptSigner, leaf_hash, sha256},
+    audit::{Hash, LEAVES_MAX, ReceiptSigner, digest_of_result, leaf_hash, sha256},
     identity::Identity,
 };
 use muster_proto::{
@@ -82,10 +82,7 @@ pub(crate) fn receipt(task: &TaskEnd<'_>, ended: &task_state::Ended) -> Receipt 
         confinement: started
             .and_then(|started| started.confinement.as_ref())
             .map_or_else(Bytes::new, |applied| applied.encode_to_vec().into()),
-        result_digest: match ended.result.is_empty() {
-            true => Bytes::new(),
-            false => sha256(&ended.result),
-        },
+        result_digest: digest_of_result(&ended.result),
     }
 }
 

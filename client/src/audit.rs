@@ -36,6 +36,14 @@ pub fn sha256(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(digest(&SHA256, bytes).as_ref())
 }
 
+/// The digest of a task's serialized result as receipts have it: empty where there is no result.
+pub fn digest_of_result(result: &[u8]) -> Bytes {
+    match result.is_empty() {
+        true => Bytes::new(),
+        false => sha256(result),
+    }
+}
+
 /// What the first entry is chained to.
 pub const BEFORE_THE_FIRST: Hash = [0; 32];
 

@@ -81,12 +81,15 @@ async fn forget(jobs: &Jobs, approvals: &Approvals, keep: Duration) {
     }
     loop {
         match jobs.forget_before(before, FORGET_MAX).await {
-            Ok(0) => return,
+            Ok(0) => break,
             Ok(deleted) => tracing::info!(deleted, "deleted {deleted} old jobs"),
             Err(error) => {
                 tracing::warn!(%error, "old jobs were not deleted: {error}");
                 return;
             }
         }
+    }
+    if let Err(error) = jobs.forget_receipts(before).await {
+        tracing::warn!(%error, "old receipts were not deleted: {error}");
     }
 }

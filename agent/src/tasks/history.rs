@@ -58,7 +58,7 @@ struct Remembered {
 impl Remembered {
     /// `None` if nobody could use it: without an offer, or settled before.
     fn of(held: Held) -> Option<Self> {
-        let Phase::Ended(ended) = held.phase else {
+        let Phase::Ended(mut ended) = held.phase else {
             return None;
         };
         if held.sealed_offer.is_empty() {
@@ -75,7 +75,6 @@ impl Remembered {
             stderr_bytes: produced[1],
             receipt: Bytes::new(),
         };
-        let mut ended = ended;
         let receipt = std::mem::take(&mut ended.unsigned_receipt);
         if !receipt.is_empty() {
             remembered.receipt = fold(&receipt, &remembered.expected(held.task_id, &ended));

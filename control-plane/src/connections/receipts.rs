@@ -10,9 +10,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use muster_client::audit::{OUTPUT_DIGESTED_MAX, OutputDigest, Purpose, SignedTogether, leaf_hash};
+use muster_client::audit::{
+    OUTPUT_DIGESTED_MAX, OutputDigest, Purpose, SignedTogether, digest_of_result, leaf_hash,
+};
 use muster_proto::{
     agent::v1::{self, task_state::Ended},
     ids::{HostId, TaskId},
@@ -134,9 +135,8 @@ impl Receipts {
         chain: &[Bytes],
         time: i64,
     ) -> Result<(), String> {
-        let (certificate, version) = (chain.first().cloned().unwrap_or_default(), {
-            self.0.rotation.authorities().1
-        });
+        let certificate = chain.first().cloned().unwrap_or_default();
+        let (_, version) = self.0.rotation.authorities();
         let known = self.0.vouched.lock().get(&host).cloned();
         if known.is_some_and(|known| {
             known.version == version
@@ -311,7 +311,7 @@ fn contradiction(receipt: &Receipt, known: &Known<'_>) -> Option<&'static str> {
         (receipt.signal == ended.signal, "its signal"),
         (receipt.run_time == ended.run_time, "its run time"),
         (
-            receipt.result_digest == digest_of(&ended.result),
+            receipt.result_digest == digest_of_result(&ended.result),
             "its result",
         ),
         (
@@ -328,14 +328,6 @@ fn contradiction(receipt: &Receipt, known: &Known<'_>) -> Option<&'static str> {
         ),
     ];
     same.iter().find(|(same, _)| !same).map(|(_, what)| *what)
-}
-
-/// The digest of a task's result as receipts have it: none of none.
-fn digest_of(result: &Bytes) -> Bytes {
-    match result.is_empty() {
-        true => Bytes::new(),
-        false => Bytes::copy_from_slice(digest(&SHA256, result).as_ref()),
-    }
 }
 
 /// As a report's is kept.

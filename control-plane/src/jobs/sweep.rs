@@ -226,7 +226,6 @@ impl Jobs {
         let tasks = old.iter().flat_map(|job| &job.tasks);
         let tasks: Vec<_> = tasks.filter_map(|id| id.parse().ok()).collect();
         self.0.store.writer.commit(rows::delete(&ids)).await?;
-        self.forget_receipts(time).await?;
         if let Err(error) = self.0.output.remove(&tasks).await {
             tracing::warn!(%error, "output of old jobs was not removed: {error}");
         }

@@ -215,6 +215,15 @@ async fn load(readers: &SqlitePool, ids: &[String]) -> Result<Vec<StoredJob>, St
     Ok(jobs)
 }
 
+/// Reads what a job asked for, without its tasks.
+pub(crate) async fn order_of(readers: &SqlitePool, id: JobId) -> Result<Option<Order>, StoreError> {
+    let row = sqlx::query("SELECT * FROM jobs WHERE job_id = ?")
+        .bind(id.to_string())
+        .fetch_optional(readers)
+        .await?;
+    Ok(row.as_ref().map(read_order).transpose()?)
+}
+
 /// Which of these jobs the ledger has.
 pub(crate) async fn existing(
     readers: impl SqliteExecutor<'_>,
